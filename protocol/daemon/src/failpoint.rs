@@ -1,0 +1,37 @@
+//! Named points around every durable step, at which a test makes a process fail.
+//!
+//! `failpoint!("log::before_sync")` does nothing in a release: the feature `failpoints` is off there, and the name is not
+//! even compiled in. With it, the environment variable `FAILPOINTS` says what happens where (`name=panic`,
+//! `name=return(eio)`, `name=1*off->exit`, …; see the crate `fail`).
+
+/// A point at which a test can stop, delay or fail this process. With an expression, a configured `return` gives the
+/// value of that expression back from the enclosing function.
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        {
+            let _ = $crate::failpoint::hit($name);
+        }
+    };
+    ($name:literal, $on_return:expr) => {
+        #[cfg(feature = "failpoints")]
+        if let Some(argument) = $crate::failpoint::hit($name) {
+            return $on_return(argument);
+        }
+    };
+}
+
+/// Evaluates a point; `Some` when it is configured to `return`.
+#[cfg(feature = "failpoints")]
+#[must_use = "a configured return must be obeyed"]
+pub fn hit(name: &str) -> Option<String> {
+    fail::eval(name, |argument| argument.unwrap_or_default())
+}
+
+/// Reads `FAILPOINTS`. Called once at the start of a program; the guard must live as long as the program.
+#[cfg(feature = "failpoints")]
+#[must_use = "the points are off again when this is dropped"]
+pub fn from_environment() -> fail::FailScenario<'static> {
+    fail::FailScenario::setup()
+}

@@ -1,0 +1,57 @@
+//! Logs: structured, on standard error.
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+/// How logs are written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// What is logged, as `tracing`'s filters say it: `info`, `warn,raft_store=debug`, …
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Raft's engine speaks of every tick at its own level `info`; what an operator needs of it, Holdfast says itself.
+const FILTER: &str = "info,openraft=warn,sled=warn,h2=warn";
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: FILTER.to_owned(), format: LogFormat::default() }
+    }
+}
+
+/// A filter that does not parse.
+#[derive(Debug, thiserror::Error)]
+#[error("log.filter {filter:?}: {reason}")]
+pub struct BadFilter {
+    filter: String,
+    reason: String,
+}
+
+/// Starts logging. Once in a process, before anything else.
+///
+/// # Errors
+/// [`BadFilter`] when the filter does not parse.
+pub fn start(settings: &LogSettings) -> Result<(), BadFilter> {
+    let filter = EnvFilter::try_new(&settings.filter)
+        .map_err(|e| BadFilter { filter: settings.filter.clone(), reason: e.to_string() })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! The signals that a program obeys.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGTERM and SIGINT. The first asks for an orderly end, the second for an end now.
+#[derive(Debug)]
+pub struct Termination {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Termination {
+    /// Takes the signals over. From here on they no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of them; gives its name. Cancel-safe.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

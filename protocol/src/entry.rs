@@ -1,0 +1,53 @@
+//! What is stored for a resource.
+
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+
+use crate::key::ResourceKey;
+use crate::position::Revision;
+use crate::text::Text;
+
+/// The gateway group that every resource belongs to unless it says otherwise.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// Milliseconds since 1970-01-01 UTC, by the wall clock of whoever stamped it. It informs and never decides.
+pub type UnixMillis = u64;
+
+/// The whole stored form of one resource. Entries travel whole in deltas, records and snapshots: nothing in them is
+/// worked out again from the body, so that two builds with different models hold the same state.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Entry {
+    /// The user's fields, as canonical JSON ([`crate::json`]).
+    pub body: Arc<str>,
+    /// The resources that the body refers to, sorted, each once.
+    pub references: Vec<ResourceKey>,
+    /// Values of the body that nobody else may hold, as keyed hashes, sorted, each once.
+    pub claims: Vec<Claim>,
+    /// The gateway groups that may see it, sorted, each once, never empty.
+    pub groups: Vec<Text>,
+    /// When it came to be.
+    pub created: Stamp,
+    /// Its last change.
+    pub modified: Stamp,
+    /// How long after its last change it goes away by itself, in seconds.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A change's revision and time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Stamp {
+    /// The revision that the change got.
+    pub revision: Revision,
+    /// The proposer's wall clock.
+    pub time: UnixMillis,
+}
+
+/// A value that at most one resource may hold: the name of a space, and a keyed hash of the value.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct Claim {
+    /// What kind of value, e.g. `key-auth`.
+    pub space: Text,
+    /// HMAC-SHA256 of the value under the cluster's claim key.
+    pub hash: [u8; 32],
+}

@@ -1,0 +1,129 @@
+//! What several kinds have in common: names, labels, hosts, timeouts, references by id.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::scope::{Fields, Scope};
+use crate::key::ResourceKey;
+use crate::text::Text;
+
+pub(super) const NAME_CHARS_MAX: usize = 256;
+pub(super) const DESC_CHARS_MAX: usize = 256;
+pub(super) const SCRIPT_CHARS_MAX: usize = 102_400;
+const LABEL_CHARS_MAX: usize = 256;
+
+const HOST_PATTERN: &str = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$";
+
+/// Which hosts a route or service answers for. Lower case; compared with the request's host without its port.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum HostPattern {
+    /// Exactly this host.
+    Exact(Text),
+    /// Every host that ends in this text, as `*.example.com` (with the dot) or `*` (the empty text) say.
+    Suffix(Text),
+}
+
+impl HostPattern {
+    pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
+        let text = host(&scope)?.to_ascii_lowercase();
+        Some(match text.strip_prefix('*') {
+            Some(suffix) => Self::Suffix(suffix.into()),
+            None => Self::Exact(text.into()),
+        })
+    }
+
+    /// Reads a non-empty array of patterns in which none stands twice.
+    pub(super) fn read_list(scope: Scope<'_, '_>) -> Option<Vec<Self>> {
+        scope.all(scope.unique_items(1)?, Self::read)
+    }
+}
+
+/// As the user wrote it, in lower case.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
+/// A host name, an address, or a pattern with `*` in front.
+pub(super) fn host<'v>(scope: &Scope<'v, '_>) -> Option<&'v str> {
+    let text = scope.string(0, usize::MAX)?;
+    let plain =
+        |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':'));
+    scope.pattern(text, HOST_PATTERN, |text| {
+        text == "*" || Some(text.strip_prefix('*').unwrap_or(text)).is_some_and(|rest| !rest.is_empty() && plain(rest))
+    })
+}
+
+/// How long an upstream may take for each step of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// To establish a connection.
+    pub connect: Duration,
+    /// Between two successful writes of the request.
+    pub send: Duration,
+    /// Between two successful reads of the response.
+    pub read: Duration,
+}
+
+impl Timeouts {
+    /// What holds when neither route nor upstream says anything: 60 s each, as in APISIX.
+    pub const DEFAULT: Self =
+        Self { connect: Duration::from_secs(60), send: Duration::from_secs(60), read: Duration::from_secs(60) };
+
+    pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
+        let fields = scope.object()?;
+        fields.allow_unknown();
+        let connect = fields.required("connect", seconds);
+        let send = fields.required("send", seconds);
+        let read = fields.required("read", seconds);
+        fields.finish();
+        Some(Self { connect: connect?, send: send?, read: read? })
+    }
+}
+
+/// A positive number of seconds, fractions allowed.
+fn seconds(scope: Scope<'_, '_>) -> Option<Duration> {
+    Some(duration(scope.number(true)?))
+}
+
+/// Seconds as a duration. Over a year is a year: longer than any proxy lives.
+pub(super) fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(YEAR).min(YEAR)
+}
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The fields `name`, `desc` and `labels`, which nothing but filters and people read.
+pub(super) fn read_labelling(fields: &Fields<'_, '_>) {
+    fields.optional("name", |s| s.string(1, NAME_CHARS_MAX));
+    fields.optional("desc", |s| s.string(0, DESC_CHARS_MAX));
+    fields.optional("labels", |s| {
+        for (_, value) in s.members()? {
+            if let Some(text) = value.string(1, LABEL_CHARS_MAX) {
+                value.pattern(text, r"^\S+$", |t| !t.contains(char::is_whitespace));
+            }
+        }
+        Some(())
+    });
+}
+
+/// A reference `<kind>/<id>`; an integer id counts as its decimal text.
+pub(super) fn reference(kind: &'static str, scope: &Scope<'_, '_>) -> Option<ResourceKey> {
+    let id = match scope.value {
+        serde_json::Value::String(id) => id.clone(),
+        serde_json::Value::Number(n) if n.as_i64().is_some_and(|n| n >= 1) => n.to_string(),
+        _ => {
+            scope.wrong("object matches none of the required");
+            return None;
+        }
+    };
+    if super::IdRule::Plain.check(&id).is_err() {
+        scope.wrong("object matches none of the required");
+        return None;
+    }
+    Some(ResourceKey::new(kind, &id))
+}

@@ -1,0 +1,132 @@
+//! What the models can say and no proxy of this version can do.
+//!
+//! Admission refuses it, and a proxy that gets it anyway (from a newer control plane) seals the resource: accepting it in
+//! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
+
+use super::{Algorithm, Endpoints, Model, Route, Scheme, Service, Upstream};
+use crate::report::{Path, Problem};
+
+/// Everything in a resource that this version cannot serve, each with its place.
+#[must_use]
+pub fn unsupported(model: &Model) -> Vec<Problem> {
+    let root = Path::default();
+    match model {
+        Model::Route(route) => route_problems(&root, route),
+        Model::Service(service) => service_problems(&root, service),
+        Model::Upstream(upstream) => upstream_problems(&root, upstream),
+    }
+}
+
+/// What is stored and has no effect yet, but does no harm.
+pub(super) fn warnings(model: &Model) -> Vec<String> {
+    let upstream = match model {
+        Model::Route(route) => route.upstream.as_ref(),
+        Model::Service(service) => service.upstream.as_ref(),
+        Model::Upstream(upstream) => Some(&**upstream),
+    };
+    let mut warnings = Vec::new();
+    if upstream.is_some_and(|upstream| upstream.checks.is_some()) {
+        warnings.push("health checks are stored and not run by this version of holdfast".to_owned());
+    }
+    let websocket = match model {
+        Model::Route(route) => route.enable_websocket,
+        Model::Service(service) => service.enable_websocket,
+        Model::Upstream(_) => None,
+    };
+    if websocket == Some(true) {
+        warnings
+            .push("enable_websocket is stored, and upgrades are not tunnelled by this version of holdfast".to_owned());
+    }
+    if let Model::Route(route) = model {
+        for uri in route.uris.iter().map(ToString::to_string).filter(|uri| !uri.starts_with(['/', '*'])) {
+            warnings.push(format!("uri {uri:?} does not start with a slash and will match no request"));
+        }
+    }
+    warnings
+}
+
+fn not_served(path: Path, what: &str) -> Problem {
+    Problem::rule(path, format!("{what} is not served by this version of holdfast"))
+}
+
+fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
+    let mut problems = plugin_problems(at, route.plugins.keys());
+    if !route.vars.is_empty() {
+        problems.push(not_served(at.property("vars"), "vars"));
+    }
+    if route.filter_func.is_some() {
+        problems.push(not_served(at.property("filter_func"), "filter_func"));
+    }
+    if route.script.is_some() {
+        problems.push(not_served(at.property("script"), "script"));
+    }
+    if let Some(upstream) = &route.upstream {
+        problems.extend(upstream_problems(&at.property("upstream"), upstream));
+    }
+    problems
+}
+
+fn service_problems(at: &Path, service: &Service) -> Vec<Problem> {
+    let mut problems = plugin_problems(at, service.plugins.keys());
+    if service.script.is_some() {
+        problems.push(not_served(at.property("script"), "script"));
+    }
+    if let Some(upstream) = &service.upstream {
+        problems.extend(upstream_problems(&at.property("upstream"), upstream));
+    }
+    problems
+}
+
+fn plugin_problems<'p>(at: &Path, names: impl Iterator<Item = &'p String>) -> Vec<Problem> {
+    let at = at.property("plugins");
+    names.map(|name| Problem::rule(at.property(name), format!("unknown plugin [{name}]"))).collect()
+}
+
+fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if upstream.algorithm != Algorithm::RoundRobin {
+        problems.push(not_served(at.property("type"), "an upstream type other than roundrobin"));
+    }
+    if upstream.scheme != Scheme::Http {
+        problems.push(not_served(at.property("scheme"), "a scheme other than http"));
+    }
+    if matches!(upstream.endpoints, Endpoints::Discovered { .. }) {
+        problems.push(not_served(at.property("service_name"), "service discovery"));
+    }
+    if upstream.tls.is_some() {
+        problems.push(not_served(at.property("tls"), "tls to upstreams"));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::KindInfo;
+    use super::super::admit;
+
+    #[test]
+    fn what_no_proxy_can_do_is_refused_with_its_place() {
+        let routes = KindInfo::find("routes").unwrap();
+        let body = json!({
+            "uri": "/x", "vars": [["arg_a", "==", "1"]], "plugins": {"nosuch": {}},
+            "upstream": {"type": "chash", "key": "uri", "scheme": "grpc", "nodes": {"a:1": 1}},
+        });
+        let report = admit(routes, Some("r"), body).unwrap_err();
+        assert_eq!(report.summary(), "unknown plugin [nosuch]");
+        let places: Vec<_> = report.problems.iter().map(|p| p.path.to_string()).collect();
+        assert_eq!(places, ["$.plugins.nosuch", "$.vars", "$.upstream.type", "$.upstream.scheme"]);
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_said() {
+        let routes = KindInfo::find("routes").unwrap();
+        let body = json!({
+            "uri": "x", "enable_websocket": true,
+            "upstream": {"nodes": {"a:1": 1}, "checks": {"active": {}}},
+        });
+        let warnings = admit(routes, Some("r"), body).unwrap().warnings;
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+    }
+}

@@ -1,0 +1,192 @@
+//! The table of kinds: one line each. Paths, methods, ids and models of the Admin API follow from it.
+
+use serde_json::Value;
+
+use super::scope::check;
+use super::{Route, Service, Upstream};
+use crate::key::ResourceKey;
+use crate::report::{Path, Problem, Report};
+
+/// What is fixed about a kind of resource.
+#[derive(Debug)]
+pub struct KindInfo {
+    /// Its name in paths and keys.
+    pub name: &'static str,
+    /// Its name in sentences.
+    pub singular: &'static str,
+    /// Which ids it takes.
+    pub id_rule: IdRule,
+    /// Whether POST (the server chooses the id) is offered.
+    pub post: bool,
+    /// Whether PATCH is offered.
+    pub patch: bool,
+    /// How a body becomes a model; `None` for kinds that this version does not serve yet.
+    model: Option<ReadModel>,
+}
+
+/// How a body (without its id) becomes a model.
+type ReadModel = fn(&Value) -> Result<Model, Report>;
+
+/// Which ids a kind takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IdRule {
+    /// 1 to 64 of letters, digits, `-`, `_` and `.`.
+    Plain,
+    /// A consumer's name: letters, digits, `-` and `_`.
+    Username,
+    /// `<username>/<plain id>`.
+    UnderConsumer,
+    /// A plugin's name.
+    Plugin,
+    /// `<manager>/<plain id>`.
+    UnderManager,
+}
+
+/// A resource as the data plane sees it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Model {
+    /// A route.
+    Route(Box<Route>),
+    /// A service.
+    Service(Box<Service>),
+    /// An upstream.
+    Upstream(Box<Upstream>),
+}
+
+/// Every kind, sorted by name.
+#[rustfmt::skip]
+pub static KINDS: &[KindInfo] = &[
+    KindInfo { name: "consumer_groups", singular: "consumer group",  id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
+    KindInfo { name: "consumers",       singular: "consumer",        id_rule: IdRule::Username,      post: false, patch: false, model: None },
+    KindInfo { name: "credentials",     singular: "credential",      id_rule: IdRule::UnderConsumer, post: false, patch: false, model: None },
+    KindInfo { name: "global_rules",    singular: "global rule",     id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
+    KindInfo { name: "plugin_configs",  singular: "plugin config",   id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
+    KindInfo { name: "plugin_metadata", singular: "plugin metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: None },
+    KindInfo { name: "protos",          singular: "proto",           id_rule: IdRule::Plain,         post: true,  patch: false, model: None },
+    KindInfo { name: "routes",          singular: "route",           id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Route(Box::new(check(v, Route::read)?)))) },
+    KindInfo { name: "secrets",         singular: "secret",          id_rule: IdRule::UnderManager,  post: false, patch: true,  model: None },
+    KindInfo { name: "services",        singular: "service",         id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Service(Box::new(check(v, Service::read)?)))) },
+    KindInfo { name: "ssls",            singular: "ssl",             id_rule: IdRule::Plain,         post: true,  patch: true,  model: None },
+    KindInfo { name: "stream_routes",   singular: "stream route",    id_rule: IdRule::Plain,         post: true,  patch: false, model: None },
+    KindInfo { name: "upstreams",       singular: "upstream",        id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Upstream(Box::new(check(v, Upstream::read)?)))) },
+];
+
+/// The longest id, in bytes.
+const ID_BYTES_MAX: usize = 64;
+
+impl KindInfo {
+    /// The kind of that name, if there is one.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KINDS.binary_search_by(|kind| kind.name.cmp(name)).ok().map(|i| &KINDS[i])
+    }
+
+    /// Whether this version serves the kind: its bodies can be admitted.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// Builds the model of a body (without its id).
+    ///
+    /// # Errors
+    /// A [`Report`] of everything that is wrong; one that says so when the kind is not served yet.
+    pub fn read(&self, body: &Value) -> Result<Model, Report> {
+        let Some(model) = self.model else {
+            let sentence = format!("{} are not served by this version of holdfast", self.name);
+            return Err(Report::of(Problem::rule(Path::default(), sentence)));
+        };
+        model(body)
+    }
+}
+
+impl Model {
+    /// The resources it refers to, in no order, perhaps twice.
+    #[must_use]
+    pub fn references(&self) -> Vec<ResourceKey> {
+        match self {
+            Self::Route(route) => route.references(),
+            Self::Service(service) => service.references(),
+            Self::Upstream(upstream) => upstream.references(),
+        }
+    }
+}
+
+impl IdRule {
+    /// Checks an id.
+    ///
+    /// # Errors
+    /// The problem, at the place `$.id`.
+    pub fn check(self, id: &str) -> Result<(), Problem> {
+        let plain = |s: &str| {
+            (1..=ID_BYTES_MAX).contains(&s.len())
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        let username = |s: &str| {
+            // APISIX has no upper bound here; ours keeps keys within an index page.
+            (1..=256).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        let good = match self {
+            Self::Plain | Self::Plugin => plain(id),
+            Self::Username => username(id),
+            Self::UnderConsumer => id.split_once('/').is_some_and(|(user, id)| username(user) && plain(id)),
+            Self::UnderManager => id.split_once('/').is_some_and(|(manager, id)| plain(manager) && plain(id)),
+        };
+        if good {
+            return Ok(());
+        }
+        let path = Path::default().property("id");
+        let message = format!("{id:?} is no id: 1 to {ID_BYTES_MAX} of letters, digits, '-', '_' and '.' are");
+        Err(Problem::known_as(path.clone(), "object matches none of the required", path, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_found_by_name() {
+        assert!(KINDS.is_sorted_by(|a, b| a.name < b.name));
+        for kind in KINDS {
+            assert_eq!(KindInfo::find(kind.name).map(|k| k.singular), Some(kind.singular));
+        }
+        assert!(KindInfo::find("nosuch").is_none());
+    }
+
+    #[test]
+    fn ids() {
+        for (rule, id, good) in [
+            (IdRule::Plain, "ok.id_1-x", true),
+            (IdRule::Plain, "1", true),
+            (IdRule::Plain, "", false),
+            (IdRule::Plain, "bad id", false),
+            (IdRule::Plain, "a:b", false),
+            (IdRule::Plain, "a/b", false),
+            (IdRule::Plain, "é", false),
+            (IdRule::Plain, &"a".repeat(64), true),
+            (IdRule::Plain, &"a".repeat(65), false),
+            (IdRule::Username, "jack", true),
+            (IdRule::Username, "ja.ck", false),
+            (IdRule::UnderConsumer, "jack/c.1", true),
+            (IdRule::UnderConsumer, "jack", false),
+            (IdRule::UnderManager, "vault/1", true),
+            (IdRule::UnderManager, "vault/a/b", false),
+        ] {
+            assert_eq!(rule.check(id).is_ok(), good, "{rule:?} {id:?}");
+        }
+        let problem = IdRule::Plain.check("a b").unwrap_err();
+        assert_eq!(
+            problem.summary,
+            "invalid configuration: property \"id\" validation failed: object matches none of the required"
+        );
+    }
+
+    #[test]
+    fn a_kind_that_waits_says_so() {
+        let ssls = KindInfo::find("ssls").unwrap();
+        assert!(!ssls.is_served());
+        let report = ssls.read(&Value::Null).unwrap_err();
+        assert_eq!(report.summary(), "ssls are not served by this version of holdfast");
+    }
+}
