@@ -10,10 +10,6 @@
 
 use bincode::{Decode, Encode};
 
-/// Lets a type of another crate that only knows serde stand in a record. It must be one that a positional layout can
-/// carry: no `flatten`, no `untagged`, no `skip_serializing_if`.
-pub use bincode::serde::Compat as Serde;
-
 /// bincode's standard layout (little endian, variable-length integers), without a limit: for encoding and hashing.
 pub(crate) const LAYOUT: bincode::config::Configuration = bincode::config::standard();
 

@@ -13,12 +13,12 @@ use crate::key::{Kind, ResourceKey};
 use crate::position::Revision;
 use crate::text::Text;
 
-/// The largest log entry, in bytes. One that cannot cross a link within the deadline of an AppendEntries call would be
-/// sent again for ever; a larger transaction is staged in parts.
-pub const LOG_ENTRY_BYTES_MAX: usize = 1 << 20;
+/// The largest log entry, in bytes. One that cannot cross a link within the deadline of an AppendEntries call, which is
+/// the heartbeat interval, would be sent again for ever: at 20 Mbit/s so much takes 26 ms. What is larger is staged.
+pub const LOG_ENTRY_BYTES_MAX: usize = 64 << 10;
 
-/// The largest staged part, in bytes: at 20 Mbit/s it crosses a link in 27 ms.
-pub const STAGE_PART_BYTES_MAX: usize = 64 << 10;
+/// The largest staged part, in bytes: a command that carries it fits into a log entry.
+pub const STAGE_PART_BYTES_MAX: usize = LOG_ENTRY_BYTES_MAX - (4 << 10);
 
 /// One change that somebody asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -93,12 +93,14 @@ pub enum Action {
         /// At most [`STAGE_PART_BYTES_MAX`].
         bytes: Vec<u8>,
     },
-    /// Puts the parts together and executes the transaction in them.
+    /// Puts the parts together and executes the transaction in them: a record `trns`, compressed.
     StageCommit {
         /// Which stage.
         stage: StageId,
         /// How many parts there are.
         parts: u32,
+        /// The size of the record before compression.
+        raw_bytes: u64,
         /// SHA-256 over all parts in order.
         sha256: [u8; 32],
     },
@@ -137,7 +139,7 @@ pub enum Write {
         /// Refused if it exists.
         only_new: bool,
     },
-    /// Creates under an id that is the revision, 20 digits, zero-padded. Only outside of transactions.
+    /// Creates under an id that is the revision, 20 digits, zero-padded. In a transaction it must stand alone.
     Post {
         /// Of which kind.
         kind: Kind,
@@ -184,6 +186,9 @@ pub struct StageId {
 /// What one log entry carries: commands of which each is decided, numbered and answered on its own.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Batch {
+    /// How long ago the leader proposed its batch before this one, by its monotonic clock: what the log's own time goes
+    /// on by. A wall clock that jumps cannot make the log forget anything early.
+    pub elapsed_millis: u64,
     /// The commands, in the order in which they are decided.
     pub commands: Vec<Command>,
 }

@@ -5,6 +5,7 @@
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     reason = "generated; documented in the .proto files"
 )]
 mod generated {

@@ -50,14 +50,23 @@ impl Replacement {
     ///
     /// # Errors
     /// Those of the file system, with the path. What stood under the path is then still there.
-    pub fn commit(mut self) -> io::Result<()> {
-        failpoint!("durable::before_sync", |_| Err(at(&self.path, io::Error::other("injected"))));
+    pub fn commit(self) -> io::Result<()> {
+        let path = self.path.clone();
+        self.commit_as(&path)
+    }
+
+    /// The same, under a name that is known only now, in the same directory.
+    ///
+    /// # Errors
+    /// Those of the file system, with the path.
+    pub fn commit_as(mut self, path: &Path) -> io::Result<()> {
+        failpoint!("durable::before_sync", |_| Err(at(path, io::Error::other("injected"))));
         self.file.sync_all().map_err(|e| at(&self.temporary, e))?;
         failpoint!("durable::before_rename");
-        fs::rename(&self.temporary, &self.path).map_err(|e| at(&self.path, e))?;
+        fs::rename(&self.temporary, path).map_err(|e| at(path, e))?;
         self.committed = true;
         failpoint!("durable::before_directory_sync");
-        sync_directory(self.path.parent().unwrap_or(Path::new(".")))?;
+        sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         failpoint!("durable::after_directory_sync");
         Ok(())
     }

@@ -57,29 +57,4 @@ impl ConfigState {
             cause: None,
         })
     }
-
-    /// The part of a full delta, which led from `before` to this state, that a gateway group sees; `None` when it sees
-    /// nothing of it.
-    #[must_use]
-    pub fn delta_for(&self, before: &Self, group: &str, full: &Delta) -> Option<Delta> {
-        let changes: Vec<Change> = full
-            .changes
-            .iter()
-            .filter_map(|change| {
-                let entry = change.entry.clone().filter(|entry| entry.is_in(group));
-                let was_in = before.get(&change.key).is_some_and(|entry| entry.is_in(group));
-                (was_in || entry.is_some()).then(|| Change { key: change.key.clone(), entry })
-            })
-            .collect();
-        if changes.is_empty() {
-            return None;
-        }
-        Some(Delta {
-            prev: before.view(group).changed_at(),
-            position: full.position,
-            changes,
-            digest: self.view(group).digest().total(),
-            cause: None,
-        })
-    }
 }

@@ -10,6 +10,7 @@ mod tests;
 mod view;
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -212,13 +213,18 @@ impl ConfigState {
     /// The digest that the state would have after `changes`.
     #[must_use]
     pub fn digest_after(&self, changes: &[Change]) -> Digest {
+        let values: Vec<Option<Digest>> = changes.iter().map(value_of).collect();
+        self.digest_with(changes, &values)
+    }
+
+    fn digest_with(&self, changes: &[Change], values: &[Option<Digest>]) -> Digest {
         let mut digest = self.digest();
-        for change in changes {
+        for (change, value) in changes.iter().zip(values) {
             if let Some(stored) = self.entries.get(&change.key) {
                 digest.sub(&stored.value);
             }
-            if let Some(entry) = &change.entry {
-                digest.add(&Digest::of_entry(&change.key, entry));
+            if let Some(value) = value {
+                digest.add(value);
             }
         }
         digest
@@ -226,30 +232,40 @@ impl ConfigState {
 
     /// Takes a step. This is the only way a state changes, on every kind of node.
     ///
+    /// Where views are served, the step of every view that it touches is returned, by group.
+    ///
     /// # Errors
     /// [`EvolveError`] when the delta does not start from the state's last change, does not lead forward, or ends in
     /// another digest than it names; the state is then as before.
-    pub fn evolve(&mut self, delta: &Delta) -> Result<(), EvolveError> {
+    pub fn evolve(&mut self, delta: &Delta) -> Result<Vec<(Text, Delta)>, EvolveError> {
         if delta.prev != self.changed_at() {
             return Err(EvolveError::Gap { prev: delta.prev, changed_at: self.changed_at() });
         }
         if delta.position.compare(&self.position)? != Ordering::Greater {
             return Err(EvolveError::NotNewer { to: delta.position, at: self.position });
         }
-        let mut next = self.clone();
-        for change in &delta.changes {
-            next.change(change, delta.position);
+        // Everything is checked before anything is changed, so that the change itself can be made in place.
+        let values: Vec<Option<Digest>> = delta.changes.iter().map(value_of).collect();
+        let digest = self.digest_with(&delta.changes, &values);
+        if digest != delta.digest {
+            return Err(EvolveError::Digest { position: delta.position, here: digest, there: delta.digest });
         }
-        next.position = delta.position;
-        next.root.touch(delta.position);
-        if next.digest() != delta.digest {
-            return Err(EvolveError::Digest { position: delta.position, here: next.digest(), there: delta.digest });
+        let mut touched = BTreeMap::new();
+        for (change, value) in delta.changes.iter().zip(values) {
+            self.change(change, value, delta.position, &mut touched);
         }
+        self.position = delta.position;
+        self.root.touch(delta.position);
         if let Some(cause) = &delta.cause {
-            next.chain = next.chain.next(&delta.position, &(cause, &delta.changes));
+            self.chain = self.chain.next(&delta.position, &(cause, &delta.changes));
         }
-        *self = next;
-        Ok(())
+        Ok(touched
+            .into_iter()
+            .map(|(group, Touched { prev, changes })| {
+                let digest = self.view(&group).digest().total();
+                (group, Delta { prev, position: delta.position, changes, digest, cause: None })
+            })
+            .collect())
     }
 
     /// Learns that nothing changed in this view up to `position` (a heartbeat's truthful bookmark).
@@ -283,7 +299,8 @@ impl ConfigState {
     ) -> Self {
         let mut state = Self { position, chain, ..base };
         for (key, entry) in entries {
-            state.change(&Change { key, entry: Some(entry) }, position);
+            let change = Change { key, entry: Some(entry) };
+            state.change(&change, value_of(&change), position, &mut BTreeMap::new());
         }
         state.root.touch(changed_at);
         state
@@ -318,13 +335,17 @@ impl ConfigState {
             .collect()
     }
 
-    fn change(&mut self, change: &Change, position: Position) {
+    fn change(
+        &mut self,
+        change: &Change,
+        value: Option<Digest>,
+        position: Position,
+        touched: &mut BTreeMap<Text, Touched>,
+    ) {
         let key = &change.key;
-        let old = match &change.entry {
-            Some(entry) => {
-                let stored = Stored { entry: entry.clone(), value: Digest::of_entry(key, entry) };
-                self.entries.insert(key.clone(), stored)
-            }
+        let new = change.entry.clone().zip(value).map(|(entry, value)| Stored { entry, value });
+        let old = match &new {
+            Some(stored) => self.entries.insert(key.clone(), stored.clone()),
             None => self.entries.remove(key),
         };
         if let Some(old) = &old {
@@ -341,7 +362,6 @@ impl ConfigState {
                 self.expiring.remove(key);
             }
         }
-        let new = self.entries.get(key).cloned().filter(|_| change.entry.is_some());
         if let Some(new) = &new {
             for target in &new.entry.references {
                 self.references.insert((target.clone(), key.clone()));
@@ -354,25 +374,46 @@ impl ConfigState {
             }
         }
         self.root.change(key, old.as_ref(), new.as_ref(), position);
-        self.change_groups(key, old.as_ref(), new.as_ref(), position);
+        self.change_groups(key, old.as_ref(), new.as_ref(), position, touched);
     }
 
-    fn change_groups(&mut self, key: &ResourceKey, old: Option<&Stored>, new: Option<&Stored>, position: Position) {
+    fn change_groups(
+        &mut self,
+        key: &ResourceKey,
+        old: Option<&Stored>,
+        new: Option<&Stored>,
+        position: Position,
+        touched: &mut BTreeMap<Text, Touched>,
+    ) {
         let Some(groups) = &mut self.groups else { return };
         let of = |stored: Option<&Stored>| stored.map(|s| s.entry.groups.clone()).unwrap_or_default();
         let (before, after) = (of(old), of(new));
-        let mut touched: Vec<&Text> = before.iter().chain(&after).collect();
-        touched.sort_unstable();
-        touched.dedup();
-        for group in touched {
-            let mut view = groups.get(group).cloned().unwrap_or_else(View::indexed);
+        let mut concerned: Vec<&Text> = before.iter().chain(&after).collect();
+        concerned.sort_unstable();
+        concerned.dedup();
+        for group in concerned {
+            let view = groups.entry(group.clone()).or_insert_with(View::indexed);
             let old = old.filter(|_| before.contains(group));
             let new = new.filter(|_| after.contains(group));
+            let step = touched
+                .entry(group.clone())
+                .or_insert_with(|| Touched { prev: view.changed_at(), changes: Vec::new() });
+            step.changes.push(Change { key: key.clone(), entry: new.map(|new| new.entry.clone()) });
             view.change(key, old, new, position);
             view.touch(position);
-            groups.insert(group.clone(), view);
         }
     }
+}
+
+/// What a step means for one view.
+struct Touched {
+    prev: Position,
+    changes: Vec<Change>,
+}
+
+/// An entry's value in the digest.
+fn value_of(change: &Change) -> Option<Digest> {
+    change.entry.as_ref().map(|entry| Digest::of_entry(&change.key, entry))
 }
 
 impl Entry {

@@ -96,7 +96,7 @@ fn actions() -> Vec<(&'static str, Action)> {
         ("transaction", Action::Transaction(Transaction { writes: vec![put()], if_revision: Some(9) })),
         ("expire", Action::Expire { key: key("r1"), modified: 260 }),
         ("stage-part", Action::StagePart { stage, part: 1, bytes: vec![1, 2, 3] }),
-        ("stage-commit", Action::StageCommit { stage, parts: 2, sha256: [0xdd; 32] }),
+        ("stage-commit", Action::StageCommit { stage, parts: 2, raw_bytes: 70_000, sha256: [0xdd; 32] }),
         ("enrol", Action::Enrol { uuid: [0xee; 16] }),
         ("raise-level", Action::RaiseLevel { to: 2 }),
     ]
@@ -108,7 +108,7 @@ fn commands() {
         record_is_golden(&format!("command-{name}.v1.hex"), &command(action));
     }
     let commands = actions().into_iter().map(|(_, action)| command(action)).collect();
-    record_is_golden("batch.v1.hex", &Batch { commands });
+    record_is_golden("batch.v1.hex", &Batch { elapsed_millis: 1500, commands });
     record_is_golden("transaction.v1.hex", &Transaction { writes: vec![put()], if_revision: None });
 }
 

@@ -1,0 +1,365 @@
+//! The replicated state machine as consensus drives it: applies what is committed, publishes it to the feed, builds and
+//! installs snapshots.
+//!
+//! The state is in memory. What makes it durable is the log and the newest snapshot; a restart reads the snapshot and
+//! applies the log from there up to what was known to be committed.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use daemon::failpoint;
+use openraft::storage::RaftStateMachine;
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use protocol::codec;
+use protocol::seam::WallClock;
+use protocol::snapshot::{self, ClusterId, Expected, Header, Loaded, SectionTag, SnapshotError, Unsealed};
+use protocol::{ConfigState, Delta, Epoch, Text};
+use tokio::sync::watch;
+
+use crate::feed::Feed;
+use crate::log::Durability;
+use crate::machine::{ControlRecord, ControlState, State};
+use crate::snapshots::{SnapshotHandle, SnapshotStore};
+use crate::types::{Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
+use crate::wire::SnapshotMetaRecord;
+
+/// How many snapshots are kept: the newest, and the one before it in case the newest turns out to be unreadable.
+const SNAPSHOTS_KEPT: usize = 2;
+
+/// The state machine of one node.
+pub struct Replica {
+    cluster: ClusterId,
+    state: State,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    newest: Option<Snapshot>,
+    feed: Feed,
+    applied: watch::Sender<Applied>,
+    durability: Durability,
+    snapshots: Arc<dyn SnapshotStore>,
+    clock: Arc<dyn WallClock>,
+}
+
+/// What a replica starts from.
+pub struct ReplicaStart {
+    /// Whose state it is.
+    pub cluster: ClusterId,
+    /// The life of the cluster, for a node that has no snapshot yet.
+    pub epoch: Epoch,
+    /// The account of what is safe to apply, from the log.
+    pub durability: Durability,
+    /// Where snapshots are.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// Stamps snapshots, for people.
+    pub clock: Arc<dyn WallClock>,
+}
+
+/// How far a replica has come, for those who watch it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// The last applied log entry.
+    pub log_id: Option<LogId>,
+    /// The level of the cluster.
+    pub level: u32,
+    /// The last entry in the newest snapshot.
+    pub snapshot: Option<LogId>,
+    /// The size of the newest snapshot, in bytes.
+    pub snapshot_bytes: u64,
+    /// Bytes of staged parts.
+    pub staged_bytes: u64,
+    /// Client requests that are remembered.
+    pub remembered_requests: u64,
+}
+
+/// Why a replica cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// The snapshots cannot be listed.
+    #[error("snapshots: {0}")]
+    Io(#[from] io::Error),
+    /// No snapshot can be read. The log alone may not reach back far enough.
+    #[error("{name}: {error}")]
+    Snapshot {
+        /// The newest snapshot.
+        name: String,
+        /// Why it is refused.
+        error: Box<SnapshotError>,
+    },
+}
+
+impl Replica {
+    /// Starts from the newest snapshot that can be read, or empty where there is none.
+    ///
+    /// An unreadable one is passed over with an error in the log; whether the log reaches back far enough to the one
+    /// before it is the caller's to check ([`Self::last_applied`]).
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when there are snapshots and none can be read.
+    pub fn open(start: ReplicaStart) -> Result<Self, ReplicaError> {
+        let mut replica = Self {
+            cluster: start.cluster,
+            state: State::new(start.epoch),
+            last_applied: None,
+            membership: StoredMembership::default(),
+            newest: None,
+            feed: Feed::new(State::new(start.epoch).config),
+            applied: watch::Sender::new(Applied::default()),
+            durability: start.durability,
+            snapshots: start.snapshots,
+            clock: start.clock,
+        };
+        let mut refused = None;
+        for handle in replica.snapshots.list()? {
+            match replica.load(&handle) {
+                Ok((state, meta)) => {
+                    replica.adopt(state, meta, handle);
+                    refused = None;
+                    break;
+                }
+                Err(error) => {
+                    let name = handle.name();
+                    tracing::error!(snapshot = name, %error, "a snapshot cannot be read, the one before it is tried");
+                    refused.get_or_insert(ReplicaError::Snapshot { name, error: Box::new(error) });
+                }
+            }
+        }
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(replica),
+        }
+    }
+
+    /// Readers begin here.
+    #[must_use]
+    pub fn feed(&self) -> Feed {
+        self.feed.clone()
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// The last log entry that its state contains.
+    #[must_use]
+    pub fn last_applied(&self) -> Option<LogId> {
+        self.last_applied
+    }
+
+    /// The state, for tests and consistency checks.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn load(&self, handle: &SnapshotHandle) -> Result<(State, SnapshotMeta), SnapshotError> {
+        let mut input = handle.open().map_err(SnapshotError::Io)?;
+        read_snapshot(&mut input, self.cluster)
+    }
+
+    /// Takes a snapshot's state for its own.
+    fn adopt(&mut self, state: State, meta: SnapshotMeta, handle: SnapshotHandle) {
+        self.state = state;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
+        self.feed.replace(self.state.config.clone());
+        self.report();
+    }
+
+    fn report(&self) {
+        let newest = self.newest.as_ref();
+        self.applied.send_replace(Applied {
+            log_id: self.last_applied,
+            level: self.state.control.level(),
+            snapshot: newest.and_then(|snapshot| snapshot.meta.last_log_id),
+            snapshot_bytes: newest.map_or(0, |snapshot| snapshot.snapshot.bytes()),
+            staged_bytes: self.state.control.staged_bytes(),
+            remembered_requests: self.state.control.remembered_requests() as u64,
+        });
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Replica {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(Vec::new()) };
+        // What is applied becomes visible, so it must be on this node's disk too.
+        self.durability.wait_safe(last.index).await.map_err(|e| StorageIOError::apply(last, AnyError::new(&e)))?;
+        failpoint!("replica::before_apply");
+        let mut replies = Vec::with_capacity(entries.len());
+        let mut steps: Vec<(Text, Delta)> = Vec::new();
+        for entry in entries {
+            let mut outcomes = Outcomes::default();
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                }
+                EntryPayload::Normal(payload) => {
+                    let applied = self.state.apply_entry(&payload.0, |_, effect| {
+                        outcomes.0.push(effect.outcome);
+                        steps.extend(effect.change.into_iter().flat_map(|change| change.views));
+                    });
+                    applied.map_err(|halt| {
+                        tracing::error!(log_index = entry.log_id.index, error = %halt, "this node cannot go on");
+                        StorageIOError::apply(entry.log_id, AnyError::new(&halt))
+                    })?;
+                }
+            }
+            self.last_applied = Some(entry.log_id);
+            replies.push(outcomes);
+        }
+        self.feed.publish(self.state.config.clone(), steps);
+        self.report();
+        failpoint!("replica::after_apply");
+        Ok(replies)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            cluster: self.cluster,
+            state: self.state.clone(),
+            last_applied: self.last_applied,
+            membership: self.membership.clone(),
+            snapshots: self.snapshots.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// Snapshots are received by the network layer, straight into the store, and arrive complete with
+    /// [`Self::install_snapshot`]; what consensus hands out here before is an empty place for one.
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotHandle>, StorageError> {
+        Ok(Box::new(SnapshotHandle::nothing()))
+    }
+
+    /// The snapshot is already in this node's store, complete and durable.
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotHandle>) -> Result<(), StorageError> {
+        failpoint!("replica::before_install");
+        let error = |e: &SnapshotError| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(e));
+        let (cluster, handle) = (self.cluster, (*snapshot).clone());
+        let read = move || -> Result<(State, SnapshotMeta), SnapshotError> {
+            let mut input = handle.open().map_err(SnapshotError::Io)?;
+            read_snapshot(&mut input, cluster)
+        };
+        let (state, found) = blocking(read).await.map_err(|e| error(&e))?;
+        if found.last_log_id != meta.last_log_id {
+            return Err(error(&SnapshotError::Damaged("it is of another log entry than was announced")).into());
+        }
+        tracing::info!(position = %state.config.position(), log_index = ?meta.last_log_id.map(|id| id.index), "a snapshot was installed");
+        self.adopt(state, found, *snapshot);
+        retain(&self.snapshots);
+        failpoint!("replica::after_install");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
+        // A builder works beside this; the store knows what it has finished.
+        let io = |e: io::Error| StorageIOError::read_snapshot(None, AnyError::new(&e));
+        let newest = self.snapshots.list().map_err(io)?.into_iter().next();
+        let known = self.newest.as_ref().map(|snapshot| snapshot.snapshot.last_index());
+        if let Some(handle) = newest.filter(|handle| Some(handle.last_index()) > known) {
+            let (_, meta) = self
+                .load(&handle)
+                .map_err(|e| StorageIOError::read_snapshot(None, AnyError::new(&e)))?;
+            self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
+            self.report();
+        }
+        Ok(self.newest.clone())
+    }
+}
+
+/// Builds a snapshot from a clone of the state, beside everything else.
+pub struct Builder {
+    cluster: ClusterId,
+    state: State,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: Arc<dyn SnapshotStore>,
+    clock: Arc<dyn WallClock>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
+        let last_index = self.last_applied.map_or(0, |id| id.index);
+        let meta = SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.membership.clone(),
+            snapshot_id: format!("{last_index}"),
+        };
+        let (state, store, cluster) = (self.state.clone(), self.snapshots.clone(), self.cluster);
+        let (record, created) = (SnapshotMetaRecord::from(&meta), self.clock.now());
+        let write = move || -> io::Result<SnapshotHandle> {
+            let header = Header {
+                cluster,
+                view: None,
+                position: state.config.position(),
+                changed_at: state.config.changed_at(),
+                chain: Some(state.config.chain()),
+                digest: state.config.digest(),
+                entries: state.config.len() as u64,
+                level: state.control.level(),
+                created,
+            };
+            let control = codec::seal(&ControlRecord::from(&state.control)).map_err(io::Error::other)?;
+            let raft = codec::seal(&record).map_err(io::Error::other)?;
+            let mut writer = store.begin()?;
+            let sections: [(SectionTag, &[u8]); 2] = [(SectionTag::CONTROL, &control), (SectionTag::RAFT, &raft)];
+            snapshot::write(&mut writer, &header, &state.config, &sections, &Unsealed)?;
+            failpoint!("snapshot::before_commit");
+            let handle = writer.commit(last_index)?;
+            failpoint!("snapshot::after_commit");
+            Ok(handle)
+        };
+        let handle = blocking(write)
+            .await
+            .map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
+        tracing::info!(snapshot = handle.name(), bytes = handle.bytes(), "a snapshot was written");
+        retain(&self.snapshots);
+        Ok(Snapshot { meta, snapshot: Box::new(handle) })
+    }
+}
+
+/// Reads a snapshot of the control plane: the state, and what Raft knows of it.
+fn read_snapshot(input: &mut impl Read, cluster: ClusterId) -> Result<(State, SnapshotMeta), SnapshotError> {
+    let expected = Expected { cluster: Some(cluster), view: None };
+    let Loaded { state, sections, .. } = snapshot::read(input, ConfigState::serving(), &expected, &Unsealed)?;
+    let section = |tag: SectionTag, what| sections.get(&tag.0).ok_or(SnapshotError::Damaged(what));
+    let control = section(SectionTag::CONTROL, "it has no section with the control plane's state")?;
+    let control: ControlRecord = codec::open(control).map_err(|e| SnapshotError::Record("control section", e))?;
+    let control = ControlState::try_from(control).map_err(|e| SnapshotError::Newer(e.to_string()))?;
+    let raft = section(SectionTag::RAFT, "it has no section with Raft's membership")?;
+    let raft: SnapshotMetaRecord = codec::open(raft).map_err(|e| SnapshotError::Record("raft section", e))?;
+    Ok((State { config: state, control }, raft.into()))
+}
+
+/// Removes snapshots that are no longer needed. That it fails costs disk, nothing else.
+fn retain(snapshots: &Arc<dyn SnapshotStore>) {
+    if let Err(error) = snapshots.retain(SNAPSHOTS_KEPT) {
+        tracing::warn!(%error, "old snapshots could not be removed");
+    }
+}
+
+/// Runs file work off the runtime's own threads.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // The task is never cancelled; so it panicked, and goes on panicking here.
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}

@@ -1,0 +1,6 @@
+//! Public behaviour of consensus storage.
+
+mod cluster;
+mod damage;
+mod golden;
+mod suite;
