@@ -211,14 +211,13 @@ fn read_record<T: Record>(path: &Path) -> Result<Option<T>, DiskError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(durable::at(path, e).into()),
     };
-    let record = codec::open(&bytes)
-        .map_err(|e| DiskError::Damaged { path: path.to_owned(), reason: e.to_string() })?;
+    let record =
+        codec::open(&bytes).map_err(|e| DiskError::Damaged { path: path.to_owned(), reason: e.to_string() })?;
     Ok(Some(record))
 }
 
 fn write_record<T: Record>(path: &Path, record: &T) -> Result<(), DiskError> {
-    let bytes = codec::seal(record)
-        .map_err(|e| DiskError::Damaged { path: path.to_owned(), reason: e.to_string() })?;
+    let bytes = codec::seal(record).map_err(|e| DiskError::Damaged { path: path.to_owned(), reason: e.to_string() })?;
     Ok(durable::write(path, &bytes)?)
 }
 

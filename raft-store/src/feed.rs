@@ -71,7 +71,7 @@ pub enum Item {
         digest: Digest,
     },
     /// It must take this state in full.
-    Full(ConfigState),
+    Full(Box<ConfigState>),
     /// It is ahead of this node.
     Behind {
         /// Where this node stands.
@@ -100,7 +100,8 @@ impl Feed {
 
     /// Waits until the state is at `position` or later. Cancel-safe.
     pub async fn reached(&self, position: Position) {
-        let reached = |head: &Arc<Head>| !matches!(position.compare(&head.config.position()), Ok(std::cmp::Ordering::Greater));
+        let reached =
+            |head: &Arc<Head>| !matches!(position.compare(&head.config.position()), Ok(std::cmp::Ordering::Greater));
         // The sender is ours: the channel cannot be closed while we wait.
         let _ = self.head.subscribe().wait_for(reached).await;
     }
@@ -239,10 +240,9 @@ impl Head {
             return Item::Step(step.clone());
         }
         match self.config.catch_up(group, position, changed_at) {
-            CatchUp::Current => Item::Bookmark {
-                position: self.config.position(),
-                digest: self.config.view(group).digest().total(),
-            },
+            CatchUp::Current => {
+                Item::Bookmark { position: self.config.position(), digest: self.config.view(group).digest().total() }
+            }
             CatchUp::Delta(delta) => match Step::encode(&delta) {
                 Ok(step) => {
                     let step = Arc::new(step);
@@ -252,9 +252,9 @@ impl Head {
                     spans.insert(key, step.clone());
                     Item::Step(step)
                 }
-                Err(_) => Item::Full(self.config.clone()),
+                Err(_) => Item::Full(Box::new(self.config.clone())),
             },
-            CatchUp::Full => Item::Full(self.config.clone()),
+            CatchUp::Full => Item::Full(Box::new(self.config.clone())),
             CatchUp::Behind => Item::Behind { position: self.config.position() },
         }
     }

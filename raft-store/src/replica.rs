@@ -245,7 +245,11 @@ impl RaftStateMachine<TypeConfig> for Replica {
     }
 
     /// The snapshot is already in this node's store, complete and durable.
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotHandle>) -> Result<(), StorageError> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<SnapshotHandle>,
+    ) -> Result<(), StorageError> {
         failpoint!("replica::before_install");
         let error = |e: &SnapshotError| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(e));
         let (cluster, handle) = (self.cluster, (*snapshot).clone());
@@ -270,9 +274,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
         let newest = self.snapshots.list().map_err(io)?.into_iter().next();
         let known = self.newest.as_ref().map(|snapshot| snapshot.snapshot.last_index());
         if let Some(handle) = newest.filter(|handle| Some(handle.last_index()) > known) {
-            let (_, meta) = self
-                .load(&handle)
-                .map_err(|e| StorageIOError::read_snapshot(None, AnyError::new(&e)))?;
+            let (_, meta) = self.load(&handle).map_err(|e| StorageIOError::read_snapshot(None, AnyError::new(&e)))?;
             self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
             self.report();
         }

@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 use openraft::EntryPayload;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use protocol::codec::Record;
 use protocol::command::LOG_ENTRY_BYTES_MAX;
 
@@ -219,11 +217,7 @@ impl From<Vote> for VoteRecord {
 
 impl From<VoteRecord> for Vote {
     fn from(vote: VoteRecord) -> Self {
-        if vote.committed {
-            Self::new_committed(vote.term, vote.node)
-        } else {
-            Self::new(vote.term, vote.node)
-        }
+        if vote.committed { Self::new_committed(vote.term, vote.node) } else { Self::new(vote.term, vote.node) }
     }
 }
 
@@ -281,10 +275,7 @@ impl From<SnapshotMetaRecord> for SnapshotMeta {
     fn from(record: SnapshotMetaRecord) -> Self {
         Self {
             last_log_id: record.last.map(Into::into),
-            last_membership: StoredMembership::new(
-                record.membership_id.map(Into::into),
-                record.membership.into(),
-            ),
+            last_membership: StoredMembership::new(record.membership_id.map(Into::into), record.membership.into()),
             snapshot_id: record.name,
         }
     }
@@ -348,21 +339,13 @@ impl From<VoteRequestRecord> for VoteRequest<NodeId> {
 
 impl From<&VoteResponse<NodeId>> for VoteReplyRecord {
     fn from(reply: &VoteResponse<NodeId>) -> Self {
-        Self {
-            vote: reply.vote.into(),
-            granted: reply.vote_granted,
-            last: reply.last_log_id.map(Into::into),
-        }
+        Self { vote: reply.vote.into(), granted: reply.vote_granted, last: reply.last_log_id.map(Into::into) }
     }
 }
 
 impl From<VoteReplyRecord> for VoteResponse<NodeId> {
     fn from(record: VoteReplyRecord) -> Self {
-        Self {
-            vote: record.vote.into(),
-            vote_granted: record.granted,
-            last_log_id: record.last.map(Into::into),
-        }
+        Self { vote: record.vote.into(), vote_granted: record.granted, last_log_id: record.last.map(Into::into) }
     }
 }
 

@@ -33,8 +33,8 @@ use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
 pub use backend::{LogBackend, LogError, Recovered, WriteOp};
 pub use durability::{Durability, SafeCommit};
 pub use sled::{SledLog, SledLogSettings};
-pub use writer::{WriterDriver, WriterReport};
 use writer::Writer;
+pub use writer::{WriterDriver, WriterReport};
 
 use crate::types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
 use crate::wire::{APPEND_BYTES_MAX, EntryRecord};
@@ -140,12 +140,8 @@ impl LogStore {
 
 impl Live {
     fn from_recovered(recovered: &Recovered) -> Result<Self, LogError> {
-        let mut live = Self {
-            vote: recovered.vote,
-            committed: recovered.committed,
-            purged: recovered.purged,
-            ..Self::default()
-        };
+        let mut live =
+            Self { vote: recovered.vote, committed: recovered.committed, purged: recovered.purged, ..Self::default() };
         let mut last = recovered.purged;
         for entry in &recovered.entries {
             let expected = last.map_or(0, |last| last.index + 1);
@@ -159,7 +155,8 @@ impl Live {
             live.bytes += memory_bytes(entry);
             live.entries.insert(entry.log_id.index, entry.clone());
         }
-        if let Some(committed) = live.committed.filter(|committed| Some(committed.index) > last.map(|last| last.index)) {
+        if let Some(committed) = live.committed.filter(|committed| Some(committed.index) > last.map(|last| last.index))
+        {
             return Err(LogError::Behind { committed: committed.index, last: last.map(|last| last.index) });
         }
         Ok(live)

@@ -153,7 +153,12 @@ impl SledLog {
         let (generation, place) = (old.generation, old.place());
         drop(old);
         remove_generation(&self.dir, generation).map_err(|e| LogError::io(place, e))?;
-        tracing::info!(disk_bytes = disk, live_bytes = live, now_bytes = self.disk_bytes(), "the log's file was rewritten");
+        tracing::info!(
+            disk_bytes = disk,
+            live_bytes = live,
+            now_bytes = self.disk_bytes(),
+            "the log's file was rewritten"
+        );
         Ok(())
     }
 }
@@ -177,8 +182,8 @@ impl LogBackend for SledLog {
         let mut current: Option<(u64, u32)> = None;
         let mut finish = |index: u64, count: u32, frame: &mut Vec<u8>| {
             let place = || format!("{} entry {index}", store.place());
-            let record: EntryRecord = codec::open(frame)
-                .map_err(|e| LogError::Damaged { place: place(), reason: e.to_string() })?;
+            let record: EntryRecord =
+                codec::open(frame).map_err(|e| LogError::Damaged { place: place(), reason: e.to_string() })?;
             if record.id.index != index {
                 let reason = format!("it holds entry {}", record.id.index);
                 return Err(LogError::Damaged { place: place(), reason });
@@ -274,8 +279,8 @@ impl Store {
 
     fn open(dir: &Path, generation: u64, settings: &SledLogSettings) -> Result<Self, LogError> {
         let path = count_path(dir, generation);
-        let high_water = HighWater::open(&path)
-            .map_err(|reason| LogError::Damaged { place: path.display().to_string(), reason })?;
+        let high_water =
+            HighWater::open(&path).map_err(|reason| LogError::Damaged { place: path.display().to_string(), reason })?;
         Self::open_over(dir, generation, settings, high_water)
     }
 

@@ -167,7 +167,11 @@ impl ControlState {
     }
 
     /// What a client's request came to when it was carried out before.
-    pub(super) fn recall_request(&self, author: &Text, idempotency: &Idempotency) -> Option<Result<Outcome, Rejection>> {
+    pub(super) fn recall_request(
+        &self,
+        author: &Text,
+        idempotency: &Idempotency,
+    ) -> Option<Result<Outcome, Rejection>> {
         let request = self.requests.get(&(author.clone(), idempotency.key.clone()))?;
         Some(if request.fingerprint == idempotency.fingerprint {
             Ok((*request.outcome).clone())

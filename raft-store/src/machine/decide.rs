@@ -39,16 +39,11 @@ pub fn decide(
         return Err(Rejection::Malformed { why: "a transaction needs at least one write".into() });
     }
     let digest = state.digest_after(&changes);
-    let cause =
-        Cause { author: command.author.clone(), request: command.request.clone(), time: command.time };
+    let cause = Cause { author: command.author.clone(), request: command.request.clone(), time: command.time };
     Ok((written, Delta { prev: state.changed_at(), position, changes, digest, cause: Some(cause) }))
 }
 
-fn check_conditions(
-    state: &ConfigState,
-    command: &Command,
-    if_revision: Option<Revision>,
-) -> Result<(), Rejection> {
+fn check_conditions(state: &ConfigState, command: &Command, if_revision: Option<Revision>) -> Result<(), Rejection> {
     let found = state.position().revision;
     if let Some(wanted) = if_revision.filter(|wanted| *wanted != found) {
         return Err(Rejection::RevisionMoved { wanted, found });

@@ -150,7 +150,8 @@ impl State {
         match decide(&self.config, command, writes, if_revision) {
             Ok((written, full)) => {
                 let evolved = self.config.evolve(&full);
-                let views = evolved.expect("a delta that was decided on this state starts from it and names its digest");
+                let views =
+                    evolved.expect("a delta that was decided on this state starts from it and names its digest");
                 let outcome = Outcome::Done { position: full.position, written };
                 Effect { outcome, change: Some(Changed { full, views }) }
             }

@@ -112,8 +112,12 @@ fn any_action() -> impl Strategy<Value = Action> {
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
-    let origin = (1u64..3, 1u64..3, 0u64..30, 0u64..10)
-        .prop_map(|(node, boot, sequence, below)| Origin { node, boot, sequence, answered_below: below.min(sequence) });
+    let origin = (1u64..3, 1u64..3, 0u64..30, 0u64..10).prop_map(|(node, boot, sequence, below)| Origin {
+        node,
+        boot,
+        sequence,
+        answered_below: below.min(sequence),
+    });
     let idempotency =
         (0u8..5, 0u8..2).prop_map(|(k, f)| Idempotency { key: format!("k{k}").into(), fingerprint: [f; 32] });
     let based_on = (0u8..12, prop::option::of(1u64..20)).prop_map(|(n, modified)| BasedOn { key: key(n), modified });
@@ -149,7 +153,12 @@ struct Model {
 
 impl Model {
     /// Whether the writes are accepted; then the model after them.
-    fn after(&self, command: &Command, writes: &[Write], if_revision: Option<Revision>) -> Option<(Self, Vec<Written>)> {
+    fn after(
+        &self,
+        command: &Command,
+        writes: &[Write],
+        if_revision: Option<Revision>,
+    ) -> Option<(Self, Vec<Written>)> {
         let modified = |key: &ResourceKey| self.entries.get(key).map(|(_, _, modified)| modified.revision);
         if if_revision.is_some_and(|wanted| wanted != self.revision)
             || command.based_on.iter().any(|read| modified(&read.key) != read.modified)
@@ -204,7 +213,8 @@ impl Model {
             for to in &draft.references {
                 let concerned = written.contains(key) || written.contains(to) && !forced.contains(to);
                 // What dangled before (a forced delete) and is not touched now is nobody's concern.
-                let dangled = !written.contains(key) && !before.entries.contains_key(to) && !self.entries.contains_key(to);
+                let dangled =
+                    !written.contains(key) && !before.entries.contains_key(to) && !self.entries.contains_key(to);
                 let target = self.entries.get(to);
                 let shared = target.is_some_and(|(t, ..)| draft.groups.iter().all(|g| t.groups.contains(g)));
                 if concerned && !shared && !dangled {
@@ -396,8 +406,7 @@ fn staged(writes: Vec<Write>, number: u64) -> (Vec<Command>, Command) {
         .map(|(part, bytes)| command(Action::StagePart { stage, part, bytes: bytes.to_vec() }))
         .collect();
     let (count, sha256) = (u32::try_from(parts.len()).unwrap(), Sha256::digest(&whole).into());
-    let commit =
-        command(Action::StageCommit { stage, parts: count, raw_bytes: raw.len() as u64, sha256 });
+    let commit = command(Action::StageCommit { stage, parts: count, raw_bytes: raw.len() as u64, sha256 });
     (parts, commit)
 }
 

@@ -53,7 +53,7 @@ impl SnapshotStore for SnapshotFiles {
             let Some(index) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok()) else { continue };
             found.push(SnapshotFile { path: item.path(), last_index: index, bytes: item.metadata()?.len() });
         }
-        found.sort_by(|a, b| b.last_index.cmp(&a.last_index));
+        found.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.last_index));
         Ok(found.into_iter().map(SnapshotHandle::new).collect())
     }
 

@@ -133,16 +133,15 @@ fn draft(random: &mut Lcg) -> Draft {
         groups.push("edge".into());
     }
     let ttl_seconds = random.one_in(5).then(|| random.below(3600));
-    let body = format!(r#"{{"desc":"{}","uri":"/{}"}}"#, "x".repeat(random.below(200).try_into().unwrap()), random.below(99));
+    let body =
+        format!(r#"{{"desc":"{}","uri":"/{}"}}"#, "x".repeat(random.below(200).try_into().unwrap()), random.below(99));
     Draft { body: body.into(), references, claims, groups, ttl_seconds }
 }
 
 fn write(random: &mut Lcg) -> Write {
     let if_match = random.one_in(6).then(|| random.below(300));
     match random.below(10) {
-        0..6 => {
-            Write::Put { key: key(random), draft: draft(random), if_match, only_new: random.one_in(10) }
-        }
+        0..6 => Write::Put { key: key(random), draft: draft(random), if_match, only_new: random.one_in(10) },
         6..9 => Write::Delete { key: key(random), if_match, force: random.one_in(5) },
         _ => Write::Post { kind: Kind::new("routes"), draft: draft(random) },
     }

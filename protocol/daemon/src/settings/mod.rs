@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn what_is_wrong_names_its_place() {
         let (_dir, path) = file("name: x\nraft:\n  hartbeat: 1s\n");
-        let error = load::<Demo>(&[path.clone()], [], &[]).unwrap_err().to_string();
+        let error = load::<Demo>(std::slice::from_ref(&path), [], &[]).unwrap_err().to_string();
         assert!(error.contains("a.yaml") && error.contains("hartbeat") && error.contains('3'), "{error}");
         let error = load::<Demo>(&[], variables(&[("HOLDFAST_RAFT__VOTERS", "x")]), &[]).unwrap_err().to_string();
         assert!(error.starts_with("environment variable HOLDFAST_RAFT__VOTERS: invalid type"), "{error}");
