@@ -121,6 +121,14 @@ pub fn seal_into<T: Record>(record: &T, out: &mut Vec<u8>) -> Result<(), CodecEr
     Ok(())
 }
 
+/// How many bytes a value takes inside a record.
+#[must_use]
+pub fn encoded_bytes<T: Encode>(value: &T) -> usize {
+    let mut counter = bincode::enc::write::SizeWriter::default();
+    bincode::encode_into_writer(value, &mut counter, LAYOUT).expect("counting has no end, and every type here encodes");
+    counter.bytes_written
+}
+
 /// Decodes a frame that fills `bytes` exactly.
 ///
 /// # Errors

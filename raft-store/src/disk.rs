@@ -4,6 +4,7 @@
 //!   <data_dir>/format        the version of the layout
 //!   <data_dir>/lock          held while a process uses the directory
 //!   <data_dir>/identity      cluster, node id, the node's own name; written once
+//!   <data_dir>/joining       the name under which it asks to join, until it has joined
 //!   <data_dir>/boot          how often the node has started
 //!   <data_dir>/log/          the log
 //!   <data_dir>/snapshots/    snapshots
@@ -56,6 +57,15 @@ struct Boot(u64);
 
 impl Record for Boot {
     const TAG: [u8; 4] = *b"boot";
+    const VERSION: u16 = 1;
+    const PAYLOAD_BYTES_MAX: usize = 64;
+}
+
+#[derive(Encode, Decode)]
+struct Joining([u8; 16]);
+
+impl Record for Joining {
+    const TAG: [u8; 4] = *b"join";
     const VERSION: u16 = 1;
     const PAYLOAD_BYTES_MAX: usize = 64;
 }
@@ -143,15 +153,63 @@ impl DataDir {
         read_record(&self.path.join("identity"))
     }
 
+    /// Whose a directory is, without taking it: its node may be running.
+    ///
+    /// # Errors
+    /// [`DiskError`] when that cannot be read.
+    pub fn peek_identity(path: &Path) -> Result<Option<Identity>, DiskError> {
+        read_record(&path.join("identity"))
+    }
+
+    /// Makes sure that it is nobody's.
+    ///
+    /// # Errors
+    /// [`DiskError::Taken`] when it is somebody's.
+    pub fn check_unclaimed(&self) -> Result<(), DiskError> {
+        match self.identity()? {
+            Some(taken) => {
+                Err(DiskError::Taken { path: self.path.clone(), node: taken.node, cluster: taken.cluster })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Clears away what an unfinished founding or joining has left in a directory that is nobody's.
+    ///
+    /// # Errors
+    /// [`DiskError::Taken`] when it is somebody's.
+    pub fn clear(&self) -> Result<(), DiskError> {
+        self.check_unclaimed()?;
+        for part in [self.path.join("log"), self.snapshots()] {
+            match std::fs::remove_dir_all(&part) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(durable::at(&part, e).into()),
+                _ => {}
+            }
+        }
+        Ok(durable::sync_directory(&self.path)?)
+    }
+
+    /// The name under which this directory's future node asks to join: `fresh` the first time, and that one again after.
+    ///
+    /// # Errors
+    /// [`DiskError`] when it cannot be read or written.
+    pub fn joining_as(&self, fresh: [u8; 16]) -> Result<[u8; 16], DiskError> {
+        let path = self.path.join("joining");
+        if let Some(Joining(uuid)) = read_record(&path)? {
+            return Ok(uuid);
+        }
+        write_record(&path, &Joining(fresh))?;
+        Ok(fresh)
+    }
+
     /// Makes it a node's.
     ///
     /// # Errors
     /// [`DiskError::Taken`] when it is another's already.
     pub fn claim(&self, identity: &Identity) -> Result<(), DiskError> {
-        if let Some(taken) = self.identity()? {
-            return Err(DiskError::Taken { path: self.path.clone(), node: taken.node, cluster: taken.cluster });
-        }
-        write_record(&self.path.join("identity"), identity)
+        self.check_unclaimed()?;
+        write_record(&self.path.join("identity"), identity)?;
+        Ok(durable::remove(&self.path.join("joining"))?)
     }
 
     /// Marks its node as gone for good.

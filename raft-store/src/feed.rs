@@ -109,7 +109,8 @@ impl Feed {
     /// A reader of a group's view that stands at `position`, its last change being `changed_at`.
     #[must_use]
     pub fn read(&self, group: Text, position: Position, changed_at: Position) -> Reader {
-        Reader { head: self.head.subscribe(), group, position, changed_at, started: false }
+        let digest = Digest::default();
+        Reader { head: self.head.subscribe(), group, position, changed_at, digest, started: false }
     }
 
     /// Publishes a state with the steps that led to it, which are encoded here.
@@ -163,6 +164,7 @@ pub struct Reader {
     group: Text,
     position: Position,
     changed_at: Position,
+    digest: Digest,
     started: bool,
 }
 
@@ -190,10 +192,16 @@ impl Reader {
         self.position
     }
 
-    /// What a bookmark would say now, whether or not anything is new.
+    /// The position of its view's last change that it was given.
+    #[must_use]
+    pub fn changed_at(&self) -> Position {
+        self.changed_at
+    }
+
+    /// Its view's digest there. Meaningless before the first item.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.head.borrow().config.view(&self.group).digest().total()
+        self.digest
     }
 
     /// The state that the reader is to be brought to when what it has turned out to be wrong.
@@ -203,21 +211,19 @@ impl Reader {
     }
 
     /// The reader was given this state in another way (a repair).
-    pub fn stands_at(&mut self, position: Position, changed_at: Position) {
-        self.position = position;
-        self.changed_at = changed_at;
+    pub fn stands_at(&mut self, position: Position, changed_at: Position, digest: Digest) {
+        (self.position, self.changed_at, self.digest) = (position, changed_at, digest);
     }
 
     fn follow(&mut self, item: &Item) {
         match item {
             Item::Step(step) => {
-                self.position = step.position;
-                self.changed_at = step.position;
+                (self.position, self.changed_at, self.digest) = (step.position, step.position, step.digest);
             }
-            Item::Bookmark { position, .. } => self.position = *position,
+            Item::Bookmark { position, digest } => (self.position, self.digest) = (*position, *digest),
             Item::Full(config) => {
-                self.position = config.position();
-                self.changed_at = config.view(&self.group).changed_at();
+                let view = config.view(&self.group);
+                self.stands_at(config.position(), view.changed_at(), view.digest().total());
             }
             Item::Behind { .. } => {}
         }

@@ -18,4 +18,4 @@ pub mod snapshots;
 pub mod types;
 pub mod wire;
 
-pub use replica::{Applied, Builder, Replica, ReplicaError, ReplicaStart};
+pub use replica::{Applied, Builder, Replica, ReplicaError, ReplicaStart, receive_snapshot};

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::feed::Feed;
 use crate::log::Durability;
 use crate::machine::{ControlRecord, ControlState, State};
-use crate::snapshots::{SnapshotHandle, SnapshotStore};
+use crate::snapshots::{SnapshotHandle, SnapshotStore, SnapshotWriter};
 use crate::types::{Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::wire::SnapshotMetaRecord;
 
@@ -344,6 +344,35 @@ fn read_snapshot(input: &mut impl Read, cluster: ClusterId) -> Result<(State, Sn
     let raft = section(SectionTag::RAFT, "it has no section with Raft's membership")?;
     let raft: SnapshotMetaRecord = codec::open(raft).map_err(|e| SnapshotError::Record("raft section", e))?;
     Ok((State { config: state, control }, raft.into()))
+}
+
+/// Receives a snapshot into a node's own store: reads it to its end, checks everything, and only then lets it be seen.
+///
+/// # Errors
+/// [`SnapshotError`] when it is refused or cannot be stored; then nothing of it is left.
+pub fn receive_snapshot(
+    input: &mut impl Read,
+    cluster: ClusterId,
+    meta: &SnapshotMeta,
+    store: &dyn SnapshotStore,
+) -> Result<SnapshotHandle, SnapshotError> {
+    struct Tee<'t, R> {
+        input: &'t mut R,
+        copy: Box<dyn SnapshotWriter>,
+    }
+    impl<R: Read> Read for Tee<'_, R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let read = self.input.read(buffer)?;
+            self.copy.write_all(&buffer[..read])?;
+            Ok(read)
+        }
+    }
+    let mut tee = Tee { input, copy: store.begin().map_err(SnapshotError::Io)? };
+    let (_, found) = read_snapshot(&mut tee, cluster)?;
+    if found.last_log_id != meta.last_log_id {
+        return Err(SnapshotError::Damaged("it is of another log entry than was announced"));
+    }
+    tee.copy.commit(found.last_log_id.map_or(0, |id| id.index)).map_err(SnapshotError::Io)
 }
 
 /// Removes snapshots that are no longer needed. That it fails costs disk, nothing else.

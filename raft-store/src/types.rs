@@ -65,6 +65,8 @@ pub struct Member {
     pub admin_address: Text,
     /// Where it serves proxies.
     pub feed_address: Text,
+    /// Whether it is to vote once it has caught up.
+    pub wants_vote: bool,
 }
 
 impl fmt::Debug for LogPayload {

@@ -24,8 +24,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Raft's engine speaks of every tick at its own level `info`; what an operator needs of it, Holdfast says itself.
-const FILTER: &str = "info,openraft=warn,sled=warn,h2=warn";
+/// Raft's engine repeats at every heartbeat what it cannot do; what an operator needs of it, Holdfast says itself, once.
+const FILTER: &str = "info,openraft=off,sled=warn,h2=warn";
 
 impl Default for LogSettings {
     fn default() -> Self {
@@ -41,13 +41,27 @@ pub struct BadFilter {
     reason: String,
 }
 
+impl LogSettings {
+    /// Whether [`start`] will take them.
+    ///
+    /// # Errors
+    /// [`BadFilter`] when the filter does not parse.
+    pub fn check(&self) -> Result<(), BadFilter> {
+        self.read_filter().map(|_| ())
+    }
+
+    fn read_filter(&self) -> Result<EnvFilter, BadFilter> {
+        EnvFilter::try_new(&self.filter)
+            .map_err(|e| BadFilter { filter: self.filter.clone(), reason: e.to_string() })
+    }
+}
+
 /// Starts logging. Once in a process, before anything else.
 ///
 /// # Errors
 /// [`BadFilter`] when the filter does not parse.
 pub fn start(settings: &LogSettings) -> Result<(), BadFilter> {
-    let filter = EnvFilter::try_new(&settings.filter)
-        .map_err(|e| BadFilter { filter: settings.filter.clone(), reason: e.to_string() })?;
+    let filter = settings.read_filter()?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Text => lines.with_ansi(false).init(),

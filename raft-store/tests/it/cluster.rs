@@ -24,7 +24,7 @@ use raft_store::log::memory::MemoryDisk;
 use raft_store::log::{Durability, LogStore, SafeCommit, WriterDriver};
 use raft_store::snapshots::{SnapshotMemory, SnapshotStore};
 use raft_store::types::{LogPayload, Member, NodeId, Raft, Snapshot, TypeConfig, Vote};
-use raft_store::{Replica, ReplicaStart};
+use raft_store::{Replica, ReplicaStart, receive_snapshot};
 
 struct Frozen;
 
@@ -97,9 +97,9 @@ impl RaftNetwork<TypeConfig> for Link {
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
         let (target, store) = self.switch.get(self.target)?;
         // As the real network does: the receiver has it in its own store before consensus hears of it.
-        let mut received = store.begin().unwrap();
-        std::io::copy(&mut snapshot.snapshot.open().unwrap(), &mut received).unwrap();
-        let received = received.commit(snapshot.snapshot.last_index()).unwrap();
+        let mut source = snapshot.snapshot.open().unwrap();
+        let cluster = ClusterId([1; 16]);
+        let received = receive_snapshot(&mut source, cluster, &snapshot.meta, &store).unwrap();
         let snapshot = Snapshot { meta: snapshot.meta, snapshot: Box::new(received) };
         target.install_full_snapshot(vote, snapshot).await.map_err(|e| network(&e).into())
     }

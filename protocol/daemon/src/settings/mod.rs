@@ -94,6 +94,14 @@ pub fn load<T: DeserializeOwned + Serialize + Default>(
         .map_err(|e| SettingsError::Flag { flag: "(all layers together)".into(), message: e.to_string() })
 }
 
+/// Settings as a YAML document.
+///
+/// # Errors
+/// Why they cannot be written.
+pub fn print<T: Serialize>(settings: &T) -> Result<String, String> {
+    serde_saphyr::to_string(settings).map_err(|e| e.to_string())
+}
+
 fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Value, SettingsError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;

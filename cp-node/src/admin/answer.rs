@@ -1,0 +1,186 @@
+//! Every status code and every error body of the Admin API is chosen here.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use protocol::json::JsonError;
+use protocol::{Position, Rejection, Report, ResourceKey};
+use serde_json::{Value, json};
+
+use super::render::error_words;
+use crate::propose::ProposeError;
+
+/// Seconds after which a client may try again when there is no quorum: about an election.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// What a request is answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(super) status: StatusCode,
+    body: String,
+    headers: HeaderMap,
+}
+
+impl Answer {
+    /// JSON text. A newline is put behind it.
+    pub(super) fn json(status: StatusCode, mut body: String) -> Self {
+        body.push('\n');
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { status, body, headers }
+    }
+
+    /// Any serializable value.
+    pub(super) fn value(status: StatusCode, value: &impl serde::Serialize) -> Self {
+        match serde_json::to_string(value) {
+            Ok(text) => Self::json(status, text),
+            Err(e) => Self::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("the answer could not be written: {e}")),
+        }
+    }
+
+    /// No body.
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Self { status, body: String::new(), headers: HeaderMap::new() }
+    }
+
+    /// An error with its sentence.
+    pub(super) fn error(status: StatusCode, sentence: &str) -> Self {
+        Self::json(status, json!({ "error_msg": sentence }).to_string())
+    }
+
+    /// 400.
+    pub(super) fn bad(sentence: &str) -> Self {
+        Self::error(StatusCode::BAD_REQUEST, sentence)
+    }
+
+    /// The key is missing, wrong, or not enough.
+    pub(super) fn unauthorised(description: &str) -> Self {
+        let body = json!({ "error_msg": "failed to check token", "description": description });
+        Self::json(StatusCode::UNAUTHORIZED, body.to_string())
+    }
+
+    /// There is no such resource.
+    pub(super) fn missing() -> Self {
+        Self::json(StatusCode::NOT_FOUND, json!({ "message": "Key not found" }).to_string())
+    }
+
+    /// The path leads nowhere.
+    pub(super) fn no_such_path() -> Self {
+        Self::error(StatusCode::NOT_FOUND, "404 Not Found")
+    }
+
+    /// The kind does not offer the method.
+    pub(super) fn method_not_offered(method: &str, singular: &str) -> Self {
+        Self::error(StatusCode::METHOD_NOT_ALLOWED, &format!("not supported `{method}` method for {singular}"))
+    }
+
+    /// The body is larger than its bound.
+    pub(super) fn too_large(max: u64) -> Self {
+        let sentence = format!("invalid request body: it is larger than the maximum of {max} bytes");
+        Self::error(StatusCode::PAYLOAD_TOO_LARGE, &sentence)
+    }
+
+    /// The body is no JSON that is taken.
+    pub(super) fn bad_json(error: &JsonError) -> Self {
+        Self::bad(&format!("invalid request body: {error}"))
+    }
+
+    /// The body breaks its schema: APISIX's sentence for the first problem, and every problem with its place.
+    pub(super) fn report(report: &Report) -> Self {
+        Self::report_in(report, None)
+    }
+
+    /// The same for one operation of a transaction.
+    pub(super) fn report_in(report: &Report, operation: Option<usize>) -> Self {
+        let place = |path: String| match operation {
+            Some(index) => path.replacen('$', &format!("$.operations[{index}].value"), 1),
+            None => path,
+        };
+        let errors: Vec<Value> = report
+            .problems
+            .iter()
+            .map(|problem| json!({ "path": place(problem.path.to_string()), "message": problem.message }))
+            .collect();
+        let sentence = match operation {
+            Some(index) => format!("operation {index}: {}", report.summary()),
+            None => report.summary().to_owned(),
+        };
+        Self::json(StatusCode::BAD_REQUEST, json!({ "error_msg": sentence, "errors": errors }).to_string())
+    }
+
+    /// The log refused it.
+    pub(super) fn rejection(rejection: &Rejection, position: Position) -> Self {
+        let status = match rejection {
+            Rejection::NotFound { .. } => return Self::missing().at(position),
+            Rejection::MissingReference { .. }
+            | Rejection::StillReferenced { .. }
+            | Rejection::ForeignGroup { .. }
+            | Rejection::Claimed { .. }
+            | Rejection::Twice { .. }
+            | Rejection::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Rejection::Stale { .. } | Rejection::Exists { .. } | Rejection::Level { .. } => StatusCode::CONFLICT,
+            Rejection::Mismatch { .. } | Rejection::RevisionMoved { .. } => StatusCode::PRECONDITION_FAILED,
+            Rejection::KeyReused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Rejection::Stage { .. } | Rejection::Forgotten => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::error(status, &error_words(rejection)).at(position)
+    }
+
+    /// It was not proposed, and will not be: trying again is safe.
+    pub(super) fn not_applied(reason: &str) -> Self {
+        let body = json!({ "error_msg": format!("not applied: {reason}"), "outcome": "not_applied" });
+        Self::json(StatusCode::SERVICE_UNAVAILABLE, body.to_string()).with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// It was proposed and may still be applied; under the same id it may be sent again.
+    pub(super) fn unknown(reason: &str, request: &str) -> Self {
+        let body = json!({
+            "error_msg": format!("unknown: {reason}; the request may still be applied, and may be sent again with Idempotency-Key: {request}"),
+            "outcome": "unknown",
+            "request_id": request,
+        });
+        Self::json(StatusCode::GATEWAY_TIMEOUT, body.to_string())
+    }
+
+    /// A proposal without an outcome.
+    pub(super) fn undecided(error: &ProposeError, request: &str) -> Self {
+        match error {
+            ProposeError::NotProposed(reason) => Self::not_applied(reason),
+            ProposeError::Unknown(reason) => Self::unknown(reason, request),
+        }
+    }
+
+    /// Names the position that the answer speaks of.
+    pub(super) fn at(self, position: Position) -> Self {
+        self.with_text("x-holdfast-position", &position.to_string())
+    }
+
+    /// Something that was accepted and is worth a word.
+    pub(super) fn warn(self, warnings: &[String]) -> Self {
+        if warnings.is_empty() { self } else { self.with_text("x-holdfast-warning", &warnings.join("; ")) }
+    }
+
+    pub(super) fn with_text(self, name: &'static str, text: &str) -> Self {
+        match HeaderValue::from_str(text) {
+            Ok(value) => self.with(header::HeaderName::from_static(name), value),
+            // Only visible characters can stand in a header; what cannot is left out rather than bent.
+            Err(_) => self,
+        }
+    }
+
+    fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// A reference's two ends, in APISIX's words.
+pub(super) fn singular(key: &ResourceKey) -> &str {
+    protocol::resource::KindInfo::find(key.kind.as_str()).map_or(key.kind.as_str(), |kind| kind.singular)
+}

@@ -1,0 +1,70 @@
+//! The Admin API: Apache APISIX's v3 under `/apisix/admin/`, and what is Holdfast's own under `/v1/`.
+//!
+//! Checks come in APISIX's order: key, kind (404), method (405), size and JSON (400), id, schema, references. References,
+//! uniqueness and preconditions are decided in the log; here a body is only admitted.
+
+mod answer;
+mod auth;
+mod cluster;
+mod list;
+mod render;
+mod request;
+mod resources;
+mod server;
+mod transactions;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::ConfigState;
+use protocol::seam::{Random, WallClock};
+use raft_store::feed::Feed;
+use tokio::time::Instant;
+
+use answer::Answer;
+pub use auth::KeyError;
+pub(crate) use auth::Keys;
+pub(crate) use server::serve;
+
+use crate::feed::Fleet;
+use crate::members::Members;
+use crate::metrics::AdminMetrics;
+use crate::propose::Proposer;
+use crate::raft::Channels;
+use crate::read::ReadIndex;
+use crate::settings::AdminSettings;
+use crate::status::Describe;
+
+/// Everything that a request may need. Shared by all of them.
+pub(crate) struct Desk {
+    pub(crate) settings: AdminSettings,
+    pub(crate) server_header: String,
+    pub(crate) keys: Keys,
+    pub(crate) proposer: Proposer,
+    pub(crate) reads: ReadIndex,
+    pub(crate) feed: Feed,
+    pub(crate) fleet: Fleet,
+    pub(crate) members: Members,
+    pub(crate) describe: Describe,
+    pub(crate) channels: Channels,
+    pub(crate) metrics: AdminMetrics,
+    pub(crate) clock: Arc<dyn WallClock>,
+    pub(crate) random: Arc<dyn Random>,
+}
+
+impl Desk {
+    /// How long one message of a request may take.
+    fn deadline(&self) -> Duration {
+        self.settings.deadline.0
+    }
+
+    /// The configuration to read from: linearizable, or whatever this node has when the client asks for that.
+    async fn config(&self, stale: bool) -> Result<ConfigState, Answer> {
+        if !stale {
+            let deadline = Instant::now() + self.deadline();
+            self.reads.linearizable(deadline).await.map_err(|e| Answer::not_applied(&e.to_string()))?;
+        }
+        Ok(self.feed.config())
+    }
+}

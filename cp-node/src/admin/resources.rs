@@ -1,0 +1,188 @@
+//! `/apisix/admin/<kind>[/<id>[/<sub path>]]`.
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use protocol::command::{Action, BasedOn, Write};
+use protocol::json::{self, Value};
+use protocol::resource::{Admitted, IdRule, KindInfo, admit};
+use protocol::{Kind, ResourceKey};
+
+use super::answer::Answer;
+use super::request::{Call, WriteTerms, parse, read_body};
+use super::server::of_a_resource;
+use super::{Desk, list, render, write};
+
+/// How often a PATCH starts over because the resource has changed meanwhile. With so many others at work on one resource
+/// at the same moment, telling the client is the better help.
+const PATCH_ATTEMPTS: usize = 16;
+
+/// Where a path leads.
+struct Target {
+    kind: &'static KindInfo,
+    /// The id as keys have it (`<consumer>/<id>` for a credential).
+    id: Option<String>,
+    /// Inside the resource, for PATCH.
+    sub_path: Vec<String>,
+}
+
+/// Serves a request on resources.
+pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer, Answer> {
+    let target = target(&call.path)?;
+    let kind = target.kind;
+    let refuse = || of_a_resource(Answer::method_not_offered(call.method.as_str(), kind.singular));
+    let offered = match call.method {
+        Method::GET | Method::PUT | Method::DELETE => true,
+        Method::POST => kind.post,
+        Method::PATCH => kind.patch,
+        _ => false,
+    };
+    if !offered {
+        return Err(refuse());
+    }
+    let method = call.method.clone();
+    let answer = match method {
+        Method::GET => get(desk, &call, target).await,
+        Method::DELETE => delete(desk, &call, target).await,
+        _ => {
+            let body = read_body(body, desk.settings.body_max.0).await?;
+            let terms = call.terms(desk, &body)?;
+            // Broken JSON is answered before the request counts as one on a resource, as APISIX does.
+            let value = if body.is_empty() { None } else { Some(parse(&body)?) };
+            match method {
+                Method::PUT => put(desk, &call, target, value, terms).await,
+                Method::POST => post(desk, &call, target, value, terms).await,
+                _ => patch(desk, &call, target, value, terms).await,
+            }
+        }
+    };
+    answer.map(of_a_resource).map_err(of_a_resource)
+}
+
+fn target(path: &[String]) -> Result<Target, Answer> {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let (name, id, sub_path) = match path[..] {
+        [] | [""] => return Err(Answer::bad("a kind of resource is needed: /apisix/admin/<kind>")),
+        ["consumers", consumer, "credentials"] => ("credentials", Some(format!("{consumer}/")), &[][..]),
+        ["consumers", consumer, "credentials", id, ref rest @ ..] => {
+            ("credentials", Some(format!("{consumer}/{id}")), rest)
+        }
+        ["secrets", manager, id, ref rest @ ..] => ("secrets", Some(format!("{manager}/{id}")), rest),
+        [kind] | [kind, ""] => (kind, None, &[][..]),
+        [kind, id, ref rest @ ..] => (kind, Some(id.to_owned()), rest),
+    };
+    let kind = KindInfo::find(name)
+        .ok_or_else(|| Answer::error(StatusCode::NOT_FOUND, &format!("Unsupported resource type: {name}")))?;
+    Ok(Target { kind, id, sub_path: sub_path.iter().map(|s| (*s).to_owned()).collect() })
+}
+
+async fn get(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer> {
+    let config = desk.config(call.wants_stale()?).await?;
+    let collection = match (&target.id, target.kind.id_rule) {
+        (None, _) => true,
+        (Some(id), IdRule::UnderConsumer) => id.ends_with('/'),
+        _ => false,
+    };
+    if collection {
+        return list::list(&config, target.kind, target.id.as_deref().unwrap_or(""), &call.query);
+    }
+    let key = ResourceKey::new(target.kind.name, target.id.as_deref().unwrap_or_default());
+    match config.get(&key) {
+        Some(entry) => Ok(Answer::json(StatusCode::OK, render::item(&key, entry)).at(config.position())),
+        None => Err(Answer::missing().at(config.position())),
+    }
+}
+
+async fn put(
+    desk: &Desk,
+    call: &Call,
+    target: Target,
+    value: Option<Value>,
+    terms: WriteTerms,
+) -> Result<Answer, Answer> {
+    let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
+    let admitted = admit(target.kind, target.id.as_deref(), value).map_err(|report| Answer::report(&report))?;
+    let id = target.id.or_else(|| admitted.id.as_ref().map(ToString::to_string));
+    let id = id.ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
+    let key = ResourceKey::new(target.kind.name, &id);
+    let draft = write::draft(&admitted, terms.ttl_seconds);
+    let action = Action::Write(Write::Put { key, draft, if_match: terms.if_match, only_new: false });
+    let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
+    Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings))
+}
+
+async fn post(
+    desk: &Desk,
+    call: &Call,
+    target: Target,
+    value: Option<Value>,
+    terms: WriteTerms,
+) -> Result<Answer, Answer> {
+    if target.id.is_some() {
+        return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
+    }
+    let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
+    let admitted = admit(target.kind, None, value).map_err(|report| Answer::report(&report))?;
+    if admitted.id.is_some() {
+        return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
+    }
+    let draft = write::draft(&admitted, terms.ttl_seconds);
+    let action = Action::Write(Write::Post { kind: Kind::new(target.kind.name), draft });
+    let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
+    Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings))
+}
+
+/// Reads the resource, merges, and writes under the condition that it has not changed. When it has, starts over: so of
+/// many patches at the same time each takes effect.
+async fn patch(
+    desk: &Desk,
+    call: &Call,
+    target: Target,
+    value: Option<Value>,
+    terms: WriteTerms,
+) -> Result<Answer, Answer> {
+    let value = value.ok_or_else(|| Answer::bad("missing new configuration"))?;
+    let id = target.id.as_deref().ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
+    if target.sub_path.is_empty() && !value.is_object() {
+        return Err(Answer::bad("invalid configuration"));
+    }
+    let key = ResourceKey::new(target.kind.name, id);
+    for _ in 0..PATCH_ATTEMPTS {
+        let config = desk.config(false).await?;
+        let Some(entry) = config.get(&key) else { return Err(Answer::missing().at(config.position())) };
+        let admitted = merged(target.kind, id, &entry.body, &target.sub_path, value.clone())?;
+        let draft = write::draft(&admitted, terms.ttl_seconds.or(entry.ttl_seconds));
+        let based_on = vec![BasedOn { key: key.clone(), modified: Some(entry.modified.revision) }];
+        let action = Action::Write(Write::Put { key: key.clone(), draft, if_match: terms.if_match, only_new: false });
+        match write::propose_one(desk, call, &terms, based_on, action).await {
+            Ok((position, done)) => {
+                return Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings));
+            }
+            Err(refused) if refused.status == StatusCode::CONFLICT => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    let sentence = format!("{key} was changed by others each time this patch was about to be applied");
+    Err(Answer::error(StatusCode::CONFLICT, &sentence))
+}
+
+fn merged(kind: &KindInfo, id: &str, body: &str, sub_path: &[String], value: Value) -> Result<Admitted, Answer> {
+    let mut base = parse(body.as_bytes())?;
+    if sub_path.is_empty() {
+        json::merge(&mut base, value);
+    } else {
+        let path: Vec<&str> = sub_path.iter().map(String::as_str).collect();
+        json::replace_at(&mut base, &path, value).map_err(|name| {
+            Answer::bad(&format!("invalid sub path: {name} stands inside something that is no object"))
+        })?;
+    }
+    admit(kind, Some(id), base).map_err(|report| Answer::report(&report))
+}
+
+async fn delete(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer> {
+    let id = target.id.ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
+    let terms = call.terms(desk, &[])?;
+    let key = ResourceKey::new(target.kind.name, &id);
+    let action = Action::Write(Write::Delete { key: key.clone(), if_match: terms.if_match, force: terms.force });
+    let (position, _) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
+    Ok(Answer::json(StatusCode::OK, render::deleted(&key)).at(position))
+}

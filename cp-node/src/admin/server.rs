@@ -1,0 +1,124 @@
+//! The listener, and what is common to all requests.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::request::{Call, Query};
+use super::{Desk, cluster, resources, transactions};
+use crate::net::{self, Listener, Stream};
+
+/// Serves the Admin API until `stopping` becomes true and every request under way is answered.
+pub(crate) async fn serve(listener: Box<dyn Listener>, desk: Arc<Desk>, mut stopping: watch::Receiver<bool>) {
+    let service = Router::new().fallback(handle).with_state(desk);
+    let stopped = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let serving = axum::serve(Accepting(listener), service).with_graceful_shutdown(stopped);
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the Admin API has stopped");
+    }
+}
+
+struct Accepting(Box<dyn Listener>);
+
+impl axum::serve::Listener for Accepting {
+    type Io = Stream;
+    type Addr = String;
+
+    async fn accept(&mut self) -> (Stream, String) {
+        loop {
+            match self.0.accept().await {
+                Ok(stream) => return (stream, self.0.address()),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the Admin API could not be accepted");
+                    tokio::time::sleep(net::ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<String> {
+        Ok(self.0.address())
+    }
+}
+
+async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Response<Body> {
+    let began = Instant::now();
+    let method = request.method().clone();
+    let under_way = desk.metrics.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+    let answer = if under_way > u64::from(desk.settings.requests_max) {
+        Answer::not_applied("too many requests are under way at this node")
+    } else {
+        dispatch(&desk, request).await.unwrap_or_else(|refused| refused)
+    };
+    desk.metrics.under_way.fetch_sub(1, Ordering::Relaxed);
+    let is_write = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    desk.metrics.answered(method.as_str(), answer.status.as_u16(), is_write.then(|| began.elapsed()));
+    let mut response = answer.into_response();
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "*"),
+        (header::ACCESS_CONTROL_MAX_AGE, "3600"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if method == Method::OPTIONS {
+        let methods = HeaderValue::from_static("POST, GET, PUT, OPTIONS, DELETE, PATCH");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
+    if let Ok(server) = HeaderValue::from_str(&desk.server_header) {
+        headers.insert(header::SERVER, server);
+    }
+    response
+}
+
+/// The answer to a request; a refusal is an answer too.
+async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer> {
+    let (parts, body) = request.into_parts();
+    let raw: Vec<&str> = parts.uri.path().split('/').skip(1).collect();
+    let decode = |segment: &&str| percent_encoding::percent_decode_str(segment).decode_utf8().map(|s| s.into_owned());
+    let path: Vec<String> =
+        raw.iter().map(decode).collect::<Result<_, _>>().map_err(|_| Answer::bad("the path is not UTF-8"))?;
+    let words: Vec<&str> = path.iter().map(String::as_str).collect();
+    let ours = matches!(words[..], ["apisix", "admin", ..] | ["v1", ..]);
+    if parts.method == Method::OPTIONS && ours {
+        return Ok(Answer::empty(StatusCode::OK));
+    }
+    if parts.method == Method::HEAD && words == ["apisix", "admin"] {
+        return Ok(Answer::empty(StatusCode::OK));
+    }
+    if !ours {
+        return Err(Answer::no_such_path());
+    }
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let principal = desk.keys.check(&parts.method, &parts.headers, &query)?;
+    let is_admin = words[0] == "apisix";
+    let skip = if is_admin { 2 } else { 1 };
+    let path = path[skip..].to_vec();
+    let call = Call { method: parts.method, path, query, headers: parts.headers, principal };
+    if is_admin {
+        return resources::serve(desk, call, body).await;
+    }
+    let path: Vec<String> = call.path.clone();
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["transactions"] => transactions::serve(desk, call, body).await,
+        ["cluster", ..] | ["fleet"] | ["status"] => cluster::serve(desk, call).await,
+        _ => Err(Answer::no_such_path()),
+    }
+}
+
+/// Answers that reached a kind of resource say which version of the API they are of.
+pub(super) fn of_a_resource(answer: Answer) -> Answer {
+    answer.with_text("x-api-version", "v3")
+}

@@ -1,0 +1,165 @@
+//! `POST /v1/transactions`: several writes, all or nothing, under one revision.
+//!
+//! ```json
+//! {"if_revision": 41, "operations": [
+//!   {"op": "put",    "kind": "upstreams", "id": "u1", "value": {…}},
+//!   {"op": "create", "kind": "routes",    "id": "r1", "value": {…}},
+//!   {"op": "patch",  "kind": "services",  "id": "s1", "value": {…}},
+//!   {"op": "delete", "kind": "routes",    "id": "r2", "if_match": 17, "force": true}
+//! ]}
+//! ```
+//!
+//! References are checked against the result, so the order of the operations does not matter.
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use protocol::command::{Action, BasedOn, Transaction, Write};
+use protocol::json::{self, Value};
+use protocol::outcome::WrittenHow;
+use protocol::resource::{Admitted, KindInfo, admit};
+use protocol::{ResourceKey, Revision};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::answer::Answer;
+use super::request::{Call, parse, read_body};
+use super::{Desk, render, write};
+
+/// The most operations in one transaction.
+const OPERATIONS_MAX: usize = 500_000;
+
+/// How often a transaction with patches starts over because something that it read has changed.
+const ATTEMPTS: usize = 16;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<'b> {
+    #[serde(borrow)]
+    operations: Vec<Operation<'b>>,
+    #[serde(default)]
+    if_revision: Option<Revision>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation<'b> {
+    op: Op,
+    kind: String,
+    id: String,
+    #[serde(borrow, default)]
+    value: Option<&'b RawValue>,
+    #[serde(default)]
+    if_match: Option<Revision>,
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    ttl: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Op {
+    Put,
+    Create,
+    Patch,
+    Delete,
+}
+
+/// Serves a transaction.
+pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer, Answer> {
+    if call.method != Method::POST {
+        return Err(Answer::method_not_offered(call.method.as_str(), "transaction"));
+    }
+    let body = read_body(body, desk.settings.transaction_max.0).await?;
+    let terms = call.terms(desk, &body)?;
+    for _ in 0..ATTEMPTS {
+        let needs_read = read(&body)?.operations.iter().any(|operation| operation.op == Op::Patch);
+        let config = if needs_read { Some(desk.config(false).await?) } else { None };
+        let body = body.clone();
+        // A large body is a second of work: not on a thread that serves others.
+        let admitting = tokio::task::spawn_blocking(move || {
+            let parsed = read(&body)?;
+            admit_all(&parsed, config.as_ref())
+        });
+        let admitted = admitting.await;
+        let (transaction, based_on, warnings) =
+            admitted.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
+        match write::propose(desk, &call, &terms, based_on, Action::Transaction(transaction)).await {
+            Ok((position, written)) => {
+                let results: Vec<Value> = written
+                    .iter()
+                    .map(|written| {
+                        let how = match written.how {
+                            WrittenHow::Created { .. } => "created",
+                            WrittenHow::Replaced { .. } => "replaced",
+                            WrittenHow::Deleted => "deleted",
+                        };
+                        json!({ "key": render::key_path(&written.key), "result": how })
+                    })
+                    .collect();
+                let answer = json!({
+                    "epoch": position.epoch.number,
+                    "revision": position.revision,
+                    "results": results,
+                });
+                return Ok(Answer::json(StatusCode::OK, answer.to_string()).at(position).warn(&warnings));
+            }
+            // Only a patch reads; what it read has changed.
+            Err(refused) if refused.status == StatusCode::CONFLICT && needs_read => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(Answer::error(StatusCode::CONFLICT, "what the transaction's patches read was changed by others each time"))
+}
+
+fn read(body: &[u8]) -> Result<Document<'_>, Answer> {
+    let parsed: Document<'_> =
+        serde_json::from_slice(body).map_err(|e| Answer::bad(&format!("invalid request body: {e}")))?;
+    if parsed.operations.is_empty() {
+        return Err(Answer::bad("a transaction needs at least one operation"));
+    }
+    if parsed.operations.len() > OPERATIONS_MAX {
+        return Err(Answer::bad(&format!("a transaction may have {OPERATIONS_MAX} operations")));
+    }
+    Ok(parsed)
+}
+
+type Admission = (Transaction, Vec<BasedOn>, Vec<String>);
+
+fn admit_all(body: &Document<'_>, config: Option<&protocol::ConfigState>) -> Result<Admission, Answer> {
+    let mut writes = Vec::with_capacity(body.operations.len());
+    let mut based_on = Vec::new();
+    let mut warnings = Vec::new();
+    for (index, operation) in body.operations.iter().enumerate() {
+        let bad = |sentence: &str| Answer::bad(&format!("operation {index}: {sentence}"));
+        let kind = KindInfo::find(&operation.kind)
+            .ok_or_else(|| bad(&format!("Unsupported resource type: {}", operation.kind)))?;
+        let key = ResourceKey::new(kind.name, &operation.id);
+        if operation.op == Op::Delete {
+            if operation.value.is_some() {
+                return Err(bad("a delete has no value"));
+            }
+            writes.push(Write::Delete { key, if_match: operation.if_match, force: operation.force });
+            continue;
+        }
+        let value = operation.value.ok_or_else(|| bad("a value is needed"))?;
+        let value = json::parse(value.get().as_bytes()).map_err(|e| bad(&format!("invalid value: {e}")))?;
+        let value = match (operation.op, config.and_then(|config| config.get(&key))) {
+            (Op::Patch, Some(entry)) => {
+                based_on.push(BasedOn { key: key.clone(), modified: Some(entry.modified.revision) });
+                let mut base = parse(entry.body.as_bytes())?;
+                json::merge(&mut base, value);
+                base
+            }
+            (Op::Patch, None) => return Err(Answer::missing()),
+            _ => value,
+        };
+        let admitted: Admitted =
+            admit(kind, Some(&operation.id), value).map_err(|report| Answer::report_in(&report, Some(index)))?;
+        warnings.extend(admitted.warnings.iter().map(|warning| format!("operation {index}: {warning}")));
+        let draft = write::draft(&admitted, operation.ttl);
+        writes.push(Write::Put { key, draft, if_match: operation.if_match, only_new: operation.op == Op::Create });
+    }
+    Ok((Transaction { writes, if_revision: body.if_revision }, based_on, warnings))
+}

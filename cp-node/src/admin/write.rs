@@ -1,0 +1,84 @@
+//! From an admitted body to its outcome.
+
+use axum::http::StatusCode;
+use protocol::command::{Action, BasedOn, Command, Draft};
+use protocol::entry::DEFAULT_GROUP;
+use protocol::outcome::{Written, WrittenHow};
+use protocol::resource::Admitted;
+use protocol::{Outcome, Position};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::request::{Call, WriteTerms};
+use super::{Desk, render};
+
+/// What the log is to hold of an admitted body.
+pub(super) fn draft(admitted: &Admitted, ttl_seconds: Option<u64>) -> Draft {
+    Draft {
+        body: admitted.body.as_str().into(),
+        references: admitted.references.clone(),
+        claims: admitted.claims.clone(),
+        groups: vec![DEFAULT_GROUP.into()],
+        ttl_seconds,
+    }
+}
+
+/// Proposes an action, and waits until this node has applied what came of it: whoever reads here next sees it.
+pub(super) async fn propose(
+    desk: &Desk,
+    call: &Call,
+    terms: &WriteTerms,
+    based_on: Vec<BasedOn>,
+    action: Action,
+) -> Result<(Position, Vec<Written>), Answer> {
+    let command = Command {
+        origin: None,
+        idempotency: terms.idempotency.clone(),
+        request: terms.request.as_str().into(),
+        author: call.principal.name.as_str().into(),
+        time: desk.clock.now(),
+        based_on,
+        action,
+    };
+    let step = desk.deadline();
+    let outcome = desk.proposer.propose_any_size(command, step).await;
+    let outcome = outcome.map_err(|e| Answer::undecided(&e, &terms.request))?;
+    if let Some(position) = outcome.position() {
+        // It is decided; that this node lags so far behind only means that a read here may not see it yet.
+        let _ = tokio::time::timeout_at(Instant::now() + step, desk.feed.reached(position)).await;
+    }
+    match outcome {
+        Outcome::Done { position, written } => Ok((position, written)),
+        Outcome::Refused { position, rejection } => Err(Answer::rejection(&rejection, position)),
+        other => Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("a write was answered with {other:?}"))),
+    }
+}
+
+/// The same for an action that writes one resource.
+pub(super) async fn propose_one(
+    desk: &Desk,
+    call: &Call,
+    terms: &WriteTerms,
+    based_on: Vec<BasedOn>,
+    action: Action,
+) -> Result<(Position, Written), Answer> {
+    let (position, written) = propose(desk, call, terms, based_on, action).await?;
+    match written.into_iter().next() {
+        Some(written) => Ok((position, written)),
+        None => Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "a write was answered without what it wrote")),
+    }
+}
+
+/// What a write of one resource is answered.
+pub(super) fn answer(written: &Written, body: &str) -> Answer {
+    let key = &written.key;
+    match written.how {
+        WrittenHow::Created { stamp } => {
+            Answer::json(StatusCode::CREATED, render::written(key, body, stamp.time, stamp.time))
+        }
+        WrittenHow::Replaced { created, modified } => {
+            Answer::json(StatusCode::OK, render::written(key, body, created.time, modified.time))
+        }
+        WrittenHow::Deleted => Answer::json(StatusCode::OK, render::deleted(key)),
+    }
+}

@@ -1,0 +1,130 @@
+//! One proxy's stream.
+
+use protocol::Text;
+use protocol::codec;
+use protocol::grpc::{self, Behind, FeedDown, FeedUp, Heartbeat, Mend, feed_down, feed_up, payload};
+use raft_store::feed::{Item, Reader};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::{Status, Streaming};
+
+use super::service::FeedService;
+use super::{Link, Parts};
+
+/// A proxy that is connected.
+pub(super) struct Stream<'s> {
+    pub(super) reader: Reader,
+    pub(super) group: Text,
+    pub(super) down: mpsc::Sender<Result<FeedDown, Status>>,
+    pub(super) link: Link,
+    pub(super) service: &'s FeedService,
+}
+
+impl Stream<'_> {
+    /// Serves it until one side has enough; says why it ended.
+    pub(super) async fn run(mut self, mut up: Streaming<FeedUp>) -> String {
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + self.service.heartbeat, self.service.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stopping = self.service.stopping.clone();
+        let stopped = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
+        let mut stopped = std::pin::pin!(stopped);
+        loop {
+            let sent = tokio::select! {
+                item = self.reader.next() => match item {
+                    Some(item) => self.send_item(item).await,
+                    None => return "this node is stopping".to_owned(),
+                },
+                message = up.message() => match message {
+                    Ok(Some(message)) => self.take(message).await,
+                    Ok(None) => return "it has hung up".to_owned(),
+                    Err(status) => return format!("its connection is lost: {}", status.message()),
+                },
+                _ = heartbeat.tick() => self.send_heartbeat().await,
+                () = &mut stopped => return "this node is stopping".to_owned(),
+            };
+            if let Err(End(why)) = sent {
+                return why;
+            }
+        }
+    }
+
+    async fn send_item(&mut self, item: Item) -> Result<(), End> {
+        match item {
+            Item::Step(step) => {
+                let frame = bytes::Bytes::from_owner(step.frame.clone());
+                self.send_parts(Parts::new(payload::Kind::Delta, frame)).await
+            }
+            Item::Bookmark { .. } => self.send_heartbeat().await,
+            Item::Full(config) => {
+                let _turn = self.service.full.turn().await;
+                let parts = self.service.full.encode(&self.group, *config).await;
+                self.send_parts(parts.map_err(|e| End(format!("its state could not be encoded: {e}")))?).await
+            }
+            Item::Behind { position } => {
+                let behind = Behind { position: Some(position.into()) };
+                self.send(feed_down::Kind::Behind(behind)).await?;
+                Err(End("it is ahead of this node".to_owned()))
+            }
+        }
+    }
+
+    async fn take(&mut self, message: FeedUp) -> Result<(), End> {
+        match message.kind {
+            Some(feed_up::Kind::Ack(ack)) => {
+                self.link.acked(ack);
+                Ok(())
+            }
+            Some(feed_up::Kind::Mend(mend)) => self.mend(&mend).await,
+            Some(feed_up::Kind::Hello(_)) => Err(End("it said hello twice".to_owned())),
+            // A message of a newer version; what it asks for is not known here.
+            None => Ok(()),
+        }
+    }
+
+    /// Its digest is not what it should be: it gets the buckets that differ.
+    async fn mend(&mut self, mend: &Mend) -> Result<(), End> {
+        let theirs = grpc::buckets_from_bytes(&mend.buckets).map_err(|e| End(e.to_string()))?;
+        let config = self.reader.config();
+        let group = self.group.clone();
+        let gathering = tokio::task::spawn_blocking(move || {
+            let contents = config.bucket_contents(&group, &theirs);
+            codec::seal(&contents).map(|frame| (contents, frame))
+        });
+        let gathered = gathering.await.map_err(|e| End(e.to_string()))?;
+        let (contents, frame) = gathered.map_err(|e| End(e.to_string()))?;
+        let (position, changed_at, digest) = (contents.position, contents.changed_at, contents.digest);
+        tracing::warn!(buckets = contents.buckets.len(), %position, "a proxy's digest differs, it is mended");
+        self.reader.stands_at(position, changed_at, digest);
+        self.send_parts(Parts::new(payload::Kind::Buckets, frame.into())).await
+    }
+
+    async fn send_heartbeat(&mut self) -> Result<(), End> {
+        let heartbeat = Heartbeat {
+            position: Some(self.reader.position().into()),
+            changed_at: Some(self.reader.changed_at().into()),
+            digest: self.reader.digest().0.to_vec().into(),
+            leader_contact_age_ms: u64::try_from(self.service.leader_contact_age().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.send(feed_down::Kind::Heartbeat(heartbeat)).await
+    }
+
+    async fn send_parts(&mut self, parts: Parts) -> Result<(), End> {
+        for message in parts.messages() {
+            self.down.send(Ok(message)).await.map_err(|_| End::gone())?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, kind: feed_down::Kind) -> Result<(), End> {
+        self.down.send(Ok(FeedDown { kind: Some(kind) })).await.map_err(|_| End::gone())
+    }
+}
+
+/// The stream is over, and why.
+struct End(String);
+
+impl End {
+    fn gone() -> Self {
+        Self("it has hung up".to_owned())
+    }
+}

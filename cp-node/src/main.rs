@@ -1,0 +1,201 @@
+//! `cp-node`: the command line of a control-plane node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use cp_node::node::{self, Ended, Node, NodeError, Seams};
+use cp_node::settings::Settings;
+use daemon::settings;
+use daemon::signals::Termination;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// sysexits.h: something is wrong with the settings.
+const EX_CONFIG: u8 = 78;
+
+/// A node of Holdfast's control plane.
+#[derive(Parser)]
+#[command(name = "cp-node", version = daemon::build::LONG)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the node until SIGTERM.
+    Run(Common),
+    /// Founds a cluster with this node as its first voter. Once per cluster.
+    Init(Common),
+    /// Gets this node its place in a running cluster; then run it.
+    Join {
+        /// The peer address of a node of the cluster. Repeatable.
+        #[arg(long, required = true)]
+        peer: Vec<String>,
+        /// Stay a learner: never vote.
+        #[arg(long)]
+        learner: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Takes this (running) node out of its cluster for good. It then stops by itself.
+    Leave(Common),
+    /// Looks at the settings.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Checks them.
+    Validate(Common),
+    /// Prints them as they are in effect, secrets masked.
+    Print(Common),
+}
+
+#[derive(Args)]
+struct Common {
+    /// A YAML file with settings. Repeatable: a later file wins.
+    #[arg(long, short, env = "HOLDFAST_CONFIG", value_delimiter = ':')]
+    config: Vec<PathBuf>,
+    /// One setting, as in a file: `raft.heartbeat=100ms`. Repeatable; wins over files and environment.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Common {
+    fn load(&self) -> Result<Settings, Failure> {
+        let settings: Settings = settings::load(&self.config, std::env::vars(), &self.set)
+            .map_err(|e| Failure { code: EX_CONFIG, message: e.to_string() })?;
+        settings.check().map_err(|e| Failure { code: EX_CONFIG, message: e.to_string() })?;
+        Ok(settings)
+    }
+}
+
+/// What ends the process with an error.
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl From<NodeError> for Failure {
+    fn from(e: NodeError) -> Self {
+        Self { code: e.exit_code(), message: e.to_string() }
+    }
+}
+
+fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = daemon::failpoint::from_environment();
+    match execute(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("cp-node: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(common) => run(common.load()?),
+        Command::Init(common) => {
+            let settings = common.load()?;
+            start_logs(&settings)?;
+            let identity = block_on(node::found(&settings, &Seams::real()))?;
+            println!(
+                "cluster {} is founded; this is node {}. Now run it: cp-node run",
+                identity.cluster, identity.node
+            );
+            Ok(())
+        }
+        Command::Join { peer, learner, common } => {
+            let mut settings = common.load()?;
+            start_logs(&settings)?;
+            settings.cluster.join = peer;
+            settings.cluster.voter &= !learner;
+            let identity = block_on(node::join(&settings, &Seams::real()))?;
+            println!("joined cluster {} as node {}. Now run it: cp-node run", identity.cluster, identity.node);
+            Ok(())
+        }
+        Command::Leave(common) => {
+            let node = block_on(node::leave(&common.load()?, &Seams::real()))?;
+            println!("node {node} has left the cluster; its process stops by itself");
+            Ok(())
+        }
+        Command::Config { what: ConfigCommand::Validate(common) } => {
+            common.load()?;
+            println!("the settings are good");
+            Ok(())
+        }
+        Command::Config { what: ConfigCommand::Print(common) } => {
+            let mut settings = common.load()?;
+            for key in settings.admin.keys.iter_mut().filter(|key| !key.key.is_empty()) {
+                key.key = "***".to_owned();
+            }
+            let text = settings::print(&settings).map_err(|message| Failure { code: 1, message })?;
+            print!("{text}");
+            Ok(())
+        }
+    }
+}
+
+fn start_logs(settings: &Settings) -> Result<(), Failure> {
+    daemon::logging::start(&settings.log).map_err(|e| Failure { code: EX_CONFIG, message: e.to_string() })
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, NodeError>>) -> Result<T, Failure> {
+    Ok(runtime("main", None)?.block_on(work)?)
+}
+
+fn runtime(name: &str, workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder.thread_name(name).enable_all().build().map_err(|e| Failure { code: 1, message: format!("no runtime: {e}") })
+}
+
+fn run(settings: Settings) -> Result<(), Failure> {
+    start_logs(&settings)?;
+    // Two threads: applying a large change must not stand in front of a heartbeat.
+    let consensus = runtime("consensus", Some(2))?;
+    let front = runtime("front", None)?;
+    let outcome = front.block_on(async {
+        let mut termination = Termination::listen()
+            .map_err(|e| Failure { code: 1, message: format!("signals cannot be taken over: {e}") })?;
+        let node = Node::start(settings, Seams::real(), consensus.handle()).await?;
+        let ended = tokio::select! {
+            signal = termination.next() => {
+                tracing::info!(signal, "stopping");
+                None
+            }
+            ended = node.ended() => Some(ended),
+        };
+        match ended {
+            // Nothing may be acknowledged any more: the process ends as it stands.
+            Some(Ended::Failed(reason)) => Err(Failure { code: 1, message: reason }),
+            Some(Ended::Left) => {
+                tracing::info!("this node has left the cluster");
+                node.stop().await;
+                Ok(())
+            }
+            None => {
+                tokio::select! {
+                    () = node.stop() => Ok(()),
+                    signal = termination.next() => {
+                        Err(Failure { code: 1, message: format!("{signal} again: ended without waiting") })
+                    }
+                }
+            }
+        }
+    });
+    // Streams of proxies that did not let go in time are cut.
+    front.shutdown_background();
+    consensus.shutdown_background();
+    outcome
+}

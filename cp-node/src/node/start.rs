@@ -1,0 +1,386 @@
+//! Putting a node together.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use openraft::storage::RaftLogStorage;
+use protocol::grpc::feed_server::FeedServer;
+use protocol::grpc::peer_server::PeerServer;
+use raft_store::disk::{DataDir, Identity};
+use raft_store::feed::Feed;
+use raft_store::log::{LogStore, SledLog, SledLogSettings, WriterDriver};
+use raft_store::snapshots::{SnapshotFiles, SnapshotStore};
+use raft_store::types::Raft;
+use raft_store::{Applied, Replica, ReplicaStart};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::Server;
+
+use super::{NodeError, Seams, found};
+use crate::admin::{self, Desk, Keys};
+use crate::feed::{FeedService, Fleet, FullStates};
+use crate::maintenance;
+use crate::members::Members;
+use crate::metrics::Metrics;
+use crate::net::{self, Listener};
+use crate::probes::{self, Probes};
+use crate::propose::{Batcher, Proposer};
+use crate::raft::{self, Channels, LeaderContact, MESSAGE_BYTES_MAX, Network, PeerService, Reach, Transfers};
+use crate::read::ReadIndex;
+use crate::settings::Settings;
+use crate::status::Describe;
+
+/// A node that runs. [`Self::stop`] ends it in order; dropping it does not.
+pub struct Node {
+    pub(super) identity: Identity,
+    pub(super) data: DataDir,
+    pub(super) raft: Raft,
+    pub(super) log: LogStore,
+    pub(super) proposer: Proposer,
+    pub(super) channels: Channels,
+    pub(super) members: Members,
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) stop_admin: watch::Sender<bool>,
+    pub(super) stop_feed: watch::Sender<bool>,
+    pub(super) stop_peer: watch::Sender<bool>,
+    pub(super) admin: JoinHandle<()>,
+    pub(super) feed_server: JoinHandle<()>,
+    pub(super) peer_server: JoinHandle<()>,
+    pub(super) upkeep: Vec<JoinHandle<()>>,
+    /// Where it listens: peer, admin, feed, status.
+    pub addresses: Addresses,
+}
+
+/// Where a node listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// For other nodes.
+    pub peer: String,
+    /// The Admin API.
+    pub admin: String,
+    /// For proxies.
+    pub feed: String,
+    /// Probes and metrics.
+    pub status: Option<String>,
+}
+
+/// What consensus stands on.
+pub(super) struct Storage {
+    pub(super) log: LogStore,
+    pub(super) replica: Replica,
+    pub(super) snapshots: Arc<dyn SnapshotStore>,
+}
+
+/// Opens what consensus stands on.
+pub(super) async fn open_storage(
+    data: &DataDir,
+    identity: &Identity,
+    settings: &Settings,
+    seams: &Seams,
+) -> Result<Storage, NodeError> {
+    let path = data.path().to_owned();
+    let lost = |e| NodeError::Log(e, path.clone());
+    let sled = SledLogSettings { cache_bytes: settings.raft.cache.0, ..SledLogSettings::default() };
+    let log_dir = data.log().map_err(|e| NodeError::Disk(e.into()))?;
+    let backend = SledLog::open(&log_dir, sled).map_err(lost)?;
+    let mut log = LogStore::open(identity.node, backend, WriterDriver::Thread).map_err(lost)?;
+    let snapshots = SnapshotFiles::open(&data.snapshots()).map_err(|e| NodeError::Disk(e.into()))?;
+    let snapshots: Arc<dyn SnapshotStore> = Arc::new(snapshots);
+    let replica = Replica::open(ReplicaStart {
+        cluster: identity.cluster,
+        epoch: identity.epoch,
+        durability: log.durability().clone(),
+        snapshots: snapshots.clone(),
+        clock: seams.clock.clone(),
+    })
+    .map_err(|e| NodeError::Snapshot(e, path.clone()))?;
+    let state = log.get_log_state().await.map_err(|e| NodeError::Consensus(e.to_string()))?;
+    let (purged, applied) = (state.last_purged_log_id, replica.last_applied());
+    if let Some(purged) = purged.filter(|purged| applied.is_none_or(|applied| applied.index < purged.index)) {
+        let snapshot = applied.map_or(0, |applied| applied.index);
+        return Err(NodeError::Hole { snapshot, purged: purged.index, data_dir: path });
+    }
+    Ok(Storage { log, replica, snapshots })
+}
+
+/// The parts that run on consensus' own runtime.
+struct Core {
+    raft: Raft,
+    batcher: Batcher,
+    proposer: Proposer,
+    reads: ReadIndex,
+    members: Members,
+    describe: Describe,
+    upkeep: Vec<JoinHandle<()>>,
+    peer_server: JoinHandle<()>,
+}
+
+struct CoreStart {
+    identity: Identity,
+    boot: u64,
+    settings: Settings,
+    seams: Seams,
+    storage: Storage,
+    channels: Channels,
+    fleet: Fleet,
+    draining: Arc<AtomicBool>,
+    listener: Box<dyn Listener>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Node {
+    /// Starts a node whose data directory is somebody's, or that is told whom to join. Consensus and its listener run on
+    /// `raft_runtime`, everything else on the current one.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing is left running.
+    pub async fn start(settings: Settings, seams: Seams, raft_runtime: &Handle) -> Result<Self, NodeError> {
+        settings.check()?;
+        let keys = Keys::load(&settings.admin.keys)?;
+        let data = DataDir::open(&settings.data_dir.0)?;
+        let identity = match data.identity()? {
+            Some(identity) => identity,
+            None if settings.cluster.join.is_empty() => return Err(NodeError::Nobody(data.path().to_owned())),
+            None => found::join_from(&data, &settings, &seams).await?,
+        };
+        if identity.left {
+            return Err(NodeError::Left { node: identity.node, data_dir: data.path().to_owned() });
+        }
+        let listen = |address: &str| seams.net.listen(address.to_owned());
+        let peer = listen(&settings.peer.listen).await.map_err(NodeError::Listen)?;
+        let admin = listen(&settings.admin.listen).await.map_err(NodeError::Listen)?;
+        let feed = listen(&settings.feed.listen).await.map_err(NodeError::Listen)?;
+        let status = match settings.status.listen.as_str() {
+            "" => None,
+            address => Some(listen(address).await.map_err(NodeError::Listen)?),
+        };
+        let addresses = Addresses {
+            peer: peer.address(),
+            admin: admin.address(),
+            feed: feed.address(),
+            status: status.as_ref().map(|listener| listener.address()),
+        };
+        warn_of_open_links(&settings);
+        let boot = data.count_boot()?;
+        let storage = open_storage(&data, &identity, &settings, &seams).await?;
+        let log = storage.log.clone();
+        let (feed_reader, applied) = (storage.replica.feed(), storage.replica.applied());
+        let channels = Channels::new(seams.net.clone());
+        let fleet = Fleet::default();
+        let draining = Arc::new(AtomicBool::new(false));
+        let (stop_admin, stopping_admin) = watch::channel(false);
+        let (stop_feed, stopping_feed) = watch::channel(false);
+        let (stop_peer, stopping_peer) = watch::channel(false);
+        let start = CoreStart {
+            identity: identity.clone(),
+            boot,
+            settings: settings.clone(),
+            seams: seams.clone(),
+            storage,
+            channels: channels.clone(),
+            fleet: fleet.clone(),
+            draining: draining.clone(),
+            listener: peer,
+            stopping: stopping_peer,
+        };
+        let contact = LeaderContact::new();
+        let core = raft_runtime.spawn(Core::start(start, contact.clone(), applied, feed_reader.clone()));
+        let core = core.await.map_err(|e| NodeError::Consensus(e.to_string()))??;
+        let metrics = Metrics::new(core.describe.clone(), core.batcher.clone(), core.proposer.clone());
+        let full = FullStates::new(identity.cluster, seams.clock.clone(), settings.feed.full_sends_max);
+        let service = FeedService {
+            cluster: identity.cluster,
+            node: identity.node,
+            name: settings.node_name(),
+            region: settings.node.region.clone(),
+            raft: core.raft.clone(),
+            contact,
+            feed: feed_reader.clone(),
+            fleet: fleet.clone(),
+            full,
+            streams_max: usize::try_from(settings.feed.streams_max).unwrap_or(usize::MAX),
+            heartbeat: settings.feed.heartbeat.0,
+            stopping: stopping_feed.clone(),
+        };
+        let desk = Desk {
+            settings: settings.admin.clone(),
+            server_header: server_header(&settings),
+            keys,
+            proposer: core.proposer.clone(),
+            reads: core.reads,
+            feed: feed_reader,
+            fleet,
+            members: core.members.clone(),
+            describe: core.describe.clone(),
+            channels: channels.clone(),
+            metrics: metrics.admin.clone(),
+            clock: seams.clock.clone(),
+            random: seams.random.clone(),
+        };
+        let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
+        let feed_server = tokio::spawn(serve_feed(feed, service, stopping_feed));
+        if let Some(status) = status {
+            tokio::spawn(probes::serve(status, Probes { describe: core.describe.clone(), metrics }));
+        }
+        tracing::info!(
+            node_id = identity.node,
+            cluster = %identity.cluster,
+            boot,
+            peer = addresses.peer,
+            admin = addresses.admin,
+            feed = addresses.feed,
+            "the node runs"
+        );
+        Ok(Self {
+            identity,
+            data,
+            raft: core.raft,
+            log,
+            proposer: core.proposer,
+            channels,
+            members: core.members,
+            draining,
+            stop_admin,
+            stop_feed,
+            stop_peer,
+            admin,
+            feed_server,
+            peer_server: core.peer_server,
+            upkeep: core.upkeep,
+            addresses,
+        })
+    }
+}
+
+impl Core {
+    async fn start(
+        start: CoreStart,
+        contact: LeaderContact,
+        applied: watch::Receiver<Applied>,
+        feed: Feed,
+    ) -> Result<Self, NodeError> {
+        let CoreStart { identity, boot, settings, seams, storage, channels, fleet, draining, listener, stopping } =
+            start;
+        let Storage { log, replica, snapshots } = storage;
+        let (cluster, node) = (identity.cluster, identity.node);
+        let (transfers, reach) = (Transfers::default(), Reach::default());
+        let network = Network {
+            cluster,
+            node,
+            channels: channels.clone(),
+            durability: log.durability().clone(),
+            transfers: transfers.clone(),
+            reach: reach.clone(),
+        };
+        let config = raft::config(&settings.raft);
+        let raft = Raft::new(node, config, network, log.clone(), replica)
+            .await
+            .map_err(|e| NodeError::Consensus(e.to_string()))?;
+        let batcher = Batcher::start(node, raft.clone(), settings.raft.election_max.0);
+        let proposer =
+            Proposer::start(cluster, node, boot, raft.clone(), batcher.clone(), channels.clone(), seams.random.clone());
+        let reads = ReadIndex::start(cluster, node, raft.clone(), channels.clone(), applied.clone());
+        let members = Members {
+            cluster,
+            epoch: identity.epoch,
+            node,
+            raft: raft.clone(),
+            proposer: proposer.clone(),
+            channels: channels.clone(),
+            clock: seams.clock.clone(),
+            one_at_a_time: Arc::new(Mutex::new(())),
+            left: Arc::new(watch::Sender::new(false)),
+        };
+        let describe = Describe {
+            cluster,
+            node,
+            name: settings.node_name(),
+            region: settings.node.region.clone(),
+            raft: raft.clone(),
+            log: log.clone(),
+            applied: applied.clone(),
+            feed: feed.clone(),
+            fleet,
+            contact: contact.clone(),
+            reach,
+            draining,
+        };
+        let service = PeerService {
+            cluster,
+            node,
+            raft: raft.clone(),
+            contact: contact.clone(),
+            snapshots,
+            batcher: batcher.clone(),
+            members: members.clone(),
+            describe: describe.clone(),
+        };
+        let peer_server = tokio::spawn(serve_peers(listener, service, stopping));
+        let upkeep = vec![
+            tokio::spawn(maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone())),
+            tokio::spawn(maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone())),
+            tokio::spawn(raft::watch(raft.clone())),
+            tokio::spawn(members.clone().promote_learners()),
+            tokio::spawn(members.clone().notice_removal(contact)),
+        ];
+        Ok(Self { raft, batcher, proposer, reads, members, describe, upkeep, peer_server })
+    }
+}
+
+async fn serve_peers(listener: Box<dyn Listener>, service: PeerService, mut stopping: watch::Receiver<bool>) {
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let stopped = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let server = grpc_server().add_service(service).serve_with_incoming_shutdown(net::incoming(listener), stopped);
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the peer listener has stopped");
+    }
+}
+
+async fn serve_feed(listener: Box<dyn Listener>, service: FeedService, mut stopping: watch::Receiver<bool>) {
+    let stopped = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let server = grpc_server()
+        .add_service(FeedServer::new(service))
+        .serve_with_incoming_shutdown(net::incoming(listener), stopped);
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the feed listener has stopped");
+    }
+}
+
+/// Half-open connections give no error by themselves: both listeners ask whether the other end is still there.
+fn grpc_server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .tcp_nodelay(true)
+}
+
+/// APISIX's clients read its version from the header `Server`.
+fn server_header(settings: &Settings) -> String {
+    match settings.admin.server_header.as_str() {
+        "" => format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
+        header => header.to_owned(),
+    }
+}
+
+fn warn_of_open_links(settings: &Settings) {
+    for (what, address) in [("peer", &settings.peer.listen), ("feed", &settings.feed.listen)] {
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+        let is_loopback = host == "localhost"
+            || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if !is_loopback {
+            tracing::warn!(
+                listener = what,
+                address,
+                "this listener is neither encrypted nor authenticated in this version: keep it on a network of its own"
+            );
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! How a node ends: in order when it is asked to, at once when its disk has failed.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use protocol::grpc::{Route, TakeOverRequest};
+use raft_store::types::NodeId;
+use tokio::time::Instant;
+
+use super::Node;
+use crate::raft::LinkClass;
+
+/// How long requests under way may take to end.
+const REQUESTS_MAX: Duration = Duration::from_secs(5);
+
+/// How long another node may take to become the leader in this one's place.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+
+/// How long streams and listeners may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often a hand-over looks how far it is.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Why a node ends by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Its disk or its consensus has failed. It must not go on, and must not try again.
+    Failed(String),
+    /// It was taken out of its cluster.
+    Left,
+}
+
+impl Node {
+    /// Resolves when the node cannot or must not go on. Cancel-safe.
+    pub async fn ended(&self) -> Ended {
+        let mut metrics = self.raft.metrics();
+        let mut left = self.members.left.subscribe();
+        tokio::select! {
+            reason = self.log.failed() => Ended::Failed(format!("the log's disk has failed: {reason}")),
+            stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()) => {
+                let reason = stopped.ok().and_then(|m| m.running_state.as_ref().err().map(ToString::to_string));
+                Ended::Failed(format!("consensus has stopped: {}", reason.unwrap_or_default()))
+            }
+            _ = left.wait_for(|left| *left) => Ended::Left,
+        }
+    }
+
+    /// Ends the node in order: it is no longer ready; the Admin API takes nothing new and answers what is under way;
+    /// leadership goes to another node; proxies are sent elsewhere; consensus and the log are closed.
+    pub async fn stop(self) {
+        let began = Instant::now();
+        self.draining.store(true, Ordering::Relaxed);
+        self.stop_admin.send_replace(true);
+        if tokio::time::timeout(REQUESTS_MAX, self.admin).await.is_err() {
+            tracing::warn!("some requests to the Admin API did not end in time");
+        }
+        self.proposer.close();
+        if *self.members.left.borrow() {
+            if let Err(error) = self.data.mark_left() {
+                tracing::error!(%error, "it could not be noted that this node has left");
+            }
+        } else {
+            Handover {
+                node: self.identity.node,
+                raft: &self.raft,
+                channels: &self.channels,
+                cluster: self.identity.cluster.to_string(),
+            }
+            .run()
+            .await;
+        }
+        self.stop_feed.send_replace(true);
+        let _ = tokio::time::timeout(CLOSE_MAX, self.feed_server).await;
+        for task in &self.upkeep {
+            task.abort();
+        }
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "consensus did not end in order");
+        }
+        self.stop_peer.send_replace(true);
+        let _ = tokio::time::timeout(CLOSE_MAX, self.peer_server).await;
+        self.log.drained().await;
+        tracing::info!(
+            took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "the node has stopped"
+        );
+    }
+}
+
+/// Gives leadership to the follower that has everything.
+struct Handover<'n> {
+    node: NodeId,
+    raft: &'n raft_store::types::Raft,
+    channels: &'n crate::raft::Channels,
+    cluster: String,
+}
+
+impl Handover<'_> {
+    async fn run(self) {
+        let deadline = Instant::now() + HAND_OVER_MAX;
+        let mut asked = None;
+        loop {
+            let (leader, heir) = self.look();
+            if leader != Some(self.node) {
+                return;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!("leadership could not be handed over in time, the others will elect a leader");
+                return;
+            }
+            match heir {
+                Heir::Nobody => return,
+                Heir::None => {}
+                Heir::Ready(id, address) if asked != Some(id) => {
+                    asked = Some(id);
+                    let route = Route { cluster: self.cluster.clone(), from: self.node, to: id };
+                    let mut client = self.channels.peer(&address, LinkClass::Consensus);
+                    let taking = client.take_over(TakeOverRequest { route: Some(route) });
+                    match tokio::time::timeout(HAND_OVER_MAX, taking).await {
+                        Ok(Ok(_)) => tracing::info!(to = id, "leadership is being handed over"),
+                        Ok(Err(status)) => {
+                            tracing::warn!(to = id, reason = status.message(), "leadership was not taken over")
+                        }
+                        Err(_) => tracing::warn!(to = id, "leadership was not taken over in time"),
+                    }
+                }
+                Heir::Ready(..) => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Who leads, and who could.
+    fn look(&self) -> (Option<NodeId>, Heir) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|id| *id != self.node).collect();
+        if voters.is_empty() {
+            return (metrics.current_leader, Heir::Nobody);
+        }
+        let last = metrics.last_log_index;
+        let ready = metrics
+            .replication
+            .iter()
+            .flatten()
+            .find(|(id, matched)| voters.contains(id) && matched.map(|matched| matched.index) == last);
+        let heir = ready.and_then(|(id, _)| {
+            let (_, member) = metrics.membership_config.nodes().find(|(known, _)| *known == id)?;
+            Some(Heir::Ready(*id, member.peer_address.to_string()))
+        });
+        (metrics.current_leader, heir.unwrap_or(Heir::None))
+    }
+}
+
+enum Heir {
+    /// There is no other voter.
+    Nobody,
+    /// Nobody has everything yet.
+    None,
+    /// This one has.
+    Ready(NodeId, String),
+}

@@ -1,0 +1,200 @@
+//! What consensus says to other nodes.
+
+use std::future::Future;
+use std::io::Read;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::{AnyError, OptionalSend, StorageIOError};
+use protocol::codec::{self, Record};
+use protocol::grpc::{RaftMessage, Route, SnapshotPart};
+use protocol::snapshot::ClusterId;
+use raft_store::log::{Durability, SafeCommit};
+use raft_store::snapshots::SnapshotHandle;
+use raft_store::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
+use raft_store::wire::{
+    AppendRecord, AppendReplyRecord, SnapshotOfferRecord, SnapshotReplyRecord, VoteReplyRecord, VoteRequestRecord,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::channels::{Channels, LinkClass};
+use super::reach::Reach;
+use super::transfers::Transfers;
+
+/// Between attempts to reach a node that does not answer.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// How much of a snapshot goes into one message.
+const SNAPSHOT_PART_BYTES: usize = 256 << 10;
+
+/// A snapshot transfer that moves nothing for so long is given up. Installing at the other end counts too.
+const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Makes consensus' links to other nodes.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) channels: Channels,
+    pub(crate) durability: Durability,
+    pub(crate) transfers: Transfers,
+    pub(crate) reach: Reach,
+}
+
+/// A link to one node.
+pub(crate) struct Link {
+    network: Network,
+    target: NodeId,
+    member: Member,
+    commit: SafeCommit,
+}
+
+type Rpc<T> = Result<T, RPCError<NodeId, Member, RaftError<NodeId>>>;
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: NodeId, member: &Member) -> Link {
+        let commit = SafeCommit::new(self.durability.clone());
+        Link { network: self.clone(), target, member: member.clone(), commit }
+    }
+}
+
+impl Link {
+    fn message(&self, record: &impl Record) -> Result<RaftMessage, NetworkError> {
+        let record = codec::seal(record).map_err(|e| NetworkError::new(&e))?;
+        Ok(RaftMessage { route: Some(self.route()), record: record.into() })
+    }
+
+    fn route(&self) -> Route {
+        Route { cluster: self.network.cluster.to_string(), from: self.network.node, to: self.target }
+    }
+
+    /// Trying again at once is of no use, whatever the reason: the node is down, or somebody else answers at its address.
+    fn failed(&self, status: &Status) -> Unreachable {
+        self.network.reach.failed(self.target, &self.member, status.message());
+        Unreachable::new(status)
+    }
+
+    fn answered(&self) {
+        self.network.reach.answered(self.target, &self.member);
+    }
+}
+
+fn reply<T: Record, E: From<NetworkError>>(message: &RaftMessage) -> Result<T, E> {
+    codec::open(&message.record).map_err(|e| NetworkError::new(&e).into())
+}
+
+impl RaftNetwork<TypeConfig> for Link {
+    async fn append_entries(
+        &mut self,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<NodeId>> {
+        let has_entries = !rpc.entries.is_empty();
+        let capped = self.commit.cap(rpc.leader_commit, has_entries).await;
+        rpc.leader_commit = capped.map_err(|e| NetworkError::new(&e))?;
+        let message = self.message(&AppendRecord::from(&rpc))?;
+        let mut client = self.network.channels.peer(&self.member.peer_address, LinkClass::Consensus);
+        let answer = client.append(message).await.map_err(|status| self.failed(&status))?;
+        self.answered();
+        Ok(reply::<AppendReplyRecord, RPCError<_, _, _>>(answer.get_ref())?.into())
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<NodeId>, _: RPCOption) -> Rpc<VoteResponse<NodeId>> {
+        let message = self.message(&VoteRequestRecord::from(&rpc))?;
+        let mut client = self.network.channels.peer(&self.member.peer_address, LinkClass::Consensus);
+        let answer = client.vote(message).await.map_err(|status| self.failed(&status))?;
+        self.answered();
+        Ok(reply::<VoteReplyRecord, RPCError<_, _, _>>(answer.get_ref())?.into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        let offer =
+            SnapshotOfferRecord { vote: vote.into(), meta: (&snapshot.meta).into(), bytes: snapshot.snapshot.bytes() };
+        let first = SnapshotPart {
+            route: Some(self.route()),
+            record: codec::seal(&offer).map_err(|e| NetworkError::new(&e))?.into(),
+            bytes: Bytes::new(),
+        };
+        tracing::info!(
+            target_id = self.target,
+            bytes = offer.bytes,
+            snapshot = snapshot.snapshot.name(),
+            "sending a snapshot"
+        );
+        let _transfer = self.network.transfers.begin(snapshot.snapshot.last_index());
+        // The parts are read in a task of their own: the answer comes only after the last of them was taken.
+        let (parts, stream) = mpsc::channel(4);
+        let reading = tokio::spawn(send_parts(first, *snapshot.snapshot, parts));
+        let mut client = self.network.channels.peer(&self.member.peer_address, LinkClass::Bulk);
+        let call = client.snapshot(ReceiverStream::new(stream));
+        let answer = tokio::select! {
+            answer = call => answer,
+            closed = cancel => {
+                reading.abort();
+                return Err(closed.into());
+            }
+        };
+        if let Ok(Err(e)) = reading.await {
+            let signature = snapshot.meta.signature();
+            let error = StorageIOError::read_snapshot(Some(signature), AnyError::new(&e));
+            return Err(StreamingError::StorageError(error.into()));
+        }
+        let answer = answer.map_err(|status| self.failed(&status))?;
+        Ok(reply::<SnapshotReplyRecord, StreamingError<_, _>>(answer.get_ref())?.into())
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(BACKOFF))
+    }
+}
+
+/// Sends a snapshot part by part, as fast as they are taken.
+async fn send_parts(
+    first: SnapshotPart,
+    snapshot: SnapshotHandle,
+    parts: mpsc::Sender<SnapshotPart>,
+) -> std::io::Result<()> {
+    let stalled = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the receiver takes no more of the snapshot");
+    let mut input = tokio::task::spawn_blocking(move || snapshot.open()).await.map_err(std::io::Error::other)??;
+    let mut next = Some(first);
+    while let Some(part) = next.take() {
+        match tokio::time::timeout(SNAPSHOT_STALL_MAX, parts.send(part)).await {
+            Err(_) => return Err(stalled()),
+            // The call has ended; its answer says why.
+            Ok(Err(_)) => return Ok(()),
+            Ok(Ok(())) => {}
+        }
+        let (back, read) = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; SNAPSHOT_PART_BYTES];
+            let read = input.read(&mut buffer).map(|read| {
+                buffer.truncate(read);
+                buffer
+            });
+            (input, read)
+        })
+        .await
+        .map_err(std::io::Error::other)?;
+        input = back;
+        let bytes = read?;
+        if !bytes.is_empty() {
+            next = Some(SnapshotPart { route: None, record: Bytes::new(), bytes: bytes.into() });
+        }
+    }
+    Ok(())
+}
+
+/// Kept beside the client so that the two ends agree: how long the receiver waits for the next part.
+pub(super) const PART_WAIT_MAX: Duration = SNAPSHOT_STALL_MAX;

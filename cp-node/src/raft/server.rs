@@ -1,0 +1,209 @@
+//! What other nodes ask of this one.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use protocol::codec::{self, Record};
+use protocol::command::Command;
+use protocol::grpc::peer_server::Peer;
+use protocol::grpc::{
+    ChangeMembersReply, ChangeMembersRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, NotProposed,
+    ProposeReply, ProposeRequest, ProposeResult, RaftMessage, ReadIndexReply, ReadIndexRequest, Route, SnapshotPart,
+    TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
+};
+use protocol::snapshot::ClusterId;
+use raft_store::receive_snapshot;
+use raft_store::snapshots::SnapshotStore;
+use raft_store::types::{NodeId, Raft, Snapshot, SnapshotMeta};
+use raft_store::wire::{
+    AppendRecord, AppendReplyRecord, SnapshotOfferRecord, SnapshotReplyRecord, VoteReplyRecord, VoteRequestRecord,
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::client::PART_WAIT_MAX;
+use super::contact::LeaderContact;
+use crate::members::Members;
+use crate::propose::{Batcher, Undecided};
+use crate::read;
+use crate::status::Describe;
+
+/// The peer service of a node.
+pub(crate) struct PeerService {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) contact: LeaderContact,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) batcher: Batcher,
+    pub(crate) members: Members,
+    pub(crate) describe: Describe,
+}
+
+impl PeerService {
+    /// Refuses what is meant for another node or comes from another cluster, and says who this is.
+    fn check_route(&self, route: Option<&Route>) -> Result<(), Status> {
+        let Some(route) = route else { return Err(Status::invalid_argument("a message without a route")) };
+        let cluster = self.cluster.to_string();
+        if route.cluster != cluster {
+            return Err(Status::failed_precondition(format!(
+                "this is node {} of cluster {cluster}, the message is of cluster {}",
+                self.node, route.cluster
+            )));
+        }
+        if route.to != 0 && route.to != self.node {
+            return Err(Status::failed_precondition(format!("this is node {}, not node {}", self.node, route.to)));
+        }
+        Ok(())
+    }
+
+    fn record<T: Record>(&self, message: &RaftMessage) -> Result<T, Status> {
+        self.check_route(message.route.as_ref())?;
+        codec::open(&message.record).map_err(|e| Status::invalid_argument(e.to_string()))
+    }
+
+    fn message(&self, record: &impl Record) -> Result<Response<RaftMessage>, Status> {
+        let record = codec::seal(record).map_err(|e| Status::internal(e.to_string()))?;
+        let route = Route { cluster: self.cluster.to_string(), from: self.node, to: 0 };
+        Ok(Response::new(RaftMessage { route: Some(route), record: record.into() }))
+    }
+
+    async fn receive(&self, mut parts: Streaming<SnapshotPart>) -> Result<SnapshotReplyRecord, Status> {
+        let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without parts"))?;
+        self.check_route(first.route.as_ref())?;
+        let offer: SnapshotOfferRecord =
+            codec::open(&first.record).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let meta = SnapshotMeta::from(offer.meta);
+        // Parts go to a thread that may block; the channel between bounds what is in memory.
+        let (bytes, received) = mpsc::channel(4);
+        let (cluster, store, checked) = (self.cluster, self.snapshots.clone(), meta.clone());
+        let storing = tokio::task::spawn_blocking(move || {
+            let mut input = Received { parts: received, current: Bytes::new() };
+            receive_snapshot(&mut input, cluster, &checked, &*store)
+        });
+        loop {
+            let part = tokio::time::timeout(PART_WAIT_MAX, parts.message())
+                .await
+                .map_err(|_| Status::deadline_exceeded("the sender sends no more of the snapshot"))??;
+            let Some(part) = part else { break };
+            self.contact.heard();
+            if bytes.send(part.bytes).await.is_err() {
+                break; // The snapshot was refused; the reason comes below.
+            }
+        }
+        drop(bytes);
+        let handle = storing
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| Status::data_loss(format!("the snapshot is refused: {e}")))?;
+        let snapshot = Snapshot { meta, snapshot: Box::new(handle) };
+        let reply = self.raft.install_full_snapshot(offer.vote.into(), snapshot).await;
+        reply.map(|reply| (&reply).into()).map_err(|e| Status::unavailable(e.to_string()))
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let record: AppendRecord = self.record(request.get_ref())?;
+        let reply = self.raft.append_entries(record.into()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let reply = AppendReplyRecord::from(reply);
+        if !matches!(reply, AppendReplyRecord::HigherVote(_)) {
+            self.contact.heard();
+        }
+        self.message(&reply)
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let record: VoteRequestRecord = self.record(request.get_ref())?;
+        let reply = self.raft.vote(record.into()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        self.message(&VoteReplyRecord::from(&reply))
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftMessage>, Status> {
+        let reply = self.receive(request.into_inner()).await?;
+        self.message(&reply)
+    }
+
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        let request = request.into_inner();
+        self.check_route(request.route.as_ref())?;
+        let mut answers = Vec::with_capacity(request.commands.len());
+        for frame in &request.commands {
+            let command: Command = codec::open(frame).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            answers.push(self.batcher.submit(command));
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let kind = match answer.await {
+                Ok(outcome) => {
+                    let frame = codec::seal(&outcome).map_err(|e| Status::internal(e.to_string()))?;
+                    propose_result::Kind::Outcome(frame.into())
+                }
+                Err(Undecided::NotProposed { reason, leader }) => {
+                    propose_result::Kind::NotProposed(NotProposed { reason, leader: leader.unwrap_or(0) })
+                }
+                Err(Undecided::Unknown(reason)) => propose_result::Kind::Unknown(reason),
+            };
+            results.push(ProposeResult { kind: Some(kind) });
+        }
+        Ok(Response::new(ProposeReply { results }))
+    }
+
+    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
+        self.check_route(request.get_ref().route.as_ref())?;
+        let kind = match read::leader_index(&self.raft).await {
+            Ok(index) => read_index_reply::Kind::LogIndex(index),
+            Err(not_leader) => read_index_reply::Kind::NotLeader(NotProposed {
+                reason: not_leader.reason,
+                leader: not_leader.leader.unwrap_or(0),
+            }),
+        };
+        Ok(Response::new(ReadIndexReply { kind: Some(kind) }))
+    }
+
+    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
+        self.check_route(request.get_ref().route.as_ref())?;
+        Ok(Response::new(self.describe.reply()))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        self.members.join(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Result<Response<ChangeMembersReply>, Status> {
+        let request = request.into_inner();
+        self.check_route(request.route.as_ref())?;
+        self.members.change(request).await.map(|()| Response::new(ChangeMembersReply {}))
+    }
+
+    async fn take_over(&self, request: Request<TakeOverRequest>) -> Result<Response<TakeOverReply>, Status> {
+        self.check_route(request.get_ref().route.as_ref())?;
+        self.raft.trigger().elect().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok(Response::new(TakeOverReply {}))
+    }
+}
+
+/// The received parts as one stream of bytes, for a thread that may block.
+struct Received {
+    parts: mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.parts.blocking_recv() {
+                Some(part) => self.current = part,
+                None => return Ok(0),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.split_to(count).copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}

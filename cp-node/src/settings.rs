@@ -1,0 +1,393 @@
+//! What an operator can set, with its defaults.
+
+use std::time::Duration;
+
+use daemon::logging::LogSettings;
+use daemon::settings::units::{ByteSize, Span};
+use serde::{Deserialize, Serialize};
+
+/// All settings of a control-plane node.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Who this node is.
+    pub node: NodeSettings,
+    /// Where its log and snapshots are.
+    pub data_dir: DataDirSetting,
+    /// How it finds the cluster that it joins.
+    pub cluster: ClusterSettings,
+    /// The listener for other control-plane nodes.
+    pub peer: PeerSettings,
+    /// The Admin API.
+    pub admin: AdminSettings,
+    /// The listener for proxies.
+    pub feed: FeedSettings,
+    /// Probes and metrics.
+    pub status: StatusSettings,
+    /// Consensus.
+    pub raft: RaftSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Who this node is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSettings {
+    /// Its name, for people; empty: the machine's.
+    pub name: String,
+    /// Its region. Proxies prefer nodes of their own.
+    pub region: String,
+}
+
+/// Where the log and snapshots are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DataDirSetting(pub std::path::PathBuf);
+
+impl Default for DataDirSetting {
+    fn default() -> Self {
+        Self("/var/lib/holdfast/cp".into())
+    }
+}
+
+/// How a node finds the cluster that it joins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterSettings {
+    /// Peer addresses of nodes to ask. Used only while the data directory is nobody's; empty: never join by itself.
+    pub join: Vec<String>,
+    /// Whether it becomes a voter once it has caught up; otherwise it stays a learner, for example as a region's relay.
+    pub voter: bool,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self { join: Vec::new(), voter: true }
+    }
+}
+
+/// The listener for other control-plane nodes. It is neither encrypted nor authenticated in this version: keep it on a
+/// network of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerSettings {
+    /// Where it listens.
+    pub listen: String,
+    /// Where others reach it; empty: `listen`.
+    pub advertise: String,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9190".into(), advertise: String::new() }
+    }
+}
+
+/// The Admin API.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSettings {
+    /// Where it listens.
+    pub listen: String,
+    /// Where others reach it; empty: `listen`.
+    pub advertise: String,
+    /// Who may use it. There is no default key.
+    pub keys: Vec<AdminKey>,
+    /// What the header `Server` says; empty: what APISIX's clients parse, with this build's version.
+    pub server_header: String,
+    /// The largest body of a request on one resource.
+    pub body_max: ByteSize,
+    /// The largest body of a transaction.
+    pub transaction_max: ByteSize,
+    /// Requests under way at once; more are answered 503.
+    pub requests_max: u32,
+    /// How long a request may take to be decided. A longer one is answered 503 when it was not proposed and 504 when its
+    /// outcome is unknown.
+    pub deadline: Span,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9180".into(),
+            advertise: String::new(),
+            keys: Vec::new(),
+            server_header: String::new(),
+            body_max: ByteSize(1536 << 10),
+            transaction_max: ByteSize(128 << 20),
+            requests_max: 4096,
+            deadline: Span(Duration::from_millis(1900)),
+        }
+    }
+}
+
+/// One key of the Admin API.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminKey {
+    /// Who it stands for in the history.
+    pub name: String,
+    /// The key itself. Either this or `key_file`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// A file with nothing but the key in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<std::path::PathBuf>,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Reading.
+    Viewer,
+}
+
+impl std::fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AdminKey {{ name: {:?}, key: ***, role: {:?} }}", self.name, self.role)
+    }
+}
+
+/// The listener for proxies. It is neither encrypted nor authenticated in this version: keep it on a network of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeedSettings {
+    /// Where it listens.
+    pub listen: String,
+    /// Where others reach it; empty: `listen`.
+    pub advertise: String,
+    /// Proxies at once; more are refused, and try another node.
+    pub streams_max: u32,
+    /// Full states that are sent at once; more wait, so that a whole fleet that comes back does not starve consensus.
+    pub full_sends_max: u32,
+    /// How often a proxy hears from this node when nothing changes.
+    pub heartbeat: Span,
+}
+
+impl Default for FeedSettings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9191".into(),
+            advertise: String::new(),
+            streams_max: 10_000,
+            full_sends_max: 8,
+            heartbeat: Span(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Probes and metrics: `/status`, `/status/ready`, `/livez`, `/readyz`, `/healthz`, `/version`, `/metrics`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StatusSettings {
+    /// Where it listens; empty: nowhere.
+    pub listen: String,
+}
+
+impl Default for StatusSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:7085".into() }
+    }
+}
+
+/// Consensus.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaftSettings {
+    /// How often a leader is heard. Also how long a message to a follower may take.
+    pub heartbeat: Span,
+    /// A follower that hears nothing stands for election after `election_max` and a random time between these two.
+    pub election_min: Span,
+    /// See `election_min`.
+    pub election_max: Span,
+    /// A snapshot is written when so many entries have been applied since the last.
+    pub snapshot_entries: u64,
+    /// Entries that are kept behind a snapshot, so that a node that was away for a while does not need the snapshot.
+    pub keep_entries: u64,
+    /// Bytes of entries that are kept behind a snapshot, at most; they are in memory.
+    pub keep_bytes: ByteSize,
+    /// Memory for the cache of the log's store.
+    pub cache: ByteSize,
+}
+
+impl Default for RaftSettings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Span(Duration::from_millis(100)),
+            election_min: Span(Duration::from_millis(300)),
+            election_max: Span(Duration::from_millis(600)),
+            snapshot_entries: 10_000,
+            keep_entries: 20_000,
+            keep_bytes: ByteSize(64 << 20),
+            cache: ByteSize(32 << 20),
+        }
+    }
+}
+
+/// A setting that cannot be used, with its key.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct BadSetting {
+    /// The key, as in a file.
+    pub key: String,
+    /// What is wrong with its value.
+    pub problem: String,
+}
+
+impl Settings {
+    /// Checks what the types alone do not say.
+    ///
+    /// # Errors
+    /// The first [`BadSetting`].
+    pub fn check(&self) -> Result<(), BadSetting> {
+        let bad = |key: &str, problem: &str| Err(BadSetting { key: key.into(), problem: problem.into() });
+        for (key, address) in [
+            ("peer.listen", &self.peer.listen),
+            ("admin.listen", &self.admin.listen),
+            ("feed.listen", &self.feed.listen),
+        ] {
+            check_address(key, address)?;
+        }
+        for (key, address) in [
+            ("peer.advertise", &self.peer.advertise),
+            ("admin.advertise", &self.admin.advertise),
+            ("feed.advertise", &self.feed.advertise),
+            ("status.listen", &self.status.listen),
+        ] {
+            if !address.is_empty() {
+                check_address(key, address)?;
+            }
+        }
+        for address in &self.cluster.join {
+            check_address("cluster.join", address)?;
+        }
+        for (listen, advertise, key) in [
+            (&self.peer.listen, &self.peer.advertise, "peer.advertise"),
+            (&self.admin.listen, &self.admin.advertise, "admin.advertise"),
+            (&self.feed.listen, &self.feed.advertise, "feed.advertise"),
+        ] {
+            if advertise.is_empty() && (listen.starts_with("0.0.0.0:") || listen.starts_with("[::]:")) {
+                return bad(key, "is needed when the listener is on all addresses: others must know one to reach it");
+            }
+        }
+        let raft = &self.raft;
+        if raft.heartbeat.0 < Duration::from_millis(10) {
+            return bad("raft.heartbeat", "must be at least 10ms");
+        }
+        if raft.election_min.0 < raft.heartbeat.0 * 2 {
+            return bad("raft.election_min", "must be at least two heartbeats");
+        }
+        if raft.election_max <= raft.election_min {
+            return bad("raft.election_max", "must be more than raft.election_min");
+        }
+        if raft.snapshot_entries == 0 || raft.keep_entries == 0 {
+            return bad("raft.snapshot_entries", "and raft.keep_entries must be at least 1");
+        }
+        if self.admin.requests_max == 0 || self.feed.streams_max == 0 || self.feed.full_sends_max == 0 {
+            return bad("admin.requests_max", "feed.streams_max and feed.full_sends_max must be at least 1");
+        }
+        if self.feed.heartbeat.0 < Duration::from_millis(50) {
+            return bad("feed.heartbeat", "must be at least 50ms");
+        }
+        if let Err(e) = self.log.check() {
+            return bad("log.filter", &e.to_string());
+        }
+        self.check_keys()
+    }
+
+    fn check_keys(&self) -> Result<(), BadSetting> {
+        for (i, key) in self.admin.keys.iter().enumerate() {
+            let bad = |problem: &str| Err(BadSetting { key: format!("admin.keys[{i}]"), problem: problem.into() });
+            if key.name.is_empty() {
+                return bad("needs a name: it stands in the history");
+            }
+            if key.key.is_empty() == key.key_file.is_none() {
+                return bad("needs exactly one of key and key_file");
+            }
+            if self.admin.keys[..i].iter().any(|other| other.name == key.name) {
+                return bad("has the name of another key");
+            }
+        }
+        Ok(())
+    }
+
+    /// The address at which other nodes reach this one.
+    #[must_use]
+    pub fn peer_address(&self) -> &str {
+        either(&self.peer.advertise, &self.peer.listen)
+    }
+
+    /// The address of the Admin API that others are told.
+    #[must_use]
+    pub fn admin_address(&self) -> &str {
+        either(&self.admin.advertise, &self.admin.listen)
+    }
+
+    /// The address of the feed that others are told.
+    #[must_use]
+    pub fn feed_address(&self) -> &str {
+        either(&self.feed.advertise, &self.feed.listen)
+    }
+
+    /// The node's name: as set, or the machine's.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        if !self.node.name.is_empty() {
+            return self.node.name.clone();
+        }
+        std::fs::read_to_string("/etc/hostname").map_or_else(|_| "cp-node".to_owned(), |name| name.trim().to_owned())
+    }
+}
+
+fn either<'s>(advertise: &'s str, listen: &'s str) -> &'s str {
+    if advertise.is_empty() { listen } else { advertise }
+}
+
+fn check_address(key: &str, address: &str) -> Result<(), BadSetting> {
+    let good = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if good {
+        return Ok(());
+    }
+    Err(BadSetting { key: key.into(), problem: format!("{address:?} is no <host>:<port>") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(change: impl FnOnce(&mut Settings)) -> String {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_good() {
+        assert_eq!(Settings::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_used_names_its_key() {
+        assert_eq!(problem(|s| s.admin.listen = "9180".into()), "admin.listen: \"9180\" is no <host>:<port>");
+        assert_eq!(problem(|s| s.cluster.join = vec!["x".into()]), "cluster.join: \"x\" is no <host>:<port>");
+        assert!(problem(|s| s.peer.listen = "0.0.0.0:9190".into()).starts_with("peer.advertise: is needed"));
+        assert!(problem(|s| s.raft.election_min = Span(Duration::from_millis(150))).starts_with("raft.election_min: "));
+        assert!(problem(|s| s.raft.election_max = s.raft.election_min).starts_with("raft.election_max: "));
+        let key =
+            |name: &str, key: &str| AdminKey { name: name.into(), key: key.into(), key_file: None, role: Role::Admin };
+        assert_eq!(
+            problem(|s| s.admin.keys = vec![key("a", "")]),
+            "admin.keys[0]: needs exactly one of key and key_file"
+        );
+        assert_eq!(
+            problem(|s| s.admin.keys = vec![key("a", "1"), key("a", "2")]),
+            "admin.keys[1]: has the name of another key"
+        );
+    }
+}

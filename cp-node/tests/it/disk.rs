@@ -1,0 +1,150 @@
+//! What is on disk: restarts, snapshots, purges, damage.
+
+use std::time::Duration;
+
+use daemon::settings::units::ByteSize;
+use serde_json::json;
+
+use super::node::{Api, KEY, settings};
+
+fn route(n: usize) -> String {
+    json!({"uri": format!("/r{n}"), "upstream": {"nodes": {"a:1": 1}}}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_everything() {
+    let api = Api::start().await;
+    for n in 0..20 {
+        assert_eq!(api.call("PUT", &format!("/apisix/admin/routes/r{n}"), &route(n)).await.0, 201);
+    }
+    let key = ("idempotency-key", "k");
+    let posted = api.with("POST", "/apisix/admin/routes", &[key], &route(99)).await;
+    let (_, before) = api.call("GET", "/v1/status", "").await;
+    let api = api.restart().await;
+    let (_, after) = api.call("GET", "/v1/status", "").await;
+    assert_eq!((&after["revision"], &after["digest"]), (&before["revision"], &before["digest"]));
+    assert_eq!(api.call("GET", "/apisix/admin/routes", "").await.1["total"], 21);
+    assert_eq!(api.with("POST", "/apisix/admin/routes", &[key], &route(99)).await, posted, "requests are remembered");
+    assert_eq!(api.call("PUT", "/apisix/admin/routes/new", &route(1)).await.0, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_and_purges_happen_and_a_restart_comes_from_them() {
+    let api = Api::start_with(|settings| {
+        settings.raft.snapshot_entries = 50;
+        settings.raft.keep_entries = 20;
+        settings.raft.keep_bytes = ByteSize(1 << 20);
+    })
+    .await;
+    for n in 0..200 {
+        assert_eq!(api.call("PUT", &format!("/apisix/admin/routes/r{}", n % 30), &route(n)).await.0 / 100, 2);
+    }
+    let metric = async |name: &str| {
+        let (_, text) = api.status("/metrics").await;
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let compacted = async {
+        while metric("holdfast_cp_raft_purged_index ").await < 100 || metric("holdfast_cp_log_entries ").await > 100 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), compacted).await.expect("the log is compacted");
+    let files = std::fs::read_dir(api.settings.data_dir.0.join("snapshots")).unwrap().count();
+    assert!((1..=2).contains(&files), "{files} snapshots are kept");
+    let (_, before) = api.call("GET", "/v1/status", "").await;
+    let api = api.restart().await;
+    let (_, after) = api.call("GET", "/v1/status", "").await;
+    assert_eq!((&after["revision"], &after["digest"]), (&before["revision"], &before["digest"]));
+}
+
+/// Founds a node with some writes and snapshots, stops it, and gives its settings.
+async fn stopped() -> (tempfile::TempDir, cp_node::settings::Settings) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.raft.snapshot_entries = 30;
+    settings.raft.keep_entries = 10;
+    cp_node::node::found(&settings, &cp_node::node::Seams::real()).await.unwrap();
+    let api = Api::run(settings.clone()).await.unwrap();
+    let mut n = 0;
+    while std::fs::read_dir(dir.path().join("snapshots")).map_or(0, Iterator::count) < 2 {
+        n += 1;
+        api.call("PUT", &format!("/apisix/admin/routes/r{}", n % 10), &route(n)).await;
+    }
+    api.node.stop().await;
+    (dir, settings)
+}
+
+async fn refused(settings: &cp_node::settings::Settings) -> String {
+    loop {
+        match Api::run(settings.clone()).await {
+            Ok(_) => panic!("the node started"),
+            // The writer of the node before ends a moment after it.
+            Err(e) if e.to_string().contains("lock") => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(e) => return e.to_string(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_snapshots_are_refused_by_name_and_the_one_before_serves_while_the_log_reaches_back() {
+    let (dir, mut settings) = stopped().await;
+    let mut snapshots: Vec<_> =
+        std::fs::read_dir(dir.path().join("snapshots")).unwrap().map(|f| f.unwrap().path()).collect();
+    snapshots.sort();
+    let damage = |path: &std::path::Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x20;
+        std::fs::write(path, bytes).unwrap();
+    };
+    damage(&snapshots[1]);
+    settings.raft.snapshot_entries = 100_000;
+    match Api::run(settings.clone()).await {
+        Ok(api) => api.node.stop().await,
+        Err(e) => assert!(e.to_string().contains("what is between them is lost"), "{e}"),
+    }
+    damage(&snapshots[0]);
+    let error = refused(&settings).await;
+    assert!(error.contains("snapshots/snapshot.") && error.contains("it is damaged"), "{error}");
+    assert!(error.contains("hfctl members remove"), "it says what to do: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_refused_by_name() {
+    let (dir, settings) = stopped().await;
+    let db = dir.path().join("log/log.1/db");
+    let length = std::fs::metadata(&db).unwrap().len();
+    for snap in std::fs::read_dir(dir.path().join("log/log.1")).unwrap() {
+        let path = snap.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("snap.") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(&db).unwrap();
+    file.set_len(length / 4).unwrap();
+    let error = refused(&settings).await;
+    assert!(error.contains("log/log.1"), "{error}");
+    assert!(error.contains("cannot be trusted") && error.contains("it gets a new id"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_identity_is_refused_by_name() {
+    let (dir, settings) = stopped().await;
+    std::fs::write(dir.path().join("identity"), b"HF").unwrap();
+    let error = refused(&settings).await;
+    assert!(error.contains("identity: record cut short"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_used_by_one_process_and_founded_once() {
+    let api = Api::start().await;
+    let error = Api::run(api.settings.clone()).await.err().unwrap().to_string();
+    assert!(error.contains("another process uses this directory"), "{error}");
+    let (status, _, _) = api.raw("GET", "/apisix/admin/routes", &[("x-api-key", KEY)], &[]).await;
+    assert_eq!(status, 200, "the first is not disturbed");
+    let (dir, settings) = stopped().await;
+    let error = cp_node::node::found(&settings, &cp_node::node::Seams::real()).await.unwrap_err().to_string();
+    assert!(error.contains("belongs to node 1 of cluster"), "{error}");
+    drop(dir);
+}

@@ -1,0 +1,10 @@
+//! Public behaviour of a control-plane node: one real node in this process, on real sockets and a real disk. What needs
+//! several nodes or their death is in `chaos`.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod admin;
+mod binary;
+mod disk;
+mod node;
+mod writes;

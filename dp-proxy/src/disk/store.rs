@@ -1,0 +1,395 @@
+//! The disk's own thread: it appends, syncs, and writes bases, so that nobody who serves ever waits for a disk.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::durable;
+use protocol::codec;
+use protocol::seam::{Random, WallClock};
+use protocol::snapshot::ClusterId;
+use protocol::{Position, Text};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::base::{self, Owner};
+use super::journal::{Mark, Writer};
+use super::recover::{self, Recovered};
+use super::{BASE, Generation, Image, JOURNAL, Layout, identity};
+
+/// Below this many bytes of journals no new base is written: a base costs two syncs of files and of their directory.
+const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+
+/// After a failure the disk is left alone for so long before a new base is tried, then twice as long, up to the bound:
+/// each attempt writes the whole configuration.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// The disk did not take something. What it holds is as before or unknown; a new base will say.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DiskError(String);
+
+/// Figures about the disk, for metrics.
+#[derive(Debug, Default)]
+pub struct DiskStats {
+    /// Bytes of the journals since the newest base.
+    pub journal_bytes: AtomicU64,
+    /// Bytes of the newest base.
+    pub base_bytes: AtomicU64,
+    /// Bases written since the start.
+    pub bases: AtomicU64,
+    /// Failures since the start.
+    pub errors: AtomicU64,
+    /// Files that were found damaged, foreign or forged at the start.
+    pub findings: AtomicU64,
+}
+
+/// What was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the disk held.
+    pub recovered: Recovered,
+    /// Where to keep what comes; `None` when nothing can be kept: the directory cannot be written to.
+    pub store: Option<Store>,
+    /// Figures.
+    pub stats: Arc<DiskStats>,
+    /// Held as long as this process uses the directory.
+    lock: Option<File>,
+}
+
+/// A data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("data_dir: {0}")]
+pub struct OpenError(#[from] io::Error);
+
+/// Keeps what comes. Every method answers when the disk has: the answer may be awaited, or dropped.
+#[derive(Debug)]
+pub struct Store {
+    jobs: Sender<Job>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Answer = oneshot::Sender<Result<(), DiskError>>;
+
+#[derive(Debug)]
+enum Job {
+    Append { frames: Vec<Bytes>, image: Image, answer: Answer },
+    Rebase { image: Image, answer: Answer },
+    Pin { cluster: ClusterId, answer: Answer },
+    BaseWritten { generation: Generation, result: io::Result<u64> },
+    Stop,
+}
+
+/// Opens a data directory: reads what is there, and starts the thread that keeps what comes.
+///
+/// # Errors
+/// When another process uses the directory, or it does not exist and cannot be made. A directory that can be read and
+/// not written is no error: a proxy that restarts on a broken disk serves what it finds.
+pub fn open(data_dir: &Path, group: &Text, clock: Arc<dyn WallClock>, random: &dyn Random) -> Result<Opened, OpenError> {
+    let layout = Layout { data_dir: data_dir.to_owned() };
+    let stats = Arc::new(DiskStats::default());
+    if !data_dir.is_dir() {
+        durable::create_directory(data_dir)?;
+    }
+    let lock = match durable::lock(&layout.lock()) {
+        Ok(lock) => Some(lock),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(e.into()),
+        Err(e) => {
+            error!(error = %e, "the data directory cannot be written, nothing will be kept");
+            None
+        }
+    };
+    let mut findings = Vec::new();
+    let cluster = identity::cluster(&layout.cluster(), &mut findings);
+    let key = identity::key(&layout.key(), random, &mut findings);
+    let mut recovered = match &key {
+        Ok(key) => recover::recover(&layout, cluster, group, key),
+        Err(_) => Recovered::default(),
+    };
+    recovered.cluster = recovered.cluster.or(cluster);
+    findings.append(&mut recovered.findings);
+    recovered.findings = findings;
+    for finding in &recovered.findings {
+        error!(file = %finding.file.display(), offset = finding.offset, reason = %finding.reason, "found on the disk and not believed");
+    }
+    stats.findings.store(recovered.findings.len() as u64, Ordering::Relaxed);
+    stats.base_bytes.store(recovered.base_bytes, Ordering::Relaxed);
+    stats.journal_bytes.store(recovered.journal_bytes, Ordering::Relaxed);
+    let ready = key.map_err(|e| e.to_string()).and_then(|key| {
+        durable::create_directory(&layout.config()).map_err(|e| e.to_string())?;
+        remove_unfinished(&layout.config());
+        Ok(key)
+    });
+    let store = match ready {
+        Err(e) => {
+            error!(error = %e, "the data directory cannot be written, nothing will be kept");
+            stats.errors.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        Ok(_) if lock.is_none() => None,
+        Ok(key) => {
+            let owner = Owner { cluster: recovered.cluster.unwrap_or_default(), group: group.clone(), key };
+            let (jobs, queue) = channel();
+            let mut keeper = Keeper {
+                layout,
+                owner,
+                clock,
+                jobs: jobs.clone(),
+                stats: stats.clone(),
+                journal: None,
+                last: recovered.last,
+                since_base: recovered.journal_bytes,
+                base_bytes: recovered.base_bytes,
+                writing_base: false,
+                retry: None,
+            };
+            keeper.go_on_from(&recovered);
+            let run = move || keeper.run(&queue);
+            let thread = thread::Builder::new().name("disk".into()).spawn(run).map_err(OpenError)?;
+            Some(Store { jobs, thread: Some(thread) })
+        }
+    };
+    Ok(Opened { recovered, store, stats, lock })
+}
+
+impl Opened {
+    /// Takes the lock out, for whoever lives as long as the process.
+    pub fn take_lock(&mut self) -> Option<File> {
+        self.lock.take()
+    }
+}
+
+/// Files that a crash left half written mean nothing.
+fn remove_unfinished(directory: &Path) {
+    for file in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = file.path();
+        if path.extension().is_some_and(|extension| extension == durable::TEMPORARY)
+            && let Err(e) = fs::remove_file(&path)
+        {
+            warn!(file = %path.display(), error = %e, "an unfinished file stays");
+        }
+    }
+}
+
+impl Store {
+    /// Appends records to the journal: frames of deltas as they came. `image` is what stands after them.
+    pub fn append(&self, frames: Vec<Bytes>, image: Image) -> oneshot::Receiver<Result<(), DiskError>> {
+        self.ask(|answer| Job::Append { frames, image, answer })
+    }
+
+    /// Writes a new base, in place of everything before.
+    pub fn rebase(&self, image: Image) -> oneshot::Receiver<Result<(), DiskError>> {
+        self.ask(|answer| Job::Rebase { image, answer })
+    }
+
+    /// Remembers the cluster, before anything of it is kept.
+    pub fn pin(&self, cluster: ClusterId) -> oneshot::Receiver<Result<(), DiskError>> {
+        self.ask(|answer| Job::Pin { cluster, answer })
+    }
+
+    fn ask(&self, job: impl FnOnce(Answer) -> Job) -> oneshot::Receiver<Result<(), DiskError>> {
+        let (answer, receiver) = oneshot::channel();
+        // Should the thread be gone, the answer's end closes, which says so.
+        let _ = self.jobs.send(job(answer));
+        receiver
+    }
+}
+
+/// The thread finishes what it was asked before.
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.jobs.send(Job::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The frame that says that nothing changed up to a position.
+#[must_use]
+pub(crate) fn mark(position: Position) -> Bytes {
+    codec::seal(&Mark { position }).expect("a position is small").into()
+}
+
+/// The thread's state.
+struct Keeper {
+    layout: Layout,
+    owner: Owner,
+    clock: Arc<dyn WallClock>,
+    jobs: Sender<Job>,
+    stats: Arc<DiskStats>,
+    /// `None`: nothing can be appended before a new base stands.
+    journal: Option<Writer>,
+    /// The highest number of a file.
+    last: Generation,
+    /// Bytes of journals since the newest base.
+    since_base: u64,
+    base_bytes: u64,
+    writing_base: bool,
+    /// After a failure: when the next attempt may be made, and the pause before it.
+    retry: Option<(Instant, Duration)>,
+}
+
+impl Keeper {
+    fn run(&mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            let (result, answer) = match job {
+                Job::Append { frames, image, answer } => (self.append(&frames, image), answer),
+                Job::Rebase { image, answer } => (self.rebase(&image), answer),
+                Job::Pin { cluster, answer } => (self.pin(cluster), answer),
+                Job::BaseWritten { generation, result } => {
+                    self.base_written(generation, result);
+                    continue;
+                }
+                Job::Stop => return,
+            };
+            let result = result.map_err(|e| {
+                self.stats.errors.fetch_add(1, Ordering::Relaxed);
+                DiskError(e.to_string())
+            });
+            let _ = answer.send(result);
+        }
+    }
+
+    /// Begins a journal behind what was recovered.
+    fn go_on_from(&mut self, recovered: &Recovered) {
+        let Some(state) = recovered.state() else { return };
+        if !recovered.findings.is_empty() {
+            // A new base will stand for what is damaged; until it does, nothing can be appended to it.
+            return;
+        }
+        if let Err(e) = self.begin_journal(state) {
+            warn!(error = %e, "no journal can be begun, a new base will be tried");
+        }
+    }
+
+    fn begin_journal(&mut self, state: &protocol::ConfigState) -> io::Result<()> {
+        self.last += 1;
+        self.journal = Some(Writer::begin(&self.layout.journal(self.last), state, &self.owner)?);
+        Ok(())
+    }
+
+    fn append(&mut self, frames: &[Bytes], image: Image) -> io::Result<()> {
+        let Some(journal) = &mut self.journal else { return self.rebase(&image) };
+        let before = journal.bytes();
+        if let Err(e) = journal.append(frames) {
+            // What of it is on the disk is unknown: nothing may be written behind it.
+            self.journal = None;
+            return Err(self.failed(e));
+        }
+        self.since_base += journal.bytes() - before;
+        self.stats.journal_bytes.store(self.since_base, Ordering::Relaxed);
+        if self.since_base > self.base_bytes.max(JOURNAL_BYTES_MIN) && !self.writing_base {
+            self.write_base_aside(image);
+        }
+        Ok(())
+    }
+
+    /// Begins the next journal, and lets the base that it starts from be written beside it.
+    fn write_base_aside(&mut self, image: Image) {
+        if let Err(e) = self.begin_journal(&image.state) {
+            self.journal = None;
+            self.failed(e);
+            return;
+        }
+        let generation = self.last;
+        let (path, owner, now) = (self.layout.base(generation), self.owner.clone(), self.clock.now());
+        let done = self.jobs.clone();
+        let write = move || {
+            let result = base::write(&path, &image, &owner, now);
+            // Taking an old state apart may take a while as well: here it disturbs nobody.
+            drop(image);
+            let _ = done.send(Job::BaseWritten { generation, result });
+        };
+        match thread::Builder::new().name("base".into()).spawn(write) {
+            Ok(_) => {
+                self.writing_base = true;
+                // What the new base covers counts no longer; should it fail, the next attempt waits for as much again.
+                self.since_base = 0;
+            }
+            Err(e) => {
+                self.failed(e);
+            }
+        }
+    }
+
+    fn base_written(&mut self, generation: Generation, result: io::Result<u64>) {
+        self.writing_base = false;
+        match result {
+            Ok(bytes) => self.base_stands(generation, bytes),
+            Err(e) => {
+                self.stats.errors.fetch_add(1, Ordering::Relaxed);
+                error!(error = %e, "no new base could be written, the old one and its journals stay");
+            }
+        }
+    }
+
+    fn base_stands(&mut self, generation: Generation, bytes: u64) {
+        self.base_bytes = bytes;
+        self.stats.base_bytes.store(bytes, Ordering::Relaxed);
+        self.stats.journal_bytes.store(self.since_base, Ordering::Relaxed);
+        self.stats.bases.fetch_add(1, Ordering::Relaxed);
+        // The base before this one stays, with everything behind it.
+        let previous = self.layout.generations(BASE).into_iter().rev().find(|base| *base < generation);
+        let Some(oldest) = previous else { return };
+        for (name, path) in [
+            (BASE, Layout::base as fn(&Layout, Generation) -> std::path::PathBuf),
+            (JOURNAL, Layout::journal as fn(&Layout, Generation) -> std::path::PathBuf),
+        ] {
+            for old in self.layout.generations(name).into_iter().filter(|old| *old < oldest) {
+                let path = path(&self.layout, old);
+                // A file that stays costs room only, and the next base tries again.
+                if let Err(e) = fs::remove_file(&path) {
+                    warn!(file = %path.display(), error = %e, "an old file stays");
+                }
+            }
+        }
+    }
+
+    /// Writes a base and begins the journal behind it, here and now.
+    fn rebase(&mut self, image: &Image) -> io::Result<()> {
+        if let Some((not_before, _)) = self.retry
+            && Instant::now() < not_before
+        {
+            return Err(io::Error::other("the disk failed, the next attempt waits"));
+        }
+        self.journal = None;
+        let generation = self.last + 1;
+        let result = base::write(&self.layout.base(generation), image, &self.owner, self.clock.now())
+            .and_then(|bytes| self.begin_journal(&image.state).map(|()| bytes));
+        match result {
+            Ok(bytes) => {
+                if self.retry.take().is_some() {
+                    info!(position = %image.state.position(), "the disk takes the configuration again");
+                }
+                self.since_base = 0;
+                self.base_stands(generation, bytes);
+                Ok(())
+            }
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    fn pin(&mut self, cluster: ClusterId) -> io::Result<()> {
+        self.owner.cluster = cluster;
+        // Nobody waits for it: until it stands, the configuration says whose it is.
+        identity::pin_cluster(&self.layout.cluster(), cluster)
+            .inspect_err(|e| error!(error = %e, "the cluster could not be written down"))
+    }
+
+    /// Counts a failure, and puts the next attempt off.
+    fn failed(&mut self, e: io::Error) -> io::Error {
+        let pause = self.retry.map_or(RETRY_MIN, |(_, pause)| (pause * 2).min(RETRY_MAX));
+        self.retry = Some((Instant::now() + pause, pause));
+        error!(error = %e, retry_in = ?pause, "the disk does not take the configuration");
+        e
+    }
+}

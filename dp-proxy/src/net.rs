@@ -1,0 +1,136 @@
+//! Every socket of this program is opened here.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Both directions of a connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// What dialling gives some time later.
+pub type Dialling<'d> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + 'd>>;
+
+/// How the control plane is reached: by TCP, or as a simulation says.
+pub trait Dial: Send + Sync + fmt::Debug + 'static {
+    /// Connects to `host:port`.
+    fn dial<'d>(&'d self, authority: &'d str) -> Dialling<'d>;
+}
+
+/// TCP, with names looked up as the machine does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tcp;
+
+/// A peer that is gone without a word is noticed after about so long, also while nothing is sent.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes that were sent and not acknowledged for so long end a connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Dial for Tcp {
+    fn dial<'d>(&'d self, authority: &'d str) -> Dialling<'d> {
+        Box::pin(async move {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{authority} has no address"));
+            for address in tokio::net::lookup_host(authority).await? {
+                match connect(address).await {
+                    Ok(stream) => {
+                        let socket = SockRef::from(&stream);
+                        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+                        socket.set_tcp_keepalive(&keepalive)?;
+                        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+                        return Ok(Box::new(stream) as Box<dyn Duplex>);
+                    }
+                    Err(e) => last = e,
+                }
+            }
+            Err(last)
+        })
+    }
+}
+
+/// Connects to an address, without Nagle's delay. Cancel-safe.
+///
+/// # Errors
+/// Those of the operating system.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that dials")]
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A socket that is bound and does not listen yet: the address is taken, and clients are still refused.
+///
+/// # Errors
+/// Those of the operating system, with the address.
+pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    bind_as(address, false)
+}
+
+/// Sockets for `count` workers on one address, bound and not listening: the kernel will spread connections over them.
+///
+/// # Errors
+/// Those of the operating system, with the address. An address that somebody listens on already is an error even if they
+/// would share it: two proxies on one port by mistake would each get a part of the traffic.
+pub fn bind_shared(address: SocketAddr, count: usize) -> io::Result<Vec<TcpSocket>> {
+    if address.port() != 0 {
+        drop(bind_as(address, false)?);
+    }
+    let mut sockets = Vec::with_capacity(count);
+    let mut address = address;
+    for _ in 0..count {
+        let socket = bind_as(address, true)?;
+        // Where the port was left to the kernel, the first socket's is everybody's.
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+fn bind_as(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(shared)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    bind().map_err(|e: io::Error| io::Error::new(e.kind(), format!("{address}: {e}")))
+}
+
+/// Connections that the kernel holds for a listener until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// Lets a bound socket listen. Within the runtime that is to accept.
+///
+/// # Errors
+/// Those of the operating system.
+pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_once() {
+        let shared = bind_shared("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = shared[0].local_addr().unwrap();
+        assert!(shared.iter().all(|socket| socket.local_addr().unwrap() == address));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _in_it = runtime.enter();
+        let _listening: Vec<_> = shared.into_iter().map(|socket| listen(socket).unwrap()).collect();
+        let error = bind_shared(address, 2).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{address}: ")), "{error}");
+        assert!(bind(address).is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! What is noted about one request, and settled when it is over: at the end of its answer, or when it is given up.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use protocol::Text;
+use tokio::time::Instant;
+
+use super::downstream::client::Client;
+use super::error::UpstreamError;
+use super::figures::{RowKey, Rows, StatusLabels, Times};
+use super::worker::Worker;
+use crate::table::{Handle, MatchedHost, Node, Table};
+
+/// The status of a request whose client went away before it was answered; nginx's number for it.
+const CLIENT_GONE: u16 = 499;
+
+/// What is noted about one request.
+#[derive(Debug)]
+pub(crate) struct Account {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    begun: Instant,
+    upstream_begun: Option<Instant>,
+    upstream_taken: Option<Duration>,
+    /// The route that took it, until the answer is known.
+    matched: Option<Matched>,
+    /// Where it counts, once the answer is known.
+    rows: Option<Rc<Rows>>,
+}
+
+/// The route that took a request.
+#[derive(Debug)]
+pub(crate) struct Matched {
+    pub(crate) table: Rc<Arc<Table>>,
+    pub(crate) route: Handle,
+    pub(crate) pattern: u16,
+    pub(crate) by: MatchedHost,
+    /// The host that was asked for.
+    pub(crate) host: Text,
+}
+
+impl Account {
+    pub(crate) fn open(worker: Rc<Worker>, client: Rc<Client>) -> Self {
+        worker.figures.requests.add(1);
+        worker.figures.active.add(1);
+        client.settle_egress();
+        Self {
+            worker,
+            client,
+            begun: Instant::now(),
+            upstream_begun: None,
+            upstream_taken: None,
+            matched: None,
+            rows: None,
+        }
+    }
+
+    /// A route takes the request.
+    pub(crate) fn matched(&mut self, matched: Matched) {
+        self.matched = Some(matched);
+    }
+
+    /// The first attempt to reach a node begins.
+    pub(crate) fn upstream_begins(&mut self) {
+        self.upstream_begun.get_or_insert_with(Instant::now);
+    }
+
+    /// A node has answered, or none has.
+    pub(crate) fn upstream_ends(&mut self) {
+        self.upstream_taken = self.upstream_begun.map(|begun| begun.elapsed());
+    }
+
+    pub(crate) fn upstream_failed(&self, error: UpstreamError) {
+        self.worker.figures.upstream_failed(error);
+    }
+
+    /// The answer is known. The table is let go: an answer may take for ever.
+    pub(crate) fn answered(&mut self, status: StatusCode, node: Option<&Node>) {
+        self.rows = Some(self.find_rows(status.as_u16(), node));
+        self.matched = None;
+    }
+
+    fn find_rows(&self, code: u16, node: Option<&Node>) -> Rc<Rows> {
+        let mut ledger = self.worker.ledger.borrow_mut();
+        let Some(matched) = &self.matched else {
+            let key = RowKey { route: 0, pattern: 0, code, node: None, host: 0 };
+            return ledger.rows(key, None, || StatusLabels { code, ..StatusLabels::default() });
+        };
+        let Matched { table, pattern, by, host, .. } = matched;
+        let route = table.route(matched.route);
+        let key = RowKey {
+            route: route.map_or(0, |route| Arc::as_ptr(route).addr()),
+            pattern: *pattern,
+            code,
+            node: node.map(|node| node.endpoint),
+            host: matched.host_hash(),
+        };
+        ledger.rows(key, route, || StatusLabels {
+            code,
+            route: route.map(|route| route.id.clone()).unwrap_or_default(),
+            matched_uri: route.map(|route| route.pattern(*pattern).into()).unwrap_or_default(),
+            matched_host: by.pattern(host),
+            service: route.and_then(|route| table.service(route)).map(|s| s.id.clone()).unwrap_or_default(),
+            node: node.map(|node| node.address().into()).unwrap_or_default(),
+        })
+    }
+}
+
+impl Matched {
+    /// A number for the pattern of hosts: the host itself only where a route names it.
+    fn host_hash(&self) -> u64 {
+        match self.by {
+            MatchedHost::Any => 0,
+            MatchedHost::Suffix(bytes) => 1 + bytes as u64,
+            MatchedHost::Exact => {
+                let mut hasher = DefaultHasher::new();
+                self.host.hash(&mut hasher);
+                hasher.finish()
+            }
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.worker.figures.active.sub(1);
+        let rows = self.rows.take().unwrap_or_else(|| self.find_rows(CLIENT_GONE, None));
+        let times = Times { request: self.begun.elapsed(), upstream: self.upstream_taken };
+        rows.count(times, self.client.settle_ingress());
+        // What the client gets of this answer is known when the next request comes, or the connection ends.
+        self.client.owes_egress_to(rows);
+        self.client.end_request();
+    }
+}

@@ -1,0 +1,92 @@
+//! The body of a request: as it comes, within its bounds.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+
+use super::client::Client;
+
+/// A request's body that is passed on.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    client: Rc<Client>,
+    /// Bytes that may still come.
+    left: u64,
+    length: Option<u64>,
+    touched: bool,
+    ended: bool,
+}
+
+/// Why a client's body cannot be passed on to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the client's body is larger than allowed")]
+    TooLarge,
+    #[error("the client's body does not come")]
+    Late,
+    #[error("the client's body is cut short or malformed")]
+    Broken,
+}
+
+impl RequestBody {
+    /// A body of which at most `bytes_max` bytes are taken (0: without a bound).
+    pub(crate) fn new(incoming: Incoming, client: Rc<Client>, bytes_max: u64) -> Result<Self, BodyError> {
+        let left = if bytes_max == 0 { u64::MAX } else { bytes_max };
+        let length = incoming.size_hint().exact();
+        if length.is_some_and(|length| length > left) {
+            return Err(BodyError::TooLarge);
+        }
+        let ended = incoming.is_end_stream();
+        Ok(Self { incoming, client, left, length, touched: false, ended })
+    }
+
+    /// Its announced length; `None`: it is chunked.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Whether nothing more will come.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether anything of it was asked for: it can then not be sent a second time.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    /// The next piece; `None` at its end.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.touched = true;
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+                ready!(self.client.body_late(cx));
+                return Poll::Ready(Some(Err(BodyError::Late)));
+            };
+            self.client.body_came();
+            let Some(frame) = frame else {
+                self.ended = true;
+                self.client.body_ended();
+                return Poll::Ready(None);
+            };
+            let Ok(frame) = frame else { return Poll::Ready(Some(Err(BodyError::Broken))) };
+            // Trailers are not passed on.
+            let Ok(data) = frame.into_data() else { continue };
+            if data.is_empty() {
+                continue;
+            }
+            let Some(left) = self.left.checked_sub(data.len() as u64) else {
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            };
+            self.left = left;
+            return Poll::Ready(Some(Ok(data)));
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The clients' side: connections, their deadlines, and the bodies they send.
+
+pub(super) mod body;
+pub(super) mod client;
+mod head_scan;

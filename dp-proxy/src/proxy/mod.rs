@@ -1,0 +1,169 @@
+//! The traffic: workers that take requests and let upstreams answer them.
+//!
+//! ```text
+//!   client -> worker (thread, runtime, SO_REUSEPORT listeners) -> table -> balance -> pool -> node
+//! ```
+//!
+//! Every worker is a thread with a single-threaded runtime of its own. The kernel spreads connections over them, and a
+//! request never leaves the thread of its connection. What workers share is read only: the table.
+
+mod account;
+mod balance;
+mod body;
+mod downstream;
+mod error;
+mod figures;
+mod headers;
+mod host;
+mod request;
+mod upstream;
+mod wheel;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::net::TcpSocket;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::net;
+use crate::settings::ProxySettings;
+use crate::table::TableCell;
+use worker::{Command, Setup};
+
+pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
+
+/// All workers.
+#[derive(Debug)]
+pub struct Workers {
+    workers: Vec<Handle>,
+    addresses: Vec<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    figures: Arc<Figures>,
+    /// Ends when the thread does.
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Workers {
+    /// Binds the addresses and starts `count` workers. Clients are refused until [`Workers::listen`].
+    ///
+    /// # Errors
+    /// Those of the operating system, with the address that cannot be bound.
+    pub fn start(settings: &ProxySettings, count: usize, cell: &TableCell) -> io::Result<Self> {
+        let mut addresses = Vec::new();
+        let mut sockets: Vec<Vec<TcpSocket>> = (0..count).map(|_| Vec::new()).collect();
+        for address in &settings.listen {
+            let shared = net::bind_shared(*address, count)?;
+            addresses.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
+            shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push(socket));
+        }
+        let mut workers = Vec::with_capacity(count);
+        for (index, sockets) in sockets.into_iter().enumerate() {
+            let figures = Arc::new(Figures::default());
+            let setup = Setup {
+                index,
+                count,
+                settings: settings.clone(),
+                cell: cell.clone(),
+                figures: figures.clone(),
+                sockets,
+            };
+            let (commands, queue) = mpsc::unbounded_channel();
+            let (alive, ended) = oneshot::channel::<()>();
+            let run = move || {
+                let _alive = alive;
+                let runtime = Builder::new_current_thread()
+                    .enable_all()
+                    .max_blocking_threads(LOOK_UPS_MAX)
+                    .build_local(LocalOptions::default())
+                    .expect("the system gives a worker its poll and its timer");
+                runtime.block_on(worker::run(setup, queue));
+                // A look-up that hangs is not waited for.
+                runtime.shutdown_background();
+            };
+            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
+            workers.push(Handle { commands: Some(commands), thread: Some(thread), figures, ended: Some(ended) });
+        }
+        Ok(Self { workers, addresses })
+    }
+
+    /// Where clients connect; ports that were left to the kernel are filled in.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What each worker counts.
+    #[must_use]
+    pub fn figures(&self) -> Vec<Arc<Figures>> {
+        self.workers.iter().map(|worker| worker.figures.clone()).collect()
+    }
+
+    /// What lets every worker listen when it is awaited. There must be a table by then. It fails with what the operating
+    /// system says, and with [`io::ErrorKind::BrokenPipe`] when a worker is gone.
+    pub fn listener(&self) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        // Held weakly: a worker ends when its last sender is gone, and this may be waiting somewhere for ever.
+        let commands = self.workers.iter().filter_map(|worker| worker.commands.as_ref());
+        let commands: Vec<_> = commands.map(mpsc::UnboundedSender::downgrade).collect();
+        async move {
+            for commands in commands {
+                let (answer, answered) = oneshot::channel();
+                // Should the worker be gone, the answer's end closes, which says so.
+                let _ = commands.upgrade().map(|commands| commands.send(Command::Listen(answer)));
+                answered.await.unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))?;
+            }
+            Ok(())
+        }
+    }
+
+    /// Lets every worker end its connections after the requests that are under way; returns when none is left.
+    pub async fn drain(&self) {
+        let tell = |worker: &Handle| {
+            let (answer, answered) = oneshot::channel();
+            let _ = worker.commands.as_ref().map(|commands| commands.send(Command::Drain(answer)));
+            answered
+        };
+        // All are told before any is waited for.
+        for answered in self.workers.iter().map(tell).collect::<Vec<_>>() {
+            // A worker that is gone has no connections.
+            let _ = answered.await;
+        }
+    }
+
+    /// Waits until a worker has ended without being told to: a bug, after which this process is not whole.
+    pub async fn failed(&mut self) {
+        std::future::poll_fn(|cx| {
+            let any = self.workers.iter_mut().any(|worker| match &mut worker.ended {
+                Some(ended) => std::pin::Pin::new(ended).poll(cx).is_ready(),
+                None => false,
+            });
+            if any { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// Names that one worker looks up at once; the machine's resolver blocks a thread for each.
+const LOOK_UPS_MAX: usize = 8;
+
+/// Ends every worker at once, with whatever is under way.
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            worker.commands = None;
+        }
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}

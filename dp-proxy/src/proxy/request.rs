@@ -1,0 +1,326 @@
+//! One request, from its head to the head of its answer.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{HeaderName, Method, Request, Response};
+use hyper::body::Incoming;
+use protocol::resource::{self, PassHost, Timeouts};
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use super::account::{Account, Matched};
+use super::balance::Tried;
+use super::body::{ResponseBody, Streaming};
+use super::downstream::body::RequestBody;
+use super::downstream::client::Client;
+use super::error::Refusal;
+use super::host::Host;
+use super::upstream::connection::Connection;
+use super::upstream::exchange::{Exchange, ExchangeLimits, Failure, Receiving};
+use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
+use super::upstream::response_head::ResponseHead;
+use super::worker::Worker;
+use crate::net;
+use crate::path::canonical;
+use crate::table::{Ask, Node, Route, Upstream};
+
+/// What upstreams said before the last of them was given up; told in a header, as APISIX does.
+type UpstreamStatuses = SmallVec<[u16; 4]>;
+
+const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
+
+/// Answers a request.
+pub(crate) async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let number = client.begin_request(!hyper::body::Body::is_end_stream(request.body()));
+    let mut account = Account::open(worker.clone(), client.clone());
+    let (parts, incoming) = request.into_parts();
+    let mut statuses = UpstreamStatuses::new();
+    let mut response = match forward(&worker, &client, &parts, incoming, &mut account, &mut statuses).await {
+        Ok(response) => response,
+        Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
+    };
+    let headers = response.headers_mut();
+    if let Some(server) = &worker.server_header {
+        headers.insert(header::SERVER, server.clone());
+    }
+    if statuses.last().is_some_and(|status| *status >= 500) {
+        headers.insert(UPSTREAM_STATUS, said(&statuses));
+    }
+    if number == worker.requests_per_connection_max {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| body.with_account(account)))
+}
+
+/// `502`, or `502, 504` after several attempts.
+fn said(statuses: &UpstreamStatuses) -> HeaderValue {
+    match &statuses[..] {
+        [one] => HeaderValue::from(*one),
+        all => {
+            let all: Vec<_> = all.iter().map(u16::to_string).collect();
+            HeaderValue::from_str(&all.join(", ")).expect("digits and commas")
+        }
+    }
+}
+
+fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Account) -> Response<ResponseBody> {
+    if let Some(error) = refusal.upstream_error() {
+        account.upstream_failed(error);
+    }
+    let status = refusal.status();
+    let is_ours_to_tell = refusal.upstream_error().is_some()
+        || matches!(refusal, Refusal::Barred(_) | Refusal::NoNode | Refusal::Unavailable(_));
+    if is_ours_to_tell && worker.may_speak() {
+        warn!(method = %parts.method, path = parts.uri.path(), status = status.as_u16(), reason = %refusal, "a request could not be served");
+    } else {
+        debug!(method = %parts.method, path = parts.uri.path(), status = status.as_u16(), reason = %refusal, "refused");
+    }
+    account.answered(status, None);
+    refusal.response()
+}
+
+/// Finds the route, and lets one of its nodes answer.
+async fn forward(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    parts: &Parts,
+    incoming: Incoming,
+    account: &mut Account,
+    statuses: &mut UpstreamStatuses,
+) -> Result<Response<ResponseBody>, Refusal> {
+    check_framing(client, parts)?;
+    let host = Host::of(parts)?;
+    let path = canonical(parts.uri.path())?;
+    let table = worker.table();
+    if let Some(rule) = table.barred() {
+        return Err(Refusal::Barred(rule.to_owned()));
+    }
+    let ask = Ask {
+        host: &host.name,
+        path: &path,
+        method: resource::Method::parse(parts.method.as_str()),
+        remote: client.peer.ip(),
+    };
+    let found = table.find(&ask).ok_or(Refusal::NoRoute)?;
+    account.matched(Matched {
+        table: table.clone(),
+        route: found.handle,
+        pattern: found.pattern,
+        by: found.host,
+        host: (&*host.name).into(),
+    });
+    let upstream = table.upstream(found.route)?;
+    let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
+    let mut outbound = Outbound {
+        worker,
+        upstream,
+        parts,
+        path,
+        host,
+        framing: framing(parts, &body),
+        forwarded_port: client.local.port(),
+        client: client.peer.ip(),
+        body: (!body.is_ended()).then_some(body),
+        timeouts: timeouts(found.route, upstream),
+    };
+    account.upstream_begins();
+    let result = outbound.send(statuses).await;
+    account.upstream_ends();
+    let (head, receiving, node) = result?;
+    let status = head.status;
+    statuses.push(status.as_u16());
+    account.answered(status, Some(node));
+    let streaming = Streaming {
+        receiving,
+        pools: worker.pools.clone(),
+        endpoint: node.endpoint,
+        keepalive: upstream.keepalive,
+    };
+    let mut response = Response::new(ResponseBody::streaming(Box::new(streaming)));
+    *response.status_mut() = status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+/// Refuses what may be read in two ways, and what this proxy does not do.
+fn check_framing(client: &Client, parts: &Parts) -> Result<(), Refusal> {
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Refusal::UnknownCoding);
+        }
+        if client.is_framed_twice() {
+            return Err(Refusal::BadRequest("both Content-Length and Transfer-Encoding"));
+        }
+    }
+    match parts.headers.get(header::EXPECT) {
+        Some(expect) if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Refusal::Expectation),
+        _ => Ok(()),
+    }
+}
+
+fn framing(parts: &Parts, body: &RequestBody) -> BodyFraming {
+    match body.length() {
+        Some(length) if length > 0 || parts.headers.contains_key(header::CONTENT_LENGTH) => BodyFraming::Length(length),
+        Some(_) if parts.headers.contains_key(header::TRANSFER_ENCODING) => BodyFraming::Length(0),
+        Some(_) => BodyFraming::None,
+        None => BodyFraming::Chunked,
+    }
+}
+
+/// The route's limits win over the upstream's.
+fn timeouts(route: &Route, upstream: &Upstream) -> Timeouts {
+    route.timeouts.as_deref().copied().or(upstream.timeouts).unwrap_or(Timeouts::DEFAULT)
+}
+
+/// A request on its way to one of several nodes.
+struct Outbound<'r> {
+    worker: &'r Rc<Worker>,
+    upstream: &'r Upstream,
+    parts: &'r Parts,
+    path: Cow<'r, str>,
+    host: Host<'r>,
+    framing: BodyFraming,
+    forwarded_port: u16,
+    client: std::net::IpAddr,
+    /// Until it is sent.
+    body: Option<RequestBody>,
+    timeouts: Timeouts,
+}
+
+impl<'r> Outbound<'r> {
+    /// Tries one node after the other until one answers, as often and as long as the upstream allows. Another node is
+    /// tried only when nothing was sent to the one before.
+    async fn send(
+        &mut self,
+        statuses: &mut UpstreamStatuses,
+    ) -> Result<(ResponseHead, Receiving, &'r Node), Refusal> {
+        let upstream = self.upstream;
+        let mut tried = Tried::new();
+        let mut begun = None;
+        let mut last = None;
+        loop {
+            let Some(place) = self.worker.turns.borrow_mut().pick(upstream, &tried) else {
+                return Err(last.unwrap_or(Refusal::NoNode));
+            };
+            tried.push(place);
+            let node = &upstream.nodes[place];
+            let refusal = match self.try_node(node).await {
+                Ok((head, receiving)) => return Ok((head, receiving, node)),
+                Err(refusal) => refusal,
+            };
+            if refusal.upstream_error().is_some() {
+                statuses.push(refusal.status().as_u16());
+            }
+            let may_retry = matches!(refusal, Refusal::Connection(_) | Refusal::ConnectTimeout(_));
+            let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
+            let begun = *begun.get_or_insert_with(Instant::now);
+            let in_time = upstream.retry_timeout.is_none_or(|limit| begun.elapsed() < limit);
+            if !may_retry || retries >= upstream.retries || !in_time {
+                return Err(refusal);
+            }
+            debug!(node = node.address(), reason = %refusal, attempt = retries + 1, "trying another node");
+            self.worker.figures.retries.add(1);
+            if let Some(error) = refusal.upstream_error() {
+                self.worker.figures.upstream_failed(error);
+            }
+            last = Some(refusal);
+        }
+    }
+
+    /// Sends the request to a node, over a connection that waits or else a new one. A connection that waited may have
+    /// been closed by the node in this very moment; where the node cannot have acted on the request, that is no failure
+    /// of the node, and a new connection is made.
+    async fn try_node(&mut self, node: &Node) -> Result<(ResponseHead, Receiving), Refusal> {
+        let figures = &self.worker.figures;
+        if let Some(connection) = self.worker.pools.take(node.endpoint) {
+            figures.upstream_reuses.add(1);
+            match self.exchange(connection, node).await {
+                Ok(answer) => return Ok(answer),
+                Err((failure, true)) if matches!(failure, Failure::Closed | Failure::Io(_)) => {
+                    figures.retries.add(1);
+                }
+                Err((failure, _)) => return Err(Refusal::Upstream(failure)),
+            }
+        }
+        let connection = self.connect(node).await?;
+        figures.upstream_connects.add(1);
+        self.exchange(connection, node).await.map_err(|(failure, _)| Refusal::Upstream(failure))
+    }
+
+    /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
+    async fn exchange(
+        &mut self,
+        mut connection: Connection,
+        node: &Node,
+    ) -> Result<(ResponseHead, Receiving), (Failure, bool)> {
+        connection.requests += 1;
+        connection.out.clear();
+        self.head_for(node).write(&mut connection.out);
+        let limits = ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits };
+        let body = self.body.take();
+        let had_body = body.is_some();
+        let chunked = self.framing == BodyFraming::Chunked;
+        let exchange = Exchange::new(connection, body, chunked, limits);
+        exchange.head(&self.parts.method).await.map_err(|failed| {
+            let whole = !had_body || failed.body.is_some();
+            let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
+            self.body = failed.body;
+            (failed.why, replayable)
+        })
+    }
+
+    fn head_for<'h>(&'h self, node: &'h Node) -> RequestHead<'h> {
+        RequestHead {
+            method: &self.parts.method,
+            path: &self.path,
+            query: self.parts.uri.query(),
+            headers: &self.parts.headers,
+            host: self.host_for(node),
+            body: self.framing,
+            forwarded: Forwarded { client: self.client, host: &self.host.name, port: self.forwarded_port },
+        }
+    }
+
+    fn host_for<'h>(&'h self, node: &'h Node) -> &'h str {
+        match (self.upstream.pass_host, &self.upstream.upstream_host) {
+            (PassHost::Rewrite, Some(host)) => host,
+            // A client of HTTP/1.0 may have named none; the node must be told one.
+            (PassHost::Pass | PassHost::Rewrite, _) if !self.host.authority.is_empty() => self.host.authority,
+            _ => &node.authority,
+        }
+    }
+
+    async fn connect(&self, node: &Node) -> Result<Connection, Refusal> {
+        let limit = self.timeouts.connect;
+        let connect = async {
+            let addresses = self.worker.names.addresses(node).await;
+            let addresses = addresses.map_err(|e| Refusal::Connection(e.to_string()))?;
+            let mut last = String::new();
+            for address in addresses {
+                match net::connect(address).await {
+                    Ok(stream) => return Ok(Connection::new(stream, &self.worker.wheel)),
+                    Err(e) => last = format!("{address}: {e}"),
+                }
+            }
+            Err(Refusal::Connection(last))
+        };
+        timeout(limit, connect).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE].contains(method)
+}

@@ -1,0 +1,91 @@
+//! One connection to a node.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use crate::proxy::wheel::{Alarm, Wheel};
+
+/// The first read of a response asks for so much: enough for most responses as a whole.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// What a read asks for once a body has filled the smaller ones.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// A connection to a node: in use, or waiting for use.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    /// Bytes that came and were not used yet.
+    pub(crate) input: BytesMut,
+    /// Where heads are written before they are sent.
+    pub(crate) out: Vec<u8>,
+    read_bytes: usize,
+    alarm: Alarm,
+    /// Requests that it was given so far.
+    pub(crate) requests: u32,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream, wheel: &Rc<Wheel>) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            out: Vec::new(),
+            read_bytes: READ_BYTES_MIN,
+            alarm: wheel.alarm(),
+            requests: 0,
+        }
+    }
+
+    /// Reads more into `input`; 0 at the end of the connection.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.reserve(self.read_bytes);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+        self.alarm.clear();
+        if read >= self.read_bytes {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Writes some of the slices.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        self.alarm.clear();
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Ready when nothing was read or written for `limit`.
+    pub(crate) fn poll_late(&self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        if !self.alarm.is_set() {
+            self.alarm.set(limit);
+        }
+        self.alarm.poll(cx)
+    }
+
+    /// Nothing is awaited of the node for now.
+    pub(crate) fn rest(&mut self) {
+        self.alarm.clear();
+        self.read_bytes = READ_BYTES_MIN;
+        if self.input.capacity() > READ_BYTES_MAX {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// Whether the node still holds its end of a connection that rests, and has not said anything unasked. Costs no
+    /// system call while nothing has come.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+}

@@ -1,0 +1,337 @@
+//! One request and its response on one connection.
+//!
+//! The request's body and the response are under way at the same time: an upstream may answer before it has read
+//! everything. Nothing is buffered: what came from one side waits until the other side takes it.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::Method;
+
+use super::connection::Connection;
+use super::framing::{BadBody, Decoded, Decoder};
+use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
+use crate::proxy::downstream::body::{BodyError, RequestBody};
+
+/// Responses of the kind that comes before the real one (1xx) that are waited through.
+const INFORMATIONAL_MAX: u32 = 32;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    connection: Connection,
+    upload: Upload,
+    limits: ExchangeLimits,
+    /// Whether the node was sent anything of it.
+    sent: bool,
+    /// Whether anything of a response came.
+    answered: bool,
+}
+
+/// How long the node may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExchangeLimits {
+    /// Between two writes.
+    pub(crate) send: Duration,
+    /// Between two reads, once the request was sent.
+    pub(crate) read: Duration,
+    pub(crate) head: HeadLimits,
+}
+
+/// A request that got no usable response.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) why: Failure,
+    /// Whether the node can have acted on it.
+    pub(crate) sent: bool,
+    pub(crate) answered: bool,
+    /// The body, as far as it was not asked for.
+    pub(crate) body: Option<RequestBody>,
+}
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Client(#[from] BodyError),
+    #[error("the upstream does not take the request")]
+    SendTimeout,
+    #[error("the upstream does not answer")]
+    ReadTimeout,
+    #[error("the upstream closed the connection before it answered")]
+    Closed,
+    #[error("the connection to the upstream broke: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Head(#[from] BadHead),
+    #[error("the upstream sends one 1xx response after the other")]
+    Informational,
+}
+
+impl Exchange {
+    /// A request whose head stands in the connection's buffer already.
+    pub(crate) fn new(connection: Connection, body: Option<RequestBody>, chunked: bool, limits: ExchangeLimits) -> Self {
+        Self { connection, upload: Upload::new(body, chunked), limits, sent: false, answered: false }
+    }
+
+    /// Sends the request and waits for the response's head.
+    pub(crate) async fn head(mut self, method: &Method) -> Result<(ResponseHead, Receiving), Failed> {
+        let mut seen = 0;
+        let mut informational = 0;
+        let result = poll_fn(|cx| self.poll_head(cx, method, &mut seen, &mut informational)).await;
+        match result {
+            Ok(head) => {
+                let receiving = Receiving {
+                    decoder: Decoder::new(head.framing),
+                    keep_alive: head.keep_alive,
+                    connection: self.connection,
+                    upload: self.upload,
+                    read: self.limits.read,
+                };
+                Ok((*head, receiving))
+            }
+            Err(why) => {
+                let body = self.upload.body.filter(|body| !body.is_touched());
+                Err(Failed { why, sent: self.sent, answered: self.answered, body })
+            }
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        seen: &mut usize,
+        informational: &mut u32,
+    ) -> Poll<Result<Box<ResponseHead>, Failure>> {
+        if let Progress::Client(e) = self.upload.poll(cx, &mut self.connection) {
+            return Poll::Ready(Err(e.into()));
+        }
+        self.sent |= self.upload.sent;
+        loop {
+            while self.connection.input.len() > *seen {
+                self.answered = true;
+                match response_head::read(&mut self.connection.input, *seen, method, self.limits.head)? {
+                    Read::More => *seen = self.connection.input.len(),
+                    Read::Head(head) => return Poll::Ready(Ok(head)),
+                    Read::Informational => {
+                        *seen = 0;
+                        *informational += 1;
+                        if *informational > INFORMATIONAL_MAX {
+                            return Poll::Ready(Err(Failure::Informational));
+                        }
+                    }
+                }
+            }
+            match self.connection.poll_read(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.upload.broken.take().map_or(Failure::Closed, Failure::Io))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(self.upload.broken.take().unwrap_or(e).into())),
+                Poll::Pending => break,
+            }
+        }
+        let (limit, late) = match self.upload.waits_for() {
+            WaitsFor::Client => return Poll::Pending,
+            WaitsFor::Upstream => (self.limits.send, Failure::SendTimeout),
+            WaitsFor::Nobody => (self.limits.read, Failure::ReadTimeout),
+        };
+        self.connection.poll_late(cx, limit).map(|()| Err(late))
+    }
+}
+
+// === the request's way up ===
+
+/// What is still to be sent.
+#[derive(Debug)]
+struct Upload {
+    body: Option<RequestBody>,
+    chunked: bool,
+    /// Bytes of the connection's `out` that were sent.
+    out_sent: usize,
+    data: Bytes,
+    tail: &'static [u8],
+    sent: bool,
+    ended: bool,
+    blocked: bool,
+    /// The node takes nothing more. It may have answered all the same.
+    broken: Option<io::Error>,
+}
+
+enum Progress {
+    /// All that can be sent now was sent.
+    Fine,
+    /// The client's body is of no use.
+    Client(BodyError),
+}
+
+enum WaitsFor {
+    Client,
+    Upstream,
+    Nobody,
+}
+
+impl Upload {
+    fn new(body: Option<RequestBody>, chunked: bool) -> Self {
+        Self {
+            body,
+            chunked,
+            out_sent: 0,
+            data: Bytes::new(),
+            tail: b"",
+            sent: false,
+            ended: false,
+            blocked: false,
+            broken: None,
+        }
+    }
+
+    fn waits_for(&self) -> WaitsFor {
+        match (self.ended, self.blocked) {
+            (true, _) => WaitsFor::Nobody,
+            (false, true) => WaitsFor::Upstream,
+            (false, false) => WaitsFor::Client,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Progress {
+        while !self.ended {
+            match self.poll_flush(cx, connection) {
+                Poll::Ready(Ok(())) => self.blocked = false,
+                Poll::Ready(Err(e)) => {
+                    self.broken = Some(e);
+                    self.ended = true;
+                    break;
+                }
+                Poll::Pending => {
+                    self.blocked = true;
+                    break;
+                }
+            }
+            let Some(body) = &mut self.body else {
+                self.ended = true;
+                break;
+            };
+            match body.poll_next(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    connection.out.clear();
+                    self.out_sent = 0;
+                    if self.chunked {
+                        connection.out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                        self.tail = b"\r\n";
+                    }
+                    self.data = data;
+                }
+                Poll::Ready(Some(Err(e))) => return Progress::Client(e),
+                Poll::Ready(None) => {
+                    self.body = None;
+                    if self.chunked {
+                        self.tail = b"0\r\n\r\n";
+                    }
+                }
+                Poll::Pending => break,
+            }
+        }
+        Progress::Fine
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Poll<io::Result<()>> {
+        loop {
+            let out = std::mem::take(&mut connection.out);
+            let rest = &out[self.out_sent..];
+            if rest.is_empty() && self.data.is_empty() && self.tail.is_empty() {
+                connection.out = out;
+                return Poll::Ready(Ok(()));
+            }
+            let slices = [IoSlice::new(rest), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+            let written = connection.poll_write(cx, &slices);
+            let rest = rest.len();
+            connection.out = out;
+            let Poll::Ready(written) = written else { return Poll::Pending };
+            let written = written?;
+            self.sent = true;
+            let from_out = written.min(rest);
+            self.out_sent += from_out;
+            let from_data = (written - from_out).min(self.data.len());
+            self.data.advance(from_data);
+            self.tail = &self.tail[written - from_out - from_data..];
+        }
+    }
+}
+
+// === the response's way down ===
+
+/// A response whose body is under way, and perhaps still a request's.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    connection: Connection,
+    upload: Upload,
+    decoder: Decoder,
+    keep_alive: bool,
+    read: Duration,
+}
+
+/// A response that was cut off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cut {
+    #[error(transparent)]
+    Body(#[from] BadBody),
+    #[error("the upstream does not go on")]
+    Late,
+    #[error("the connection to the upstream broke: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Receiving {
+    /// How much of the body is left, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.decoder.is_ended()
+    }
+
+    /// The next piece; `None` at the end.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        if let Progress::Client(_) = self.upload.poll(cx, &mut self.connection) {
+            // The answer is there already: it is passed on, and the connection is not used again.
+            self.upload.ended = true;
+            self.keep_alive = false;
+        }
+        loop {
+            match self.decoder.decode(&mut self.connection.input) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(e) => return Poll::Ready(Some(Err(e.into()))),
+            }
+            match self.connection.poll_read(cx) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(match self.decoder.close() {
+                        Ok(()) => None,
+                        Err(e) => Some(Err(e.into())),
+                    });
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Some(Err(e.into()))),
+                Poll::Pending => {
+                    return self.connection.poll_late(cx, self.read).map(|()| Some(Err(Cut::Late)));
+                }
+            }
+        }
+    }
+
+    /// The connection, when the next request can use it: everything was sent and read, and nothing came beyond.
+    pub(crate) fn into_connection(self) -> Option<Connection> {
+        let clean = self.keep_alive
+            && self.decoder.is_ended()
+            && self.upload.ended
+            && self.upload.broken.is_none()
+            && self.upload.body.is_none()
+            && self.connection.input.is_empty();
+        clean.then_some(self.connection)
+    }
+}

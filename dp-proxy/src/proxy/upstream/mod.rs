@@ -1,0 +1,14 @@
+//! The nodes' side: an HTTP/1.1 client made for a proxy.
+//!
+//! It is our own because a proxy needs what a general client hides: to know whether anything of a request was sent
+//! before a connection broke (else a retry could do something twice), to stream both ways at once, to see a response
+//! before the request's end, and to give a connection back only when everything on it was read. It also costs less than
+//! half of a general one: no task and no channel per connection, no second map of headers per request.
+
+pub(super) mod connection;
+pub(super) mod exchange;
+mod framing;
+pub(super) mod names;
+pub(super) mod pool;
+pub(super) mod request_head;
+pub(super) mod response_head;

@@ -1,0 +1,207 @@
+//! A whole proxy: put together, started, drained.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::seams::{SystemClock, SystemRandom};
+use protocol::seam::{Random, WallClock};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::disk::{self, OpenError};
+use crate::feed::{self, Feed, Identity};
+use crate::net::{self, Dial, Tcp};
+use crate::proxy::Workers;
+use crate::settings::{Checked, DrainSettings};
+use crate::standing::Board;
+use crate::status::{self, Readiness, Site, Sources};
+use crate::table::TableCell;
+
+/// What a proxy takes from the outside world beside its settings.
+#[expect(missing_debug_implementations, reason = "clocks and sources of randomness have nothing to print")]
+#[derive(Clone)]
+pub struct Seams {
+    /// The wall clock.
+    pub clock: Arc<dyn WallClock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// How the control plane is reached.
+    pub dial: Arc<dyn Dial>,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom), dial: Arc::new(Tcp) }
+    }
+}
+
+/// Why a proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its disk.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// An address that cannot be listened on, or a thread that cannot be had.
+    #[error("{what}: {error}")]
+    System {
+        /// What was asked for, as the settings call it.
+        what: &'static str,
+        /// Why it is not to be had.
+        error: io::Error,
+    },
+}
+
+/// A running proxy. When this is dropped it ends at once, with whatever is under way.
+#[derive(Debug)]
+pub struct Proxy {
+    workers: Workers,
+    readiness: Arc<Readiness>,
+    board: Arc<Board>,
+    status: SocketAddr,
+    metrics: SocketAddr,
+    drain: DrainSettings,
+    /// Listens when the first table is there.
+    opening: JoinHandle<()>,
+    servers: Vec<JoinHandle<()>>,
+    _feed: Feed,
+    _lock: Option<File>,
+}
+
+impl Proxy {
+    /// Starts a proxy. Everything that can fail for good fails here: the disk, the addresses. Must be called within a
+    /// runtime, on which status and metrics are served.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(settings: Checked, seams: Seams) -> Result<Self, StartError> {
+        let system = |what| move |error| StartError::System { what, error };
+        let mut disk = disk::open(
+            &settings.data_dir,
+            &settings.node.group.as_str().into(),
+            seams.clock.clone(),
+            &*seams.random,
+        )?;
+        let lock = disk.take_lock();
+        let status = net::bind(settings.status).and_then(net::listen).map_err(system("status.listen"))?;
+        let metrics = net::bind(settings.metrics).and_then(net::listen).map_err(system("metrics.listen"))?;
+        let cell = TableCell::default();
+        let board = Arc::new(Board::default());
+        let readiness = Arc::new(Readiness::new(board.clone()));
+        let workers = Workers::start(&settings.proxy, settings.workers, &cell).map_err(system("proxy.listen"))?;
+        let sources = Arc::new(Sources {
+            node: settings.node.clone(),
+            readiness: readiness.clone(),
+            board: board.clone(),
+            disk: disk.stats.clone(),
+            figures: workers.figures(),
+        });
+        let addresses = (status.local_addr(), metrics.local_addr());
+        let servers = vec![
+            tokio::spawn(status::serve(status, Site::Status, sources.clone())),
+            tokio::spawn(status::serve(metrics, Site::Metrics, sources)),
+        ];
+        let feed = feed::start(feed::Start {
+            identity: Identity { node: settings.node, instance: seams.random.bytes16() },
+            control_plane: settings.control_plane,
+            disk,
+            cell,
+            board: board.clone(),
+            dial: seams.dial,
+            random: seams.random,
+        });
+        let feed = feed.map_err(system("feed"))?;
+        let mut live = feed.live();
+        let opening = {
+            let (ready, listen) = (readiness.clone(), workers.listener());
+            let shown = workers.addresses().to_vec();
+            tokio::spawn(async move {
+                if live.wait_for(|live| *live).await.is_err() {
+                    return;
+                }
+                match listen.await {
+                    Ok(()) => {
+                        ready.set_listening();
+                        info!(addresses = ?shown, "serving");
+                    }
+                    Err(e) => tracing::error!(error = %e, "the listeners cannot be opened"),
+                }
+            })
+        };
+        Ok(Self {
+            workers,
+            readiness,
+            board,
+            status: addresses.0.map_err(system("status.listen"))?,
+            metrics: addresses.1.map_err(system("metrics.listen"))?,
+            drain: settings.proxy.drain,
+            opening,
+            servers,
+            _feed: feed,
+            _lock: lock,
+        })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.workers.addresses()
+    }
+
+    /// Where probes are answered.
+    #[must_use]
+    pub fn status_address(&self) -> SocketAddr {
+        self.status
+    }
+
+    /// Where metrics are answered.
+    #[must_use]
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// Whether it is ready.
+    #[must_use]
+    pub fn readiness(&self) -> &Arc<Readiness> {
+        &self.readiness
+    }
+
+    /// Waits until something has ended that never should: after that this process is not whole.
+    pub async fn failed(&mut self) {
+        self.workers.failed().await;
+    }
+
+    /// Goes away in order: not ready, wait for load balancers to notice, take no more connections, wait for requests
+    /// that are under way. True when none was left over.
+    pub async fn drain(&self) -> bool {
+        self.readiness.set_draining();
+        let DrainSettings { delay, timeout: limit } = &self.drain;
+        info!(%delay, "draining: not ready any more, still serving");
+        sleep(delay.0).await;
+        self.opening.abort();
+        info!(timeout = %limit, "draining: no more connections are taken");
+        let clean = timeout(limit.0.max(Duration::from_millis(1)), self.workers.drain()).await.is_ok();
+        if clean {
+            info!("drained");
+        } else {
+            warn!("requests that were under way are cut off");
+        }
+        clean
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.opening.abort();
+        self.servers.iter().for_each(JoinHandle::abort);
+    }
+}

@@ -1,0 +1,201 @@
+//! Settings of a proxy: what an operator writes, with safe defaults, and what is checked before anything starts.
+//!
+//! Three steps: text (files, environment, flags) becomes [`Settings`], which is what was written over the defaults;
+//! [`Settings::check`] turns that into what the program runs by, or names every key that is wrong.
+
+mod control_plane;
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use daemon::logging::LogSettings;
+use serde::{Deserialize, Serialize};
+
+pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
+pub use proxy::{DrainSettings, LimitSettings, ProxySettings};
+
+/// Everything that can be set. Every key may be left out.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Who this proxy is.
+    pub node: NodeSettings,
+    /// Where it keeps the configuration between restarts.
+    pub data_dir: PathBuf,
+    /// Whom it follows.
+    pub control_plane: ControlPlaneSettings,
+    /// The traffic.
+    pub proxy: ProxySettings,
+    /// Probes and the state of this proxy.
+    pub status: StatusSettings,
+    /// Prometheus metrics.
+    pub metrics: MetricsSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Who this proxy is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSettings {
+    /// Its name, unique in the fleet. Empty: the name of the machine.
+    pub name: String,
+    /// Where it stands, for the fleet's overview.
+    pub region: String,
+    /// The gateway group whose configuration it serves.
+    pub group: String,
+    /// Anything else that tells it from others.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Probes and the state of this proxy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StatusSettings {
+    /// Where they are answered. Only on this machine by default: what it tells is for operators.
+    pub listen: SocketAddr,
+}
+
+/// Prometheus metrics.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Where they are answered. Only on this machine by default: what it tells is for operators.
+    pub listen: SocketAddr,
+}
+
+/// The port of probes, as in APISIX.
+pub const STATUS_PORT: u16 = 7085;
+/// The port of metrics, as in APISIX.
+pub const METRICS_PORT: u16 = 9091;
+
+const DATA_DIR: &str = "/var/lib/holdfast/dp-proxy";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            node: NodeSettings::default(),
+            data_dir: DATA_DIR.into(),
+            control_plane: ControlPlaneSettings::default(),
+            proxy: ProxySettings::default(),
+            status: StatusSettings::default(),
+            metrics: MetricsSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            region: String::new(),
+            group: protocol::entry::DEFAULT_GROUP.to_owned(),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for StatusSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], STATUS_PORT)) }
+    }
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], METRICS_PORT)) }
+    }
+}
+
+/// Settings that were checked: what the program runs by.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Who this proxy is; the name is filled in.
+    pub node: NodeSettings,
+    /// Where it keeps the configuration.
+    pub data_dir: PathBuf,
+    /// Whom it follows.
+    pub control_plane: ControlPlane,
+    /// The traffic.
+    pub proxy: ProxySettings,
+    /// How many workers there are.
+    pub workers: usize,
+    /// Where probes are answered.
+    pub status: SocketAddr,
+    /// Where metrics are answered.
+    pub metrics: SocketAddr,
+}
+
+/// Keys that cannot be used, each with the reason.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub struct BadSettings(pub Vec<(&'static str, String)>);
+
+/// One key a line.
+impl fmt::Display for BadSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (key, reason)) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "\n" };
+            write!(f, "{separator}{key}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a name may be: it stands in logs, metrics and the fleet's overview.
+const NAME_BYTES_MAX: usize = 128;
+
+impl Settings {
+    /// Checks what no type can say.
+    ///
+    /// # Errors
+    /// [`BadSettings`] with every key that is wrong.
+    pub fn check(&self) -> Result<Checked, BadSettings> {
+        let mut bad = Vec::new();
+        let mut node = self.node.clone();
+        if node.name.is_empty() {
+            node.name = machine_name();
+        }
+        for (key, text) in [("node.name", &node.name), ("node.region", &node.region), ("node.group", &node.group)] {
+            if text.len() > NAME_BYTES_MAX || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+                bad.push((key, format!("{text:?} is no name: up to {NAME_BYTES_MAX} bytes without white space")));
+            }
+        }
+        if node.group.is_empty() {
+            bad.push(("node.group", "must name a gateway group".to_owned()));
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            bad.push(("data_dir", "must name a directory".to_owned()));
+        }
+        let control_plane = self.control_plane.check(&mut bad);
+        self.proxy.check(&mut bad);
+        if let Err(e) = self.log.check() {
+            bad.push(("log", e.to_string()));
+        }
+        if !bad.is_empty() {
+            return Err(BadSettings(bad));
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Checked {
+            node,
+            data_dir: self.data_dir.clone(),
+            control_plane,
+            proxy: self.proxy.clone(),
+            workers: if self.proxy.workers == 0 { cores() } else { self.proxy.workers },
+            status: self.status.listen,
+            metrics: self.metrics.listen,
+        })
+    }
+}
+
+/// The name that the kernel has for this machine.
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "dp-proxy".to_owned(),
+        name => name.to_owned(),
+    }
+}

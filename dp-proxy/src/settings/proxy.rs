@@ -1,0 +1,141 @@
+//! The traffic: listeners, limits, and how a proxy goes away.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use daemon::settings::units::{ByteSize, Span};
+use serde::{Deserialize, Serialize};
+
+/// The traffic.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxySettings {
+    /// Where requests are taken. At least one address.
+    pub listen: Vec<SocketAddr>,
+    /// How many workers serve them, each on a thread of its own. 0: as many as there are cores.
+    pub workers: usize,
+    /// What the header `Server` says. Empty: what the upstream said.
+    pub server_header: String,
+    /// How long the addresses of a node's name are used before they are asked for again.
+    pub dns_ttl: Span,
+    /// Bounds on what clients and upstreams may ask for.
+    pub limits: LimitSettings,
+    /// How the proxy goes away.
+    pub drain: DrainSettings,
+}
+
+/// Bounds on what clients and upstreams may ask for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// The head of a request or response, its first line included: more is a 431, or a 502.
+    pub header_bytes_max: ByteSize,
+    /// Headers in one head: more is a 431, or a 502.
+    pub headers_max: usize,
+    /// The body of a request: more is a 413. 0: no bound.
+    pub body_bytes_max: ByteSize,
+    /// Client connections at once, over all workers: more are closed as they come.
+    pub connections_max: usize,
+    /// From the first byte of a head to its last: longer is a 408.
+    pub header_read_timeout: Span,
+    /// Between two reads of a request's body: longer is a 408.
+    pub body_read_timeout: Span,
+    /// Between two writes of a response: a client that takes nothing for so long is left.
+    pub send_timeout: Span,
+    /// How long a client's connection may stay open between requests.
+    pub idle_timeout: Span,
+    /// Requests on one client connection; the last gets `Connection: close`. 0: no bound.
+    pub requests_per_connection_max: u64,
+}
+
+/// How the proxy goes away.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainSettings {
+    /// How long it goes on as before, with its readiness gone, so that load balancers notice.
+    pub delay: Span,
+    /// How long requests that are under way may take after that.
+    pub timeout: Span,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 9080))],
+            workers: 0,
+            server_header: format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
+            dns_ttl: Span(Duration::from_secs(5)),
+            limits: LimitSettings::default(),
+            drain: DrainSettings::default(),
+        }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            header_bytes_max: ByteSize(64 << 10),
+            headers_max: 100,
+            body_bytes_max: ByteSize(0),
+            connections_max: 65_536,
+            header_read_timeout: Span(Duration::from_secs(60)),
+            body_read_timeout: Span(Duration::from_secs(60)),
+            send_timeout: Span(Duration::from_secs(60)),
+            idle_timeout: Span(Duration::from_secs(75)),
+            requests_per_connection_max: 0,
+        }
+    }
+}
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        Self { delay: Span(Duration::from_secs(5)), timeout: Span(Duration::from_secs(30)) }
+    }
+}
+
+/// The parser's buffer is at least so large, whatever the bound on heads.
+const HEADER_BYTES_MIN: u64 = 8 << 10;
+/// A bound on what a mistyped figure can make every worker set aside.
+const HEADERS_MOST: usize = 10_000;
+/// More threads than any machine has cores.
+const WORKERS_MOST: usize = 1024;
+
+impl ProxySettings {
+    pub(super) fn check(&self, bad: &mut Vec<(&'static str, String)>) {
+        if self.listen.is_empty() {
+            bad.push(("proxy.listen", "must name at least one address".to_owned()));
+        }
+        for (i, address) in self.listen.iter().enumerate() {
+            if address.port() != 0 && self.listen[..i].contains(address) {
+                bad.push(("proxy.listen", format!("{address} stands twice")));
+            }
+        }
+        if self.workers > WORKERS_MOST {
+            bad.push(("proxy.workers", format!("must be at most {WORKERS_MOST}")));
+        }
+        if http::HeaderValue::from_str(&self.server_header).is_err() {
+            bad.push(("proxy.server_header", "must be printable ASCII".to_owned()));
+        }
+        let limits = &self.limits;
+        if !(HEADER_BYTES_MIN..=1 << 20).contains(&limits.header_bytes_max.0) {
+            bad.push(("proxy.limits.header_bytes_max", "must be 8KiB to 1MiB".to_owned()));
+        }
+        if !(1..=HEADERS_MOST).contains(&limits.headers_max) {
+            bad.push(("proxy.limits.headers_max", format!("must be 1 to {HEADERS_MOST}")));
+        }
+        if limits.connections_max == 0 {
+            bad.push(("proxy.limits.connections_max", "must be at least 1".to_owned()));
+        }
+        for (key, span) in [
+            ("proxy.dns_ttl", self.dns_ttl),
+            ("proxy.limits.header_read_timeout", limits.header_read_timeout),
+            ("proxy.limits.body_read_timeout", limits.body_read_timeout),
+            ("proxy.limits.send_timeout", limits.send_timeout),
+            ("proxy.limits.idle_timeout", limits.idle_timeout),
+        ] {
+            if span.0.is_zero() {
+                bad.push((key, "must be longer than nothing".to_owned()));
+            }
+        }
+    }
+}

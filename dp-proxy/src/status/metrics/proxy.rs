@@ -1,0 +1,31 @@
+//! The traffic, as far as APISIX has no name for it.
+
+use super::super::Sources;
+use super::text::{Page, Type};
+use crate::proxy::{Figure, Figures};
+
+pub(super) fn write(sources: &Sources, page: &mut Page) {
+    let sum = |figure: fn(&Figures) -> &Figure| -> u64 { sources.figures.iter().map(|f| figure(f).get()).sum() };
+    page.single("holdfast_dp_workers", Type::Gauge, "Workers.", sources.figures.len());
+    page.family("holdfast_dp_connections", Type::Gauge, "Client connections that are open, by worker.");
+    for (index, figures) in sources.figures.iter().enumerate() {
+        page.sample("holdfast_dp_connections", &[("worker", &index.to_string())], figures.open.get());
+    }
+    for (name, kind, help, value) in [
+        ("requests_active", Type::Gauge, "Requests under way.", sum(|f| &f.active)),
+        ("upstream_idle_connections", Type::Gauge, "Connections to nodes that wait.", sum(|f| &f.upstream_idle)),
+        ("connections_refused_total", Type::Counter, "Client connections over the bound.", sum(|f| &f.refused)),
+        ("upstream_connects_total", Type::Counter, "Connections opened to nodes.", sum(|f| &f.upstream_connects)),
+        ("upstream_reuses_total", Type::Counter, "Requests over a connection that waited.", sum(|f| &f.upstream_reuses)),
+        ("retries_total", Type::Counter, "Requests sent once more.", sum(|f| &f.retries)),
+        ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
+    ] {
+        page.single(&format!("holdfast_dp_{name}"), kind, help, value);
+    }
+    let name = "holdfast_dp_upstream_errors_total";
+    page.family(name, Type::Counter, "Failures of nodes, by what failed.");
+    for (index, class) in Figures::UPSTREAM_ERRORS.iter().enumerate() {
+        let count: u64 = sources.figures.iter().map(|figures| figures.upstream_errors[index].get()).sum();
+        page.sample(name, &[("class", class)], count);
+    }
+}

@@ -1,0 +1,370 @@
+//! Compiles changes of the configuration into the next table. The only writer.
+//!
+//! The state always evolves; only the table may hold a resource back. A resource whose newest entry this build cannot
+//! serve keeps its last good entry; without one it is sealed: it answers 503 wherever it is used, and still takes its
+//! requests ([`super::outline`] says which).
+
+mod plan;
+mod upstreams;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use protocol::delta::Change;
+use protocol::resource::{HostPattern, KindInfo, Model};
+use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
+
+use super::outline::Hosts;
+use super::paths::PathPattern;
+use super::route::{Route, Service, Target};
+use super::slots::Slots;
+use super::{Handle, Table};
+use plan::{RoutePlan, ServicePlan, TargetPlan, judge};
+use upstreams::Upstreams;
+
+const ROUTES: &str = "routes";
+const SERVICES: &str = "services";
+const UPSTREAMS: &str = "upstreams";
+/// Rules for every request. None can be enforced yet: see [`Table::barred`].
+const GLOBAL_RULES: &str = "global_rules";
+
+/// A resource whose newest entry is not served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    /// Why.
+    pub reason: String,
+    /// Whether its last good entry is served in its place; otherwise it is sealed.
+    pub last_good: bool,
+}
+
+/// Keeps a table that follows the configuration. A clone of [`Self::table`] is what is published.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    table: Table,
+    routes: Slots,
+    services: Slots,
+    upstreams: Upstreams,
+    placed: HashMap<Text, Placed>,
+    /// The shared upstream that a service names.
+    named_by_service: HashMap<Text, Text>,
+    of_service: HashMap<Text, HashSet<Text>>,
+    rejected: BTreeMap<ResourceKey, Rejected>,
+    last_good: BTreeMap<ResourceKey, Arc<Entry>>,
+    barring: BTreeSet<Text>,
+}
+
+/// Where a route stands, and what it refers to.
+#[derive(Debug)]
+struct Placed {
+    handle: Handle,
+    /// The patterns of hosts under which it stands; `[None]` is "no host".
+    at: Vec<Option<HostPattern>>,
+    hosts: Hosts,
+    enabled: bool,
+    guessed: bool,
+    service: Option<Text>,
+    upstream: Option<Text>,
+}
+
+impl Compiler {
+    /// Compiles a whole configuration. `last_good` are the entries that were served in place of ones that could not be.
+    #[must_use]
+    pub fn fresh(state: &ConfigState, last_good: &BTreeMap<ResourceKey, Arc<Entry>>) -> Self {
+        let mut compiler = Self::default();
+        for kind in ORDER {
+            for (key, entry) in state.of_kind(&protocol::Kind::new(kind)) {
+                compiler.take(key, Some(entry), last_good.get(key));
+            }
+        }
+        compiler.table.position = state.position();
+        compiler
+    }
+
+    /// Takes a step: `changes` led from `before` to `position`.
+    pub fn apply(&mut self, before: &ConfigState, position: Position, changes: &[Change]) {
+        // What is referred to comes first, so that a route finds its service's hosts.
+        for kind in ORDER {
+            for change in changes.iter().filter(|change| change.key.kind.as_str() == kind) {
+                let good = self.last_good.get(&change.key).or_else(|| {
+                    // The entry of before is what is served, unless it was rejected itself.
+                    before.get(&change.key).filter(|_| !self.rejected.contains_key(&change.key))
+                });
+                let good = good.cloned();
+                self.take(&change.key, change.entry.as_ref(), good.as_ref());
+            }
+        }
+        self.table.position = position;
+    }
+
+    /// Learns that nothing changed up to a position.
+    pub fn bookmark(&mut self, position: Position) {
+        self.table.position = position;
+    }
+
+    /// The table as it stands.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        self.table.clone()
+    }
+
+    /// Every resource whose newest entry is not served, by key.
+    #[must_use]
+    pub fn rejected(&self) -> &BTreeMap<ResourceKey, Rejected> {
+        &self.rejected
+    }
+
+    /// The entries that are served in place of newer ones, by key.
+    #[must_use]
+    pub fn last_good(&self) -> &BTreeMap<ResourceKey, Arc<Entry>> {
+        &self.last_good
+    }
+
+    fn take(&mut self, key: &ResourceKey, entry: Option<&Arc<Entry>>, good: Option<&Arc<Entry>>) {
+        self.rejected.remove(key);
+        self.last_good.remove(key);
+        let Some(kind) = KindInfo::find(key.kind.as_str()) else { return };
+        let Some(entry) = entry else { return self.remove(key) };
+        let reason = match judge(kind, entry) {
+            Ok(model) => return self.put(key, model),
+            Err(reason) => reason,
+        };
+        let good = good.and_then(|good| judge(kind, good).ok().map(|model| (good, model)));
+        self.rejected.insert(key.clone(), Rejected { reason: reason.clone(), last_good: good.is_some() });
+        match good {
+            Some((good, model)) => {
+                self.last_good.insert(key.clone(), good.clone());
+                self.put(key, model);
+            }
+            None => self.seal(key, &entry.body, &reason),
+        }
+    }
+
+    fn put(&mut self, key: &ResourceKey, model: Model) {
+        match model {
+            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route)),
+            Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service)),
+            Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
+        }
+    }
+
+    fn seal(&mut self, key: &ResourceKey, body: &str, reason: &str) {
+        match key.kind.as_str() {
+            ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason)),
+            SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
+            UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
+            GLOBAL_RULES => {
+                self.barring.insert(key.id.clone());
+                self.table.barred = self.barring.first().cloned();
+            }
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, key: &ResourceKey) {
+        match key.kind.as_str() {
+            ROUTES => self.remove_route(&key.id),
+            SERVICES => self.remove_service(&key.id),
+            UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
+            GLOBAL_RULES => {
+                self.barring.remove(&key.id);
+                self.table.barred = self.barring.first().cloned();
+            }
+            _ => {}
+        }
+    }
+
+    // === routes ===
+
+    fn put_route(&mut self, id: &Text, plan: RoutePlan) {
+        let old = self.placed.remove(id);
+        let old_route = old.as_ref().and_then(|placed| self.table.routes[placed.handle.index()].clone());
+        // New references are taken before old ones are given back, so that what both name stays where it is.
+        let (target, upstream) = self.compile_target(&format!("{ROUTES}/{id}"), plan.target, old_route.as_ref().and_then(|r| r.target.as_ref()));
+        let service = plan.service.as_ref().map(|id| self.services.refer(id, &mut self.table.services));
+        let route = Arc::new(Route {
+            id: id.clone(),
+            paths: plan.paths,
+            priority: plan.priority,
+            methods: plan.methods,
+            remote_addrs: plan.remote_addrs,
+            target,
+            service,
+            timeouts: plan.timeouts,
+            sealed: plan.sealed,
+        });
+        let mut placed = Placed {
+            handle: Handle(0),
+            at: Vec::new(),
+            hosts: plan.hosts,
+            enabled: plan.enabled,
+            guessed: plan.guessed,
+            service: plan.service,
+            upstream,
+        };
+        placed.at = self.where_to_stand(&placed, &route.paths);
+        if let (Some(old), Some(old_route)) = (&old, &old_route)
+            && old.at == placed.at
+            && old_route.has_matches_of(&route)
+        {
+            // It takes what it took: only what becomes of the requests is new.
+            self.routes.put(id, &mut self.table.routes, route);
+            placed.handle = old.handle;
+        } else {
+            if let (Some(old), Some(old_route)) = (&old, &old_route) {
+                self.leave(old, old_route);
+            }
+            self.routes.put(id, &mut self.table.routes, route.clone());
+            placed.handle = self.routes.get(id).expect("it was put just now");
+            self.stand(&placed, &route);
+        }
+        if let Some(service) = &placed.service {
+            self.of_service.entry(service.clone()).or_default().insert(id.clone());
+        }
+        let keeps_service = old.as_ref().is_some_and(|old| old.service == placed.service);
+        self.placed.insert(id.clone(), placed);
+        if let Some(old) = old {
+            self.release(id, old, keeps_service);
+        }
+    }
+
+    fn remove_route(&mut self, id: &Text) {
+        let Some(placed) = self.placed.remove(id) else { return };
+        if let Some(route) = self.table.routes[placed.handle.index()].clone() {
+            self.leave(&placed, &route);
+            self.upstreams.release_own(route.target.as_ref());
+        }
+        self.routes.remove(id, &mut self.table.routes);
+        self.release(id, placed, false);
+    }
+
+    /// Gives back what a route that was replaced or removed referred to. Its own upstream was seen to before.
+    fn release(&mut self, id: &Text, old: Placed, keeps_service: bool) {
+        if let Some(service) = &old.service {
+            self.services.release(service);
+            if !keeps_service && let Some(routes) = self.of_service.get_mut(service) {
+                routes.remove(id);
+                if routes.is_empty() {
+                    self.of_service.remove(service);
+                }
+            }
+        }
+        if let Some(upstream) = &old.upstream {
+            self.upstreams.release(upstream);
+        }
+    }
+
+    /// The patterns of hosts under which a route stands, given its own hosts and its service's.
+    fn where_to_stand(&self, placed: &Placed, paths: &[PathPattern]) -> Vec<Option<HostPattern>> {
+        let mut guessed = placed.guessed;
+        let hosts: Vec<HostPattern> = match &placed.hosts {
+            Hosts::Some(own) => own.clone(),
+            Hosts::Unreadable => Vec::new(),
+            Hosts::None => match placed.service.as_ref().and_then(|id| self.service(id)) {
+                Some(service) => {
+                    guessed |= service.hosts_unreadable;
+                    service.hosts.to_vec()
+                }
+                None => Vec::new(),
+            },
+        };
+        let takes_everything = hosts.is_empty() && paths.iter().any(PathPattern::is_any);
+        if !placed.enabled || (guessed && takes_everything) {
+            return Vec::new();
+        }
+        if hosts.is_empty() { vec![None] } else { hosts.into_iter().map(Some).collect() }
+    }
+
+    fn stand(&mut self, placed: &Placed, route: &Route) {
+        let Table { hosts, routes, .. } = &mut self.table;
+        for host in &placed.at {
+            hosts.update(host.as_ref(), |paths| paths.insert(placed.handle, route, routes));
+        }
+    }
+
+    fn leave(&mut self, placed: &Placed, route: &Route) {
+        for host in &placed.at {
+            self.table.hosts.update(host.as_ref(), |paths| paths.remove(placed.handle, route));
+        }
+    }
+
+    // === services ===
+
+    fn service(&self, id: &Text) -> Option<&Arc<Service>> {
+        self.table.services.get(self.services.get(id)?.index())?.as_ref()
+    }
+
+    fn put_service(&mut self, id: &Text, plan: ServicePlan) {
+        let (hosts, hosts_unreadable) = plan.listed_hosts();
+        let old = self.service(id).cloned();
+        let old_target = old.as_ref().and_then(|service| service.target.as_ref());
+        let (target, upstream) = self.compile_target(&format!("{SERVICES}/{id}"), plan.target, old_target);
+        let service = Service { id: id.clone(), hosts, hosts_unreadable, target, sealed: plan.sealed };
+        let same_hosts = old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
+        self.services.put(id, &mut self.table.services, Arc::new(service));
+        let old_upstream = match upstream {
+            Some(upstream) => self.named_by_service.insert(id.clone(), upstream),
+            None => self.named_by_service.remove(id),
+        };
+        if let Some(old_upstream) = old_upstream {
+            self.upstreams.release(&old_upstream);
+        }
+        if !same_hosts {
+            self.move_routes_of(id);
+        }
+    }
+
+    fn remove_service(&mut self, id: &Text) {
+        if let Some(old) = self.services.remove(id, &mut self.table.services) {
+            self.upstreams.release_own(old.target.as_ref());
+        }
+        if let Some(upstream) = self.named_by_service.remove(id) {
+            self.upstreams.release(&upstream);
+        }
+        self.move_routes_of(id);
+    }
+
+    /// Lets the routes of a service stand where its hosts now say.
+    fn move_routes_of(&mut self, service: &Text) {
+        let Some(routes) = self.of_service.get(service) else { return };
+        for id in routes.clone() {
+            let Some(mut placed) = self.placed.remove(&id) else { continue };
+            if let Some(route) = self.table.routes[placed.handle.index()].clone() {
+                let at = self.where_to_stand(&placed, &route.paths);
+                if at != placed.at {
+                    self.leave(&placed, &route);
+                    placed.at = at;
+                    self.stand(&placed, &route);
+                }
+            }
+            self.placed.insert(id, placed);
+        }
+    }
+
+    /// Compiles where requests go, in place of `old`; with the id of a shared upstream.
+    fn compile_target(&mut self, owner: &str, plan: TargetPlan, old: Option<&Target>) -> (Option<Target>, Option<Text>) {
+        match plan {
+            TargetPlan::Own(model) => {
+                let own = self.upstreams.compile_own(owner, &model, old);
+                (Some(Target::Own(own)), None)
+            }
+            TargetPlan::Shared(id) => {
+                self.upstreams.release_own(old);
+                let handle = self.upstreams.refer(&id, &mut self.table.upstreams);
+                (Some(Target::Shared(handle)), Some(id))
+            }
+            TargetPlan::None => {
+                self.upstreams.release_own(old);
+                (None, None)
+            }
+        }
+    }
+}
+
+/// The kinds that a table is made of, in the order in which they are compiled.
+const ORDER: [&str; 4] = [UPSTREAMS, SERVICES, ROUTES, GLOBAL_RULES];
+
+impl Route {
+    fn has_matches_of(&self, other: &Self) -> bool {
+        self.paths == other.paths && self.priority == other.priority && self.methods == other.methods
+    }
+}

@@ -1,0 +1,150 @@
+//! From an entry to what the table needs of it: either the model that this build serves, or what can be read of one
+//! that it does not.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use protocol::resource::{
+    HostPattern, KindInfo, MethodSet, Model, Route, RouteStatus, Service, Timeouts, Upstream, UriPattern, unsupported,
+};
+use protocol::{Entry, Text};
+
+use super::super::outline::{self, Hosts, RouteOutline};
+use super::super::paths::PathPattern;
+
+/// A route that is to be compiled or sealed.
+#[derive(Debug)]
+pub(super) struct RoutePlan {
+    pub(super) paths: Box<[PathPattern]>,
+    pub(super) hosts: Hosts,
+    pub(super) methods: MethodSet,
+    pub(super) remote_addrs: Box<[IpNet]>,
+    pub(super) priority: i64,
+    pub(super) enabled: bool,
+    pub(super) service: Option<Text>,
+    pub(super) target: TargetPlan,
+    pub(super) timeouts: Option<Box<Timeouts>>,
+    /// Set when a part of its matches could not be read and counts as "all".
+    pub(super) guessed: bool,
+    pub(super) sealed: Option<Box<str>>,
+}
+
+/// A service that is to be compiled or sealed.
+#[derive(Debug)]
+pub(super) struct ServicePlan {
+    pub(super) hosts: Hosts,
+    pub(super) target: TargetPlan,
+    pub(super) sealed: Option<Box<str>>,
+}
+
+/// Where requests are to go.
+#[derive(Debug)]
+pub(super) enum TargetPlan {
+    Own(Box<Upstream>),
+    Shared(Text),
+    None,
+}
+
+/// The model of an entry, when this build can serve all of it; else why not.
+pub(super) fn judge(kind: &KindInfo, entry: &Entry) -> Result<Model, String> {
+    let body = serde_json::from_str(&entry.body).map_err(|e| format!("its body is no JSON: {e}"))?;
+    let model = kind.read(&body).map_err(|report| one_line(&report.to_string()))?;
+    let missing = unsupported(&model);
+    if !missing.is_empty() {
+        let reasons: Vec<_> = missing.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
+        return Err(one_line(&reasons.join("\n")));
+    }
+    // No plugin configuration can be applied yet, and what it would ask of a request is unknown.
+    if matches!(&model, Model::Route(route) if route.plugin_config_id.is_some()) {
+        return Err("$.plugin_config_id: plugin configurations are not served by this version of holdfast".to_owned());
+    }
+    Ok(model)
+}
+
+/// The longest reason that is reported, in bytes: a thousand of them fit into one message.
+const REASON_BYTES_MAX: usize = 512;
+
+fn one_line(text: &str) -> String {
+    let mut line = text.replace('\n', "; ");
+    if line.len() > REASON_BYTES_MAX {
+        let end = (0..=REASON_BYTES_MAX).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+impl RoutePlan {
+    pub(super) fn of(route: Route) -> Self {
+        Self {
+            paths: compile_paths(&route.uris),
+            hosts: if route.hosts.is_empty() { Hosts::None } else { Hosts::Some(route.hosts) },
+            methods: route.methods,
+            remote_addrs: route.remote_addrs.into(),
+            priority: route.priority,
+            enabled: route.status == RouteStatus::Enabled,
+            service: route.service_id.map(|key| key.id),
+            target: TargetPlan::of(route.upstream, route.upstream_id.map(|key| key.id)),
+            timeouts: route.timeouts.map(Box::new),
+            guessed: false,
+            sealed: None,
+        }
+    }
+
+    pub(super) fn sealed(body: &str, reason: &str) -> Self {
+        let outline = RouteOutline::read(body);
+        let unreadable_paths = outline.uris.is_empty();
+        let any = [UriPattern::Prefix("".into())];
+        Self {
+            paths: compile_paths(if unreadable_paths { &any } else { &outline.uris }),
+            guessed: unreadable_paths || outline.hosts == Hosts::Unreadable,
+            hosts: outline.hosts,
+            methods: outline.methods,
+            remote_addrs: outline.remote_addrs.into(),
+            priority: outline.priority,
+            enabled: !outline.disabled,
+            service: outline.service,
+            target: TargetPlan::None,
+            timeouts: None,
+            sealed: Some(reason.into()),
+        }
+    }
+}
+
+impl ServicePlan {
+    pub(super) fn of(service: Service) -> Self {
+        Self {
+            hosts: if service.hosts.is_empty() { Hosts::None } else { Hosts::Some(service.hosts) },
+            target: TargetPlan::of(service.upstream, service.upstream_id.map(|key| key.id)),
+            sealed: None,
+        }
+    }
+
+    pub(super) fn sealed(body: &str, reason: &str) -> Self {
+        Self { hosts: outline::service_hosts(body), target: TargetPlan::None, sealed: Some(reason.into()) }
+    }
+
+    /// The hosts, and whether they count as "all" because none could be read.
+    pub(super) fn listed_hosts(&self) -> (Arc<[HostPattern]>, bool) {
+        match &self.hosts {
+            Hosts::Some(hosts) => (hosts.as_slice().into(), false),
+            Hosts::None => (Arc::default(), false),
+            Hosts::Unreadable => (Arc::default(), true),
+        }
+    }
+}
+
+impl TargetPlan {
+    fn of(own: Option<Upstream>, shared: Option<Text>) -> Self {
+        match (own, shared) {
+            (Some(own), _) => Self::Own(Box::new(own)),
+            (None, Some(id)) => Self::Shared(id),
+            (None, None) => Self::None,
+        }
+    }
+}
+
+fn compile_paths(uris: &[UriPattern]) -> Box<[PathPattern]> {
+    // The number of a pattern stands in 16 bits; a body is far too small for more, and a surplus would match nothing.
+    uris.iter().take(usize::from(u16::MAX)).map(PathPattern::compile).collect()
+}

@@ -1,0 +1,216 @@
+//! The table: the compiled, immutable form of the configuration at one position.
+//!
+//! ```text
+//!   ConfigState --changes--> Compiler --clone--> Table --publish--> workers: find(host, path, method, address) -> route
+//! ```
+//!
+//! Hosts and paths stand in persistent trees, whose leaves are handles into persistent slabs of routes, services and
+//! upstreams. So a clone is cheap, an edit of an upstream or service touches its slot alone, and an edit of a route
+//! touches its slot and its own places in the trees, however many routes there are. The order in which routes are asked
+//! is that of APISIX's router `radixtree_host_uri`: see [`Table::find`].
+
+mod cell;
+mod compiler;
+mod hosts;
+mod outline;
+mod paths;
+mod radix;
+mod route;
+mod slots;
+mod template;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod upstream;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::Vector;
+use protocol::resource::Method;
+use protocol::{Position, Text};
+
+pub use cell::{Publisher, Reader, TableCell};
+pub use compiler::{Compiler, Rejected};
+pub use hosts::MatchedHost;
+pub(crate) use hosts::HOST_BYTES_MAX;
+pub use route::{Route, Service};
+pub use ticket::Ticket;
+pub use upstream::{Node, NodeHost, Upstream};
+
+use hosts::Hosts;
+use route::Target;
+
+/// Where a resource stands in its slab.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Handle(u32);
+
+/// Everything that a request needs of the configuration. A clone shares all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Of which configuration it is.
+    pub position: Position,
+    hosts: Hosts,
+    routes: Vector<Option<Arc<Route>>>,
+    services: Vector<Option<Arc<Service>>>,
+    upstreams: Vector<Option<Arc<Upstream>>>,
+    /// A rule for every request that cannot be enforced: none may pass.
+    barred: Option<Text>,
+}
+
+/// What is asked of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The host in lower case, without a port; empty when there is none.
+    pub host: &'a str,
+    /// The path in its [canonical](crate::path) form.
+    pub path: &'a str,
+    /// The method; `None` for one that no route can name.
+    pub method: Option<Method>,
+    /// The client's address.
+    pub remote: IpAddr,
+}
+
+/// The route that takes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'t> {
+    /// It.
+    pub route: &'t Arc<Route>,
+    pub(crate) handle: Handle,
+    /// By which of its patterns.
+    pub pattern: u16,
+    /// By which pattern of hosts.
+    pub host: MatchedHost,
+}
+
+/// Why a route leads nowhere.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// Something that it uses cannot be served by this build.
+    #[error("{what} cannot be served: {reason}")]
+    Sealed {
+        /// Which resource.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// The upstream that it names is gone: somebody deleted it by force.
+    #[error("its upstream does not exist")]
+    NoSuchUpstream,
+    /// The service that it names is gone.
+    #[error("its service does not exist")]
+    NoSuchService,
+    /// It names no upstream.
+    #[error("it has no upstream")]
+    NoUpstream,
+}
+
+impl Table {
+    /// The route that takes a request.
+    ///
+    /// Hosts are asked by falling specificity: the host itself, wildcards from the longest, routes without hosts; where
+    /// nothing in one takes the request, the next is asked. Within a host, exact paths come before prefixes, longer
+    /// literals before shorter ones; within one literal the higher priority wins, then the pattern that says more, then
+    /// the lower id.
+    #[must_use]
+    pub fn find(&self, ask: &Ask<'_>) -> Option<Found<'_>> {
+        let (found, host) = self.hosts.find(ask.host, |paths| paths.find(&self.routes, ask))?;
+        Some(Found { route: found.0, handle: found.1, pattern: found.2, host })
+    }
+
+    /// The rule for every request that cannot be enforced, if there is one.
+    #[must_use]
+    pub fn barred(&self) -> Option<&str> {
+        self.barred.as_deref()
+    }
+
+    /// The route under a handle.
+    pub(crate) fn route(&self, handle: Handle) -> Option<&Arc<Route>> {
+        self.routes.get(handle.index())?.as_ref()
+    }
+
+    /// The service of a route.
+    #[must_use]
+    pub fn service(&self, route: &Route) -> Option<&Arc<Service>> {
+        self.services.get(route.service?.index())?.as_ref()
+    }
+
+    /// Where a route sends its requests: to its own upstream, to the one that it names, or else as its service says.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is no such place, or none that may be used.
+    pub fn upstream<'t>(&'t self, route: &'t Route) -> Result<&'t Arc<Upstream>, Unavailable> {
+        let seal = |what: &str, id: &str, reason: &Option<Box<str>>| match reason {
+            Some(reason) => Err(Unavailable::Sealed { what: format!("{what}/{id}"), reason: reason.to_string() }),
+            None => Ok(()),
+        };
+        seal("routes", &route.id, &route.sealed)?;
+        let mut target = route.target.as_ref();
+        let mut owner = None;
+        if route.service.is_some() {
+            let service = self.service(route).ok_or(Unavailable::NoSuchService)?;
+            seal("services", &service.id, &service.sealed)?;
+            owner = Some(service);
+        }
+        if target.is_none() {
+            target = owner.and_then(|service| service.target.as_ref());
+        }
+        let upstream = match target.ok_or(Unavailable::NoUpstream)? {
+            Target::Own(upstream) => upstream,
+            Target::Shared(handle) => {
+                self.upstreams.get(handle.index()).and_then(Option::as_ref).ok_or(Unavailable::NoSuchUpstream)?
+            }
+        };
+        match &upstream.sealed {
+            Some(reason) => {
+                Err(Unavailable::Sealed { what: upstream.label.to_string(), reason: reason.to_string() })
+            }
+            None => Ok(upstream),
+        }
+    }
+
+    /// How many routes it holds, those that are switched off included.
+    #[must_use]
+    pub fn routes(&self) -> usize {
+        self.routes.iter().flatten().count()
+    }
+
+    /// Everything in it as text, one fact a line, without handles and tickets: equal for tables that do the same.
+    #[must_use]
+    pub fn dump(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (host, paths) in self.hosts.dump() {
+            for (literal, candidates) in paths.dump() {
+                let names: Vec<String> = candidates
+                    .iter()
+                    .map(|(handle, pattern)| {
+                        let route = self.routes[handle.index()].as_ref().expect("a candidate's route is in the table");
+                        format!("{} by {}", route.id, route.pattern(*pattern))
+                    })
+                    .collect();
+                lines.push(format!("{host} {literal}: {}", names.join(", ")));
+            }
+        }
+        for route in self.routes.iter().flatten() {
+            let upstream = self.upstream(route).map(|upstream| {
+                let nodes: Vec<_> = upstream.nodes.iter().map(|node| (node.address(), node.weight)).collect();
+                let plain = Upstream { nodes: Box::default(), balance: Ticket::default(), ..Upstream::clone(upstream) };
+                format!("{plain:?} {nodes:?}")
+            });
+            let service = self.service(route).map(|service| &service.id);
+            let Route { id, priority, methods, remote_addrs, timeouts, sealed, .. } = &**route;
+            lines.push(format!(
+                "route {id}: {priority} {methods:?} {remote_addrs:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
+            ));
+        }
+        lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
+        lines.sort();
+        lines
+    }
+}
+
+impl Handle {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}

@@ -1,0 +1,178 @@
+//! The paths of one host: which routes may take a path, the most specific first.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use imbl::Vector;
+use protocol::resource::{MethodSet, UriPattern};
+use smallvec::SmallVec;
+
+use super::radix::Radix;
+use super::route::Route;
+use super::template::{self, Segment};
+use super::{Ask, Handle};
+use crate::path::canonical_pattern;
+
+/// A route's path pattern in canonical spelling.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum PathPattern {
+    /// This path.
+    Exact(Box<str>),
+    /// Every path that starts so.
+    Prefix(Box<str>),
+    /// Every path that starts so and goes on as the segments say.
+    Template(Box<str>, Box<[Segment]>),
+}
+
+impl PathPattern {
+    pub(crate) fn compile(pattern: &UriPattern) -> Self {
+        match pattern {
+            UriPattern::Exact(path) => Self::Exact(canonical_pattern(path).into()),
+            UriPattern::Prefix(prefix) => Self::Prefix(canonical_pattern(prefix).into()),
+            UriPattern::Template { literal, parts } => {
+                Self::Template(canonical_pattern(literal).into(), template::compile(parts))
+            }
+        }
+    }
+
+    /// Whether it says nothing about a path.
+    pub(crate) fn is_any(&self) -> bool {
+        matches!(self, Self::Prefix(prefix) if prefix.is_empty() || &**prefix == "/")
+    }
+
+    fn literal(&self) -> &str {
+        match self {
+            Self::Exact(literal) | Self::Prefix(literal) | Self::Template(literal, _) => literal,
+        }
+    }
+
+    /// How much it says, among patterns with one literal.
+    fn segments(&self) -> usize {
+        match self {
+            Self::Exact(_) | Self::Prefix(_) => 0,
+            Self::Template(_, segments) => segments.len(),
+        }
+    }
+}
+
+/// One pattern of one route: what a path leads to. What most requests are turned away by is held here, so that a
+/// mismatch need not look at the route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Candidate {
+    priority: i64,
+    route: Handle,
+    /// Which of the route's patterns.
+    pattern: u16,
+    methods: MethodSet,
+}
+
+/// The candidates under one literal, each part in the order in which they are asked.
+#[derive(Clone, PartialEq, Debug)]
+struct Candidates {
+    /// First those that take only the literal itself, then those that take more.
+    all: Arc<[Candidate]>,
+    exact: u32,
+}
+
+/// Every path pattern of one host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Paths {
+    tree: Radix<Candidates>,
+}
+
+/// Candidates that a path passes on its way down; more than that move to the heap.
+const DEPTH_INLINE: usize = 12;
+
+impl Paths {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tree.is_empty()
+    }
+
+    /// The route that takes the request, with its handle and the number of its pattern: exact paths first, then the longest literal,
+    /// each by priority; a route that does not take it is passed over.
+    pub(crate) fn find<'t>(&'t self, routes: &'t Vector<Option<Arc<Route>>>, ask: &Ask<'_>) -> Option<(&'t Arc<Route>, Handle, u16)> {
+        let mut passed: SmallVec<[(&Candidates, usize); DEPTH_INLINE]> = SmallVec::new();
+        self.tree.each_prefix(ask.path.as_bytes(), |candidates, used| passed.push((candidates, used)));
+        let takes = |candidate: &Candidate, used: usize| {
+            if !candidate.methods.takes(ask.method) {
+                return None;
+            }
+            let route = routes.get(candidate.route.index())?.as_ref()?;
+            let pattern = &route.paths[usize::from(candidate.pattern)];
+            let fits = match pattern {
+                PathPattern::Template(_, segments) => template::matches(segments, &ask.path[used..]),
+                PathPattern::Exact(_) | PathPattern::Prefix(_) => true,
+            };
+            (fits && route.takes_address(ask.remote)).then_some((route, candidate.route, candidate.pattern))
+        };
+        if let Some((candidates, used)) = passed.last().filter(|(_, used)| *used == ask.path.len())
+            && let Some(found) = candidates.exact().iter().find_map(|candidate| takes(candidate, *used))
+        {
+            return Some(found);
+        }
+        passed.iter().rev().find_map(|(candidates, used)| candidates.open().iter().find_map(|c| takes(c, *used)))
+    }
+
+    /// Enters all patterns of a route. `name` gives the id and the paths of any route here, the new one included.
+    pub(crate) fn insert(&mut self, handle: Handle, route: &Route, routes: &Vector<Option<Arc<Route>>>) {
+        for (number, pattern) in (0u16..).zip(&*route.paths) {
+            let new = Candidate { priority: route.priority, route: handle, pattern: number, methods: route.methods };
+            let is_exact = matches!(pattern, PathPattern::Exact(_));
+            self.tree.update(pattern.literal().as_bytes(), |slot| {
+                let (mut exact, mut open) = match slot {
+                    Some(old) => (old.exact().to_vec(), old.open().to_vec()),
+                    None => (Vec::new(), Vec::new()),
+                };
+                let part = if is_exact { &mut exact } else { &mut open };
+                let rank = |candidate: &Candidate| {
+                    let route = routes.get(candidate.route.index()).and_then(Option::as_ref);
+                    let route = route.expect("a candidate's route is in the table");
+                    let pattern = &route.paths[usize::from(candidate.pattern)];
+                    (Reverse(candidate.priority), Reverse(pattern.segments()), route.id.clone(), candidate.pattern)
+                };
+                let at = part.partition_point(|other| rank(other) < rank(&new));
+                part.insert(at, new);
+                *slot = Candidates::of(&exact, &open);
+            });
+        }
+    }
+
+    /// Takes all patterns of a route out.
+    pub(crate) fn remove(&mut self, handle: Handle, route: &Route) {
+        for pattern in &*route.paths {
+            self.tree.update(pattern.literal().as_bytes(), |slot| {
+                let Some(old) = slot else { return };
+                let without = |part: &[Candidate]| -> Vec<Candidate> {
+                    part.iter().filter(|candidate| candidate.route != handle).copied().collect()
+                };
+                *slot = Candidates::of(&without(old.exact()), &without(old.open()));
+            });
+        }
+    }
+
+    /// Every literal with the routes under it in their order, for comparing two tables.
+    pub(crate) fn dump(&self) -> impl Iterator<Item = (String, Vec<(Handle, u16)>)> {
+        self.tree.iter().map(|(literal, candidates)| {
+            let all = candidates.all.iter().map(|candidate| (candidate.route, candidate.pattern)).collect();
+            (format!("{} ({} exact)", String::from_utf8_lossy(&literal), candidates.exact), all)
+        })
+    }
+}
+
+impl Candidates {
+    fn of(exact: &[Candidate], open: &[Candidate]) -> Option<Self> {
+        if exact.is_empty() && open.is_empty() {
+            return None;
+        }
+        let count = u32::try_from(exact.len()).expect("a table holds fewer than 2^32 routes");
+        Some(Self { all: [exact, open].concat().into(), exact: count })
+    }
+
+    fn exact(&self) -> &[Candidate] {
+        &self.all[..self.exact as usize]
+    }
+
+    fn open(&self) -> &[Candidate] {
+        &self.all[self.exact as usize..]
+    }
+}

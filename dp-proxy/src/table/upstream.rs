@@ -1,0 +1,110 @@
+//! An upstream as the request path sees it.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
+use std::time::Duration;
+
+use protocol::Text;
+use protocol::resource::{KeepalivePool, PassHost, Timeouts};
+
+use super::ticket::Ticket;
+
+/// A compiled upstream.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Upstream {
+    /// What logs and metrics call it: `upstreams/<id>`, or the route or service it belongs to.
+    pub label: Text,
+    /// Under which a worker keeps its turn among the nodes. It stays the same while the nodes do.
+    pub balance: Ticket,
+    /// By falling priority, then as they were listed.
+    pub nodes: Box<[Node]>,
+    /// The nodes of one priority each, the highest first.
+    pub tiers: Box<[Range<usize>]>,
+    /// Which `Host` the nodes see.
+    pub pass_host: PassHost,
+    /// The host for [`PassHost::Rewrite`].
+    pub upstream_host: Option<Box<str>>,
+    /// How often a request may be tried on another node.
+    pub retries: u32,
+    /// How long tries may go on; `None`: without a bound of its own.
+    pub retry_timeout: Option<Duration>,
+    /// Its time limits.
+    pub timeouts: Option<Timeouts>,
+    /// How connections to the nodes are kept.
+    pub keepalive: KeepalivePool,
+    /// Why it answers every request with 503.
+    pub(crate) sealed: Option<Box<str>>,
+}
+
+/// One node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Under which a worker keeps its connections: one per address, whichever upstreams name it.
+    pub endpoint: Ticket,
+    /// Its name or address.
+    pub host: NodeHost,
+    /// Its port.
+    pub port: u16,
+    /// Its share.
+    pub weight: u32,
+    /// What it is called in a `Host` header: without the port where it is the scheme's.
+    pub authority: Box<str>,
+}
+
+/// A name, or an address.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum NodeHost {
+    /// A name that DNS knows.
+    Name(Box<str>),
+    /// An address.
+    Address(IpAddr),
+}
+
+/// The port of `http`.
+const DEFAULT_PORT: u16 = 80;
+
+impl NodeHost {
+    pub(crate) fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.to_ascii_lowercase().into()), Self::Address)
+    }
+}
+
+impl Node {
+    pub(crate) fn compile(node: &protocol::resource::Node, endpoint: impl FnOnce(&NodeHost, u16) -> Ticket) -> Self {
+        let host = NodeHost::parse(&node.host);
+        let port = node.port.unwrap_or(DEFAULT_PORT);
+        let name = match &host {
+            NodeHost::Name(_) => node.host.clone(),
+            NodeHost::Address(IpAddr::V4(address)) => address.to_string(),
+            NodeHost::Address(IpAddr::V6(address)) => bracketed(*address),
+        };
+        let authority = if port == DEFAULT_PORT { name } else { format!("{name}:{port}") };
+        Self { endpoint: endpoint(&host, port), host, port, weight: node.weight, authority: authority.into() }
+    }
+
+    /// `host:port`, for logs and metrics.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match &self.host {
+            NodeHost::Name(name) => format!("{name}:{}", self.port),
+            NodeHost::Address(IpAddr::V4(address)) => format!("{address}:{}", self.port),
+            NodeHost::Address(IpAddr::V6(address)) => format!("{}:{}", bracketed(*address), self.port),
+        }
+    }
+}
+
+fn bracketed(address: Ipv6Addr) -> String {
+    format!("[{address}]")
+}
+
+/// Sorts nodes by falling priority and says which positions share one.
+pub(crate) fn tiers<N>(mut nodes: Vec<(i64, N)>) -> (Box<[N]>, Box<[Range<usize>]>) {
+    nodes.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
+    let mut tiers = Vec::new();
+    let mut start = 0;
+    for tier in nodes.chunk_by(|(a, _), (b, _)| a == b) {
+        tiers.push(start..start + tier.len());
+        start += tier.len();
+    }
+    (nodes.into_iter().map(|(_, node)| node).collect(), tiers.into())
+}

@@ -1,0 +1,12 @@
+//! Public behaviour of the proxy: real sockets, real disks, and everything around it made to misbehave.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod feed;
+mod framing;
+mod going_away;
+mod golden;
+mod harness;
+mod program;
+mod restart;
+mod traffic;
+mod upstreams;
