@@ -204,7 +204,13 @@ mod tests {
 
     #[test]
     fn patterns_are_spelt_as_paths_are() {
-        for (given, expected) in [("/caf%c3%a9", "/caf%C3%A9"), ("/café", "/caf%C3%A9"), ("/%61*", "/a*"), ("/100%", "/100%25"), ("/a/../b", "/a/../b")] {
+        for (given, expected) in [
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/café", "/caf%C3%A9"),
+            ("/%61*", "/a*"),
+            ("/100%", "/100%25"),
+            ("/a/../b", "/a/../b"),
+        ] {
             assert_eq!(canonical_pattern(given), expected);
         }
     }

@@ -79,12 +79,8 @@ impl Proxy {
     /// [`StartError`].
     pub async fn start(settings: Checked, seams: Seams) -> Result<Self, StartError> {
         let system = |what| move |error| StartError::System { what, error };
-        let mut disk = disk::open(
-            &settings.data_dir,
-            &settings.node.group.as_str().into(),
-            seams.clock.clone(),
-            &*seams.random,
-        )?;
+        let mut disk =
+            disk::open(&settings.data_dir, &settings.node.group.as_str().into(), seams.clock.clone(), &*seams.random)?;
         let lock = disk.take_lock();
         let status = net::bind(settings.status).and_then(net::listen).map_err(system("status.listen"))?;
         let metrics = net::bind(settings.metrics).and_then(net::listen).map_err(system("metrics.listen"))?;

@@ -167,9 +167,7 @@ impl DataDir {
     /// [`DiskError::Taken`] when it is somebody's.
     pub fn check_unclaimed(&self) -> Result<(), DiskError> {
         match self.identity()? {
-            Some(taken) => {
-                Err(DiskError::Taken { path: self.path.clone(), node: taken.node, cluster: taken.cluster })
-            }
+            Some(taken) => Err(DiskError::Taken { path: self.path.clone(), node: taken.node, cluster: taken.cluster }),
             None => Ok(()),
         }
     }

@@ -91,7 +91,12 @@ async fn patches_merge_delete_and_replace() {
     assert_eq!(value("/nodes", r#"{"c:3":3}"#).await["nodes"], json!({"c:3": 3}));
     assert_eq!(value("/retries", "2").await["retries"], 2);
     for (path, body, status, sentence) in [
-        ("u1", r#"{"retries":"x"}"#, 400, "invalid configuration: property \"retries\" validation failed: wrong type: expected integer, got string"),
+        (
+            "u1",
+            r#"{"retries":"x"}"#,
+            400,
+            "invalid configuration: property \"retries\" validation failed: wrong type: expected integer, got string",
+        ),
         ("u1", r#"{"id":"9"}"#, 400, "wrong upstream id"),
         ("u1", "\"x\"", 400, "invalid configuration"),
         ("u1", "", 400, "missing new configuration"),
@@ -115,7 +120,13 @@ async fn bad_requests_name_the_place() {
         ("PUT", "routes", r#"{"uri":"/x","upstream":{"nodes":{}}}"#, 400, "missing route id"),
         ("PUT", "routes/1", "", 400, "missing configurations"),
         ("PUT", "routes/1", r#"{"uri": "#, 400, "invalid request body: EOF while parsing a value at line 1 column 8"),
-        ("PUT", "routes/1", r#"{"uri":"/x","uri":"/y"}"#, 400, "invalid request body: the name \"uri\" stands twice in one object at line 1 column 17"),
+        (
+            "PUT",
+            "routes/1",
+            r#"{"uri":"/x","uri":"/y"}"#,
+            400,
+            "invalid request body: the name \"uri\" stands twice in one object at line 1 column 17",
+        ),
         ("PUT", "routes/1", "\"str\"", 400, "invalid configuration: wrong type: expected object, got string"),
         ("PUT", "routes/1", "null", 400, "invalid configuration: wrong type: expected object, got null"),
         ("PUT", "routes/bad%20id", r#"{"uri":"/x","upstream":{"nodes":{}}}"#, 400, id_sentence),
@@ -123,17 +134,53 @@ async fn bad_requests_name_the_place() {
         ("PUT", &format!("routes/{long_id}"), r#"{"uri":"/x","upstream":{"nodes":{}}}"#, 400, id_sentence),
         ("PUT", "routes/1", r#"{"id":"2","uri":"/x","upstream":{"nodes":{}}}"#, 400, "wrong route id"),
         ("PUT", "routes/1", r#"{"uri":"/x","create_time":1}"#, 400, "the property is forbidden:  create_time"),
-        ("PUT", "routes/1", r#"{"uri":"/x","upstream":{"nodes":{},"update_time":1}}"#, 400, "the property is forbidden:  upstream.update_time"),
+        (
+            "PUT",
+            "routes/1",
+            r#"{"uri":"/x","upstream":{"nodes":{},"update_time":1}}"#,
+            400,
+            "the property is forbidden:  upstream.update_time",
+        ),
         ("POST", "routes/1", r#"{"uri":"/x","upstream":{"nodes":{}}}"#, 400, "wrong route id, do not need it"),
         ("PATCH", "routes", r#"{"uri":"/x"}"#, 400, "missing route id"),
         ("DELETE", "routes", "", 400, "missing route id"),
-        ("PUT", "routes/1?ttl=abc", r#"{"uri":"/x","upstream":{"nodes":{}}}"#, 400, "invalid argument ttl: should be a number"),
+        (
+            "PUT",
+            "routes/1?ttl=abc",
+            r#"{"uri":"/x","upstream":{"nodes":{}}}"#,
+            400,
+            "invalid argument ttl: should be a number",
+        ),
         ("POST", "consumers", r#"{"username":"p"}"#, 405, "not supported `POST` method for consumer"),
-        ("PUT", "consumers/jack", r#"{"username":"jack"}"#, 400, "consumers are not served by this version of holdfast"),
-        ("PUT", "routes/1", r#"{"uri":"/x","upstream_id":"none"}"#, 400, "failed to fetch upstream info by upstream id [none], response code: 404"),
-        ("PUT", "routes/1", r#"{"uri":"/x","service_id":"none"}"#, 400, "failed to fetch service info by service id [none], response code: 404"),
+        (
+            "PUT",
+            "consumers/jack",
+            r#"{"username":"jack"}"#,
+            400,
+            "consumers are not served by this version of holdfast",
+        ),
+        (
+            "PUT",
+            "routes/1",
+            r#"{"uri":"/x","upstream_id":"none"}"#,
+            400,
+            "failed to fetch upstream info by upstream id [none], response code: 404",
+        ),
+        (
+            "PUT",
+            "routes/1",
+            r#"{"uri":"/x","service_id":"none"}"#,
+            400,
+            "failed to fetch service info by service id [none], response code: 404",
+        ),
         ("PUT", "services/1", r#"{"plugins":{"nosuch":{}}}"#, 400, "unknown plugin [nosuch]"),
-        ("PUT", "routes/1?durability=record", r#"{"uri":"/x","upstream":{"nodes":{}}}"#, 400, "durability=record needs a record, and this node has none"),
+        (
+            "PUT",
+            "routes/1?durability=record",
+            r#"{"uri":"/x","upstream":{"nodes":{}}}"#,
+            400,
+            "durability=record needs a record, and this node has none",
+        ),
         ("GET", "routes?consistency=often", "", 400, "consistency \"often\" is neither linearizable nor stale"),
     ] {
         let (got, answer) = api.call(method, &format!("/apisix/admin/{path}"), body).await;
@@ -163,7 +210,10 @@ async fn bodies_have_a_bound() {
     assert!(message(&answer).contains("string too long"), "{answer}");
     for bytes in [1_572_865, 2 << 20] {
         let (status, answer) = api.call("PUT", "/apisix/admin/routes/big", &body(bytes)).await;
-        assert_eq!((status, message(&answer)), (413, "invalid request body: it is larger than the maximum of 1572864 bytes"));
+        assert_eq!(
+            (status, message(&answer)),
+            (413, "invalid request body: it is larger than the maximum of 1572864 bytes")
+        );
     }
 }
 
@@ -176,7 +226,10 @@ async fn references_hold() {
     let (status, kept) = api.call("DELETE", "/apisix/admin/upstreams/u1", "").await;
     assert_eq!((status, message(&kept)), (400, "can not delete this upstream, service [s1] is still using it now"));
     let (status, kept) = api.call("DELETE", "/apisix/admin/services/s1", "").await;
-    assert_eq!((status, message(&kept)), (400, "can not delete this service directly, route [r1] is still using it now"));
+    assert_eq!(
+        (status, message(&kept)),
+        (400, "can not delete this service directly, route [r1] is still using it now")
+    );
     assert_eq!(api.call("DELETE", "/apisix/admin/upstreams/u1?force=true", "").await.0, 200);
 }
 

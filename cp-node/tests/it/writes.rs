@@ -13,14 +13,14 @@ const ROUTE: &str = r#"{"uri":"/x","upstream":{"nodes":{"a:1":1}}}"#;
 async fn if_match_loses_no_update() {
     let api = Api::start().await;
     api.call("PUT", "/apisix/admin/routes/r", ROUTE).await;
-    let put = async |revision: &str| api.with("PUT", "/apisix/admin/routes/r", &[("if-match", revision)], ROUTE).await.0;
+    let put =
+        async |revision: &str| api.with("PUT", "/apisix/admin/routes/r", &[("if-match", revision)], ROUTE).await.0;
     assert_eq!(put("1").await, 200);
     assert_eq!(put("1").await, 412, "somebody was faster");
     assert_eq!(put("\"2\"").await, 200);
     assert_eq!(put("x").await, 400);
-    let delete = async |revision: &str| {
-        api.with("DELETE", "/apisix/admin/routes/r", &[("if-match", revision)], "").await.0
-    };
+    let delete =
+        async |revision: &str| api.with("DELETE", "/apisix/admin/routes/r", &[("if-match", revision)], "").await.0;
     assert_eq!((delete("2").await, delete("3").await), (412, 200));
     let (status, answer) = api.with("PUT", "/apisix/admin/routes/r", &[("if-match", "3")], ROUTE).await;
     assert_eq!(status, 412);
@@ -38,7 +38,10 @@ async fn an_idempotency_key_makes_a_retry_harmless() {
     assert_eq!(api.call("GET", "/apisix/admin/routes", "").await.1["total"], 1);
     let other = r#"{"uri":"/y","upstream":{"nodes":{"a:1":1}}}"#;
     let (status, answer) = api.with("POST", "/apisix/admin/routes", &[key], other).await;
-    assert_eq!((status, answer["error_msg"].as_str().unwrap()), (422, "the Idempotency-Key \"job-17\" was used for another request"));
+    assert_eq!(
+        (status, answer["error_msg"].as_str().unwrap()),
+        (422, "the Idempotency-Key \"job-17\" was used for another request")
+    );
     let long = "k".repeat(129);
     assert_eq!(api.with("POST", "/apisix/admin/routes", &[("idempotency-key", &long)], ROUTE).await.0, 400);
 }
@@ -75,8 +78,16 @@ async fn a_transaction_is_all_or_nothing() {
     assert_eq!(done["results"][1], json!({"key": "/apisix/upstreams/u1", "result": "created"}));
     for (operations, status, sentence) in [
         (json!([]), 400, "a transaction needs at least one operation"),
-        (json!([{"op": "create", "kind": "upstreams", "id": "u1", "value": upstream}]), 409, "upstreams/u1 exists already"),
-        (json!([{"op": "put", "kind": "nosuch", "id": "x", "value": {}}]), 400, "operation 0: Unsupported resource type: nosuch"),
+        (
+            json!([{"op": "create", "kind": "upstreams", "id": "u1", "value": upstream}]),
+            409,
+            "upstreams/u1 exists already",
+        ),
+        (
+            json!([{"op": "put", "kind": "nosuch", "id": "x", "value": {}}]),
+            400,
+            "operation 0: Unsupported resource type: nosuch",
+        ),
         (json!([{"op": "put", "kind": "routes", "id": "x"}]), 400, "operation 0: a value is needed"),
         (
             json!([{"op": "put", "kind": "upstreams", "id": "u2", "value": upstream}, {"op": "delete", "kind": "upstreams", "id": "u1"}]),
@@ -97,11 +108,13 @@ async fn a_transaction_is_all_or_nothing() {
         let (got, answer) = transact(json!({ "operations": operations })).await;
         assert_eq!((got, answer["error_msg"].as_str().unwrap()), (status, sentence));
     }
-    let (_, answer) = transact(json!({"operations": [{"op": "put", "kind": "routes", "id": "r2", "value": {"uri": 1}}]})).await;
+    let (_, answer) =
+        transact(json!({"operations": [{"op": "put", "kind": "routes", "id": "r2", "value": {"uri": 1}}]})).await;
     assert_eq!(answer["errors"][0]["path"], "$.operations[0].value.uri");
     let (status, _) = transact(json!({"operations": [{"op": "fly", "kind": "routes", "id": "r"}]})).await;
     assert_eq!(status, 400);
-    let (status, answer) = transact(json!({"operations": [{"op": "delete", "kind": "routes", "id": "r1"}], "dry_run": true})).await;
+    let (status, answer) =
+        transact(json!({"operations": [{"op": "delete", "kind": "routes", "id": "r1"}], "dry_run": true})).await;
     assert_eq!(status, 400, "an unknown field is not passed over: {answer}");
     assert_eq!(api.call("GET", "/apisix/admin/upstreams", "").await.1["total"], 1, "nothing of a refused one is there");
     // Both at once, since the one no longer refers to the other afterwards.
@@ -110,7 +123,10 @@ async fn a_transaction_is_all_or_nothing() {
     ]}))
     .await;
     assert_eq!((status, &done["revision"]), (200, &json!(2)));
-    let (status, _) = transact(json!({"if_revision": 1, "operations": [{"op": "put", "kind": "upstreams", "id": "u", "value": upstream}]})).await;
+    let (status, _) = transact(
+        json!({"if_revision": 1, "operations": [{"op": "put", "kind": "upstreams", "id": "u", "value": upstream}]}),
+    )
+    .await;
     assert_eq!(status, 412);
 }
 
@@ -142,9 +158,14 @@ async fn a_large_transaction_and_a_large_body_are_staged_and_take_one_revision()
     let body = json!({ "operations": operations }).to_string();
     assert!(body.len() > 6 << 20);
     let (status, done) = api.call("POST", "/v1/transactions", &body).await;
-    assert_eq!((status, &done["revision"], done["results"].as_array().unwrap().len()), (200, &json!(1), 20_000), "{done:.300}");
+    assert_eq!(
+        (status, &done["revision"], done["results"].as_array().unwrap().len()),
+        (200, &json!(1), 20_000),
+        "{done:.300}"
+    );
     // One body of a megabyte does not fit into a log entry either.
-    let nodes: serde_json::Map<String, Value> = (0..40_000).map(|i| (format!("10.{}.{}.{}:80", i / 65536, i / 256 % 256, i % 256), json!(i % 7))).collect();
+    let nodes: serde_json::Map<String, Value> =
+        (0..40_000).map(|i| (format!("10.{}.{}.{}:80", i / 65536, i / 256 % 256, i % 256), json!(i % 7))).collect();
     let body = json!({"uri": "/big", "upstream": {"nodes": nodes}}).to_string();
     assert!(body.len() > 700 << 10 && body.len() < 1536 << 10, "{}", body.len());
     assert_eq!(api.call("PUT", "/apisix/admin/routes/big", &body).await.0, 201);

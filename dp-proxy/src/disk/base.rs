@@ -93,8 +93,7 @@ pub(super) fn read(path: &Path, cluster: Option<ClusterId>, group: &Text, key: &
     let file = File::open(path).map_err(|e| bad(0, e.to_string()))?;
     let mut input = Counting { input: BufReader::with_capacity(BUFFER_BYTES, file), bytes: 0 };
     let expected = Expected { cluster, view: Some(group.clone()) };
-    let loaded: Result<Loaded, SnapshotError> =
-        snapshot::read(&mut input, ConfigState::following(), &expected, key);
+    let loaded: Result<Loaded, SnapshotError> = snapshot::read(&mut input, ConfigState::following(), &expected, key);
     let loaded = loaded.map_err(|e| bad(input.bytes, e.to_string()))?;
     let last_good = match loaded.sections.get(&SectionTag::LAST_GOOD.0) {
         None => Vec::new(),

@@ -136,11 +136,17 @@ fn read_journal(path: &Path, key: &MacKey) -> Result<Journal, Finding> {
     let failed = |e: std::io::Error| Finding::whole(path, e.to_string());
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes > JOURNAL_BYTES_MAX {
-        return Err(Finding::whole(path, format!("it has {bytes} bytes, no journal of ours has over {JOURNAL_BYTES_MAX}")));
+        return Err(Finding::whole(
+            path,
+            format!("it has {bytes} bytes, no journal of ours has over {JOURNAL_BYTES_MAX}"),
+        ));
     }
     let bytes = std::fs::read(path).map_err(failed)?;
-    journal::read(&bytes, key)
-        .map_err(|broken| Finding { file: path.to_owned(), offset: broken.offset, reason: broken.reason })
+    journal::read(&bytes, key).map_err(|broken| Finding {
+        file: path.to_owned(),
+        offset: broken.offset,
+        reason: broken.reason,
+    })
 }
 
 /// Takes the records of a journal as far as they fit.

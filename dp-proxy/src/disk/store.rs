@@ -93,7 +93,12 @@ enum Job {
 /// # Errors
 /// When another process uses the directory, or it does not exist and cannot be made. A directory that can be read and
 /// not written is no error: a proxy that restarts on a broken disk serves what it finds.
-pub fn open(data_dir: &Path, group: &Text, clock: Arc<dyn WallClock>, random: &dyn Random) -> Result<Opened, OpenError> {
+pub fn open(
+    data_dir: &Path,
+    group: &Text,
+    clock: Arc<dyn WallClock>,
+    random: &dyn Random,
+) -> Result<Opened, OpenError> {
     let layout = Layout { data_dir: data_dir.to_owned() };
     let stats = Arc::new(DiskStats::default());
     if !data_dir.is_dir() {

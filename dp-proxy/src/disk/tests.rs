@@ -55,8 +55,7 @@ impl Node {
 
     fn edit(&mut self, body: &str) -> bytes::Bytes {
         let position = self.state.position().next();
-        let changes =
-            vec![Change { key: key(position.revision % 3), entry: Some(entry(body, position.revision)) }];
+        let changes = vec![Change { key: key(position.revision % 3), entry: Some(entry(body, position.revision)) }];
         let (prev, digest) = (self.state.changed_at(), self.state.digest_after(&changes));
         let delta = Delta { prev, position, changes, digest, cause: None };
         self.state.evolve(&delta).unwrap();
@@ -139,7 +138,12 @@ fn law_10_what_is_foreign_is_refused_and_said_why() {
 }
 
 /// Does something to every byte of a file in turn, and looks what a start finds then.
-fn at_every_byte(node: &Node, path: &PathBuf, damage: impl Fn(&[u8], usize) -> Vec<u8>, check: impl Fn(usize, &Opened)) {
+fn at_every_byte(
+    node: &Node,
+    path: &PathBuf,
+    damage: impl Fn(&[u8], usize) -> Vec<u8>,
+    check: impl Fn(usize, &Opened),
+) {
     let good = fs::read(path).unwrap();
     for at in 0..good.len() {
         fs::write(path, damage(&good, at)).unwrap();

@@ -106,6 +106,9 @@ mod tests {
             let longest = (0..64).map(|bit| choice.pause(&Fixed((1 << bit) - 1))).max().unwrap();
             bounds.push(longest.as_millis());
         }
-        assert!(bounds[0] < 100 && bounds[1] < 200 && bounds[1] >= 100 && bounds.iter().all(|b| *b < 1000), "{bounds:?}");
+        assert!(
+            bounds[0] < 100 && bounds[1] < 200 && bounds[1] >= 100 && bounds.iter().all(|b| *b < 1000),
+            "{bounds:?}"
+        );
     }
 }

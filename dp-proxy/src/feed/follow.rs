@@ -217,7 +217,8 @@ impl Follower {
             self.wait(pause).await;
             let endpoint = &endpoints[choice.current()];
             let span = info_span!("stream", %endpoint);
-            let opened = Link::open(self.dial.clone(), endpoint, self.hello(), self.control_plane.connect_timeout).await;
+            let opened =
+                Link::open(self.dial.clone(), endpoint, self.hello(), self.control_plane.connect_timeout).await;
             let over = match opened {
                 Ok(link) => self.serve(link, &endpoints, &mut choice).await,
                 Err(e) => Over::Link(e),
@@ -524,7 +525,9 @@ impl Follower {
         if self.volatile == kept {
             match kept {
                 true => info!(position = %self.holding.state.position(), "the position is on the disk again"),
-                false => error!(position = %self.holding.state.position(), "the position is not on the disk: a restart would take it back"),
+                false => {
+                    error!(position = %self.holding.state.position(), "the position is not on the disk: a restart would take it back")
+                }
             }
         }
         self.volatile = !kept;

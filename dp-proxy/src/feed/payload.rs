@@ -131,11 +131,8 @@ mod tests {
     fn parts_become_a_whole() {
         let raw = vec![7u8; 900];
         let packed = codec::compress(&raw);
-        let zstd = |bytes: &[u8], last| Payload {
-            zstd: true,
-            raw_bytes: 900,
-            ..part(bytes, packed.len() as u64, last)
-        };
+        let zstd =
+            |bytes: &[u8], last| Payload { zstd: true, raw_bytes: 900, ..part(bytes, packed.len() as u64, last) };
         for (parts, expected) in [
             (vec![part(b"abc", 3, true)], Ok(Some(&b"abc"[..]))),
             (vec![part(b"ab", 3, false), part(b"c", 3, true)], Ok(Some(&b"abc"[..]))),

@@ -133,7 +133,9 @@ pub enum Leave {
         ours: Position,
     },
     /// The node belongs to another cluster.
-    #[error("the node belongs to cluster {theirs}, this proxy holds the configuration of cluster {ours}: point it at its own cluster, or give it an empty data directory")]
+    #[error(
+        "the node belongs to cluster {theirs}, this proxy holds the configuration of cluster {ours}: point it at its own cluster, or give it an empty data directory"
+    )]
     OtherCluster {
         /// Its cluster.
         theirs: ClusterId,
@@ -310,7 +312,12 @@ impl Session {
         Ok(Some(moved(before, changes, Keep::Base, holding.state.position())))
     }
 
-    fn take_heartbeat(&mut self, holding: &mut Holding, heartbeat: Heartbeat, now: Instant) -> Result<Option<Event>, Leave> {
+    fn take_heartbeat(
+        &mut self,
+        holding: &mut Holding,
+        heartbeat: Heartbeat,
+        now: Instant,
+    ) -> Result<Option<Event>, Leave> {
         self.leader_age = Some(Duration::from_millis(heartbeat.leader_contact_age_ms));
         let position = grpc::position(heartbeat.position, "heartbeat.position")?;
         let changed_at = grpc::position(heartbeat.changed_at, "heartbeat.changed_at")?;

@@ -185,7 +185,10 @@ mod tests {
         }
         let raw = Refusal::LateHead.raw();
         let text = str::from_utf8(&raw).unwrap();
-        assert!(text.starts_with("HTTP/1.1 408 Request Timeout\r\n") && text.contains("content-length: 36\r\n\r\n"), "{text}");
+        assert!(
+            text.starts_with("HTTP/1.1 408 Request Timeout\r\n") && text.contains("content-length: 36\r\n\r\n"),
+            "{text}"
+        );
     }
 
     #[test]

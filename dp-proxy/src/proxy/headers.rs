@@ -6,14 +6,7 @@ use smallvec::SmallVec;
 /// Whether a header is always about the connection that it came on.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     // Standard names compare as numbers, so this is a few comparisons for every header of every message.
-    [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER,
-    ]
-    .contains(name)
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, header::TRAILER].contains(name)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 

@@ -139,12 +139,8 @@ async fn forward(
     let status = head.status;
     statuses.push(status.as_u16());
     account.answered(status, Some(node));
-    let streaming = Streaming {
-        receiving,
-        pools: worker.pools.clone(),
-        endpoint: node.endpoint,
-        keepalive: upstream.keepalive,
-    };
+    let streaming =
+        Streaming { receiving, pools: worker.pools.clone(), endpoint: node.endpoint, keepalive: upstream.keepalive };
     let mut response = Response::new(ResponseBody::streaming(Box::new(streaming)));
     *response.status_mut() = status;
     *response.headers_mut() = head.headers;
@@ -203,10 +199,7 @@ struct Outbound<'r> {
 impl<'r> Outbound<'r> {
     /// Tries one node after the other until one answers, as often and as long as the upstream allows. Another node is
     /// tried only when nothing was sent to the one before.
-    async fn send(
-        &mut self,
-        statuses: &mut UpstreamStatuses,
-    ) -> Result<(ResponseHead, Receiving, &'r Node), Refusal> {
+    async fn send(&mut self, statuses: &mut UpstreamStatuses) -> Result<(ResponseHead, Receiving, &'r Node), Refusal> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
         let mut begun = None;
@@ -269,7 +262,8 @@ impl<'r> Outbound<'r> {
         connection.requests += 1;
         connection.out.clear();
         self.head_for(node).write(&mut connection.out);
-        let limits = ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits };
+        let limits =
+            ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits };
         let body = self.body.take();
         let had_body = body.is_some();
         let chunked = self.framing == BodyFraming::Chunked;

@@ -119,7 +119,10 @@ impl ControlPlaneSettings {
             }
         }
         if self.reconnect_max < self.reconnect_min {
-            bad.push(("control_plane.reconnect_max", format!("must be at least reconnect_min, {}", self.reconnect_min)));
+            bad.push((
+                "control_plane.reconnect_max",
+                format!("must be at least reconnect_min, {}", self.reconnect_min),
+            ));
         }
         ControlPlane {
             endpoints,

@@ -30,7 +30,11 @@ struct HostPaths {
 impl Hosts {
     /// Asks the paths that count for `host`, the most specific first, until one has an answer. The number says how many
     /// bytes of the host a wildcard fixed, `None` that no pattern of hosts took part.
-    pub(crate) fn find<'t, T>(&'t self, host: &str, mut ask: impl FnMut(&'t Paths) -> Option<T>) -> Option<(T, MatchedHost)> {
+    pub(crate) fn find<'t, T>(
+        &'t self,
+        host: &str,
+        mut ask: impl FnMut(&'t Paths) -> Option<T>,
+    ) -> Option<(T, MatchedHost)> {
         if !self.named.is_empty() {
             let mut backwards: SmallVec<[u8; HOST_BYTES_MAX]> = SmallVec::from_slice(host.as_bytes());
             backwards.reverse();

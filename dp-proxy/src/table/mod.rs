@@ -32,8 +32,8 @@ use protocol::{Position, Text};
 
 pub use cell::{Publisher, Reader, TableCell};
 pub use compiler::{Compiler, Rejected};
-pub use hosts::MatchedHost;
 pub(crate) use hosts::HOST_BYTES_MAX;
+pub use hosts::MatchedHost;
 pub use route::{Route, Service};
 pub use ticket::Ticket;
 pub use upstream::{Node, NodeHost, Upstream};
@@ -162,9 +162,7 @@ impl Table {
             }
         };
         match &upstream.sealed {
-            Some(reason) => {
-                Err(Unavailable::Sealed { what: upstream.label.to_string(), reason: reason.to_string() })
-            }
+            Some(reason) => Err(Unavailable::Sealed { what: upstream.label.to_string(), reason: reason.to_string() }),
             None => Ok(upstream),
         }
     }

@@ -89,7 +89,11 @@ fn object(body: &str) -> Option<Map<String, Value>> {
 }
 
 /// The strings under `one` and in the array under `many`; `None` when both are missing.
-fn strings<'f>(fields: &'f Map<String, Value>, one: &str, many: &str) -> Option<impl Iterator<Item = &'f str> + Default> {
+fn strings<'f>(
+    fields: &'f Map<String, Value>,
+    one: &str,
+    many: &str,
+) -> Option<impl Iterator<Item = &'f str> + Default> {
     let (one, many) = (fields.get(one), fields.get(many));
     if one.is_none() && many.is_none() {
         return None;

@@ -90,7 +90,11 @@ impl Paths {
 
     /// The route that takes the request, with its handle and the number of its pattern: exact paths first, then the longest literal,
     /// each by priority; a route that does not take it is passed over.
-    pub(crate) fn find<'t>(&'t self, routes: &'t Vector<Option<Arc<Route>>>, ask: &Ask<'_>) -> Option<(&'t Arc<Route>, Handle, u16)> {
+    pub(crate) fn find<'t>(
+        &'t self,
+        routes: &'t Vector<Option<Arc<Route>>>,
+        ask: &Ask<'_>,
+    ) -> Option<(&'t Arc<Route>, Handle, u16)> {
         let mut passed: SmallVec<[(&Candidates, usize); DEPTH_INLINE]> = SmallVec::new();
         self.tree.each_prefix(ask.path.as_bytes(), |candidates, used| passed.push((candidates, used)));
         let takes = |candidate: &Candidate, used: usize| {

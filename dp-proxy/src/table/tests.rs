@@ -41,8 +41,7 @@ impl Growing {
             changes.into_iter().map(|(key, body)| Change { key, entry: body.map(entry) }).collect();
         changes.sort_by(|a, b| a.key.cmp(&b.key));
         let before = self.state.clone();
-        let (prev, position, digest) =
-            (before.changed_at(), before.position().next(), before.digest_after(&changes));
+        let (prev, position, digest) = (before.changed_at(), before.position().next(), before.digest_after(&changes));
         self.state.evolve(&Delta { prev, position, changes: changes.clone(), digest, cause: None }).unwrap();
         self.compiler.apply(&before, position, &changes);
     }
@@ -136,7 +135,11 @@ fn routes_are_asked_in_order() {
 #[test]
 fn a_request_goes_where_route_and_service_say() {
     let mut it = Growing::new();
-    it.put("routes", "own", json!({"uri": "/own", "upstream": nodes("1.1.1.1:1"), "upstream_id": "u", "service_id": "s"}));
+    it.put(
+        "routes",
+        "own",
+        json!({"uri": "/own", "upstream": nodes("1.1.1.1:1"), "upstream_id": "u", "service_id": "s"}),
+    );
     it.put("routes", "named", json!({"uri": "/named", "upstream_id": "u", "service_id": "s"}));
     it.put("routes", "inherited", json!({"uri": "/inherited", "service_id": "s"}));
     it.put("routes", "none", json!({"uri": "/none", "plugins": {}}));
@@ -242,8 +245,7 @@ fn tickets_stay_while_nodes_do() {
 // === properties ===
 
 const HOSTS: [&str; 6] = ["a.com", "b.a.com", "*.a.com", "*.com", "*", "[::1]"];
-const URIS: [&str; 12] =
-    ["/", "/*", "*", "/a", "/a/", "/a/*", "/a*", "/a/:x", "/a/:x/*", "/a/*y/b", "/:x/b", "/a/b"];
+const URIS: [&str; 12] = ["/", "/*", "*", "/a", "/a/", "/a/*", "/a*", "/a/:x", "/a/:x/*", "/a/*y/b", "/:x/b", "/a/b"];
 const METHODS: [&str; 3] = ["GET", "POST", "PURGE"];
 const NODES: [&str; 4] = ["1.1.1.1:1", "2.2.2.2:2", "three.example:3", "four.example"];
 
@@ -253,7 +255,8 @@ fn some_of(words: &'static [&'static str], max: usize) -> impl Strategy<Value = 
 
 fn an_upstream() -> impl Strategy<Value = Value> {
     (some_of(&NODES, 3), 0u32..3, prop::option::of(0u32..3)).prop_map(|(nodes, weight, retries)| {
-        let mut body = json!({"nodes": nodes.iter().map(|n| ((*n).to_owned(), json!(weight))).collect::<serde_json::Map<_, _>>()});
+        let mut body =
+            json!({"nodes": nodes.iter().map(|n| ((*n).to_owned(), json!(weight))).collect::<serde_json::Map<_, _>>()});
         if let Some(retries) = retries {
             body["retries"] = json!(retries);
         }
@@ -321,13 +324,15 @@ fn an_edit() -> impl Strategy<Value = (ResourceKey, Option<String>)> {
         1 => (Just("services"), id(), a_service().boxed()),
         1 => (Just("upstreams"), id(), an_upstream().boxed()),
     ];
-    (kind, prop::option::weighted(0.15, 0..5u8), any::<prop::sample::Index>()).prop_map(|((kind, id, body), how, gone)| {
-        let body = match how {
-            Some(how) => spoilt(body, how),
-            None => body,
-        };
-        (ResourceKey::new(kind, &id), (gone.index(5) > 0).then(|| body.to_string()))
-    })
+    (kind, prop::option::weighted(0.15, 0..5u8), any::<prop::sample::Index>()).prop_map(
+        |((kind, id, body), how, gone)| {
+            let body = match how {
+                Some(how) => spoilt(body, how),
+                None => body,
+            };
+            (ResourceKey::new(kind, &id), (gone.index(5) > 0).then(|| body.to_string()))
+        },
+    )
 }
 
 fn history() -> impl Strategy<Value = Vec<Vec<(ResourceKey, Option<String>)>>> {

@@ -21,9 +21,10 @@ async fn a_change_is_served_and_acknowledged() {
     let (_, digest) = scene.control_plane.expected();
     until("the ack", async || {
         scene.node.heard(|heard| {
-            heard.acks.last().is_some_and(|ack| {
-                ack.position == Some(position.into()) && ack.digest[..] == digest.0 && !ack.volatile
-            })
+            heard
+                .acks
+                .last()
+                .is_some_and(|ack| ack.position == Some(position.into()) && ack.digest[..] == digest.0 && !ack.volatile)
         })
     })
     .await;
@@ -94,7 +95,10 @@ async fn a_commit_of_another_group_only_moves_the_position() {
     scene.dp.serves(&scene.control_plane).await;
     assert_eq!(scene.dp.get("/secret").await.status, 404);
     let config = scene.dp.config().await;
-    assert_eq!((&config["position"], &config["changed_at"], &config["resources"]), (&json!("1-2"), &json!("1-1"), &json!(1)));
+    assert_eq!(
+        (&config["position"], &config["changed_at"], &config["resources"]),
+        (&json!("1-2"), &json!("1-1"), &json!(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,6 +303,10 @@ async fn law_6_two_thousand_changes_cost_no_request() {
         (good, bad) = (good + more_good, bad + more_bad);
     }
     assert!(good > 100 && bad == 0, "{good} answered, {bad} not");
-    assert_eq!(scene.node.heard(|heard| (heard.fulls, heard.mends, heard.hellos.len())), (1, 0, 1), "one orderly stream");
+    assert_eq!(
+        scene.node.heard(|heard| (heard.fulls, heard.mends, heard.hellos.len())),
+        (1, 0, 1),
+        "one orderly stream"
+    );
     until("replaced tables are taken apart", async || scene.dp.metric("holdfast_dp_tables_retained").await < 4.0).await;
 }

@@ -51,8 +51,7 @@ impl LogSettings {
     }
 
     fn read_filter(&self) -> Result<EnvFilter, BadFilter> {
-        EnvFilter::try_new(&self.filter)
-            .map_err(|e| BadFilter { filter: self.filter.clone(), reason: e.to_string() })
+        EnvFilter::try_new(&self.filter).map_err(|e| BadFilter { filter: self.filter.clone(), reason: e.to_string() })
     }
 }
 

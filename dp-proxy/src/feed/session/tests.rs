@@ -208,7 +208,9 @@ fn a_stream_goes_on_from_where_the_last_one_ended() {
     let Ok(Some(Event::Welcomed(node))) = dp.take(cp.welcome()) else { panic!("no welcome") };
     assert_eq!(node.first_contact, None);
     let state = &dp.holding.state;
-    let CatchUp::Delta(step) = cp.state.catch_up("default", state.position(), state.changed_at()) else { panic!("a step") };
+    let CatchUp::Delta(step) = cp.state.catch_up("default", state.position(), state.changed_at()) else {
+        panic!("a step")
+    };
     dp.take(delta(&step)).unwrap();
     assert!(dp.agrees_with(&cp));
 }

@@ -73,7 +73,12 @@ pub(crate) enum Failure {
 
 impl Exchange {
     /// A request whose head stands in the connection's buffer already.
-    pub(crate) fn new(connection: Connection, body: Option<RequestBody>, chunked: bool, limits: ExchangeLimits) -> Self {
+    pub(crate) fn new(
+        connection: Connection,
+        body: Option<RequestBody>,
+        chunked: bool,
+        limits: ExchangeLimits,
+    ) -> Self {
         Self { connection, upload: Upload::new(body, chunked), limits, sent: false, answered: false }
     }
 
@@ -127,7 +132,9 @@ impl Exchange {
                 }
             }
             match self.connection.poll_read(cx) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.upload.broken.take().map_or(Failure::Closed, Failure::Io))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(self.upload.broken.take().map_or(Failure::Closed, Failure::Io)));
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(self.upload.broken.take().unwrap_or(e).into())),
                 Poll::Pending => break,

@@ -93,7 +93,9 @@ impl Decoder {
     pub(crate) fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, BadBody> {
         match self {
             Self::Ended => Ok(Decoded::End),
-            Self::UntilClose => Ok(if input.is_empty() { Decoded::More } else { Decoded::Data(input.split().freeze()) }),
+            Self::UntilClose => {
+                Ok(if input.is_empty() { Decoded::More } else { Decoded::Data(input.split().freeze()) })
+            }
             Self::Length(left) => {
                 if input.is_empty() {
                     return Ok(Decoded::More);
@@ -258,9 +260,8 @@ mod tests {
             ("0\r\nX: y\n\r\n", Err(BadBody::Trailers)),
         ] {
             let result = run(Framing::Chunked, text.as_bytes(), &[]);
-            let result = result.map(|(out, left, ended)| {
-                (String::from_utf8(out).unwrap(), String::from_utf8(left).unwrap(), ended)
-            });
+            let result = result
+                .map(|(out, left, ended)| (String::from_utf8(out).unwrap(), String::from_utf8(left).unwrap(), ended));
             assert_eq!(result, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c)), "{text:?}");
         }
         let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(300));

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap};
 use http::Method;
+use http::header::{self, HeaderMap};
 
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
 

@@ -58,12 +58,7 @@ const HEADERS_INLINE: usize = 64;
 ///
 /// # Errors
 /// [`BadHead`]: the connection is of no use any more.
-pub(crate) fn read(
-    input: &mut BytesMut,
-    seen: usize,
-    method: &Method,
-    limits: HeadLimits,
-) -> Result<Read, BadHead> {
+pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: HeadLimits) -> Result<Read, BadHead> {
     // Parsing starts over with every attempt, so it is attempted once: when the end of the head is there.
     let Some(end) = find_end(input, seen) else {
         return if input.len() > limits.bytes { Err(BadHead::TooLarge) } else { Ok(Read::More) };
@@ -149,8 +144,7 @@ fn collect(
         headers.remove(name);
     }
     let mut keep_alive = if is_1_1 { !connection.close } else { connection.keep_alive && !connection.close };
-    let without_body =
-        *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let without_body = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (&encoding, length) {
         // A chunked response to HEAD has no body either, and must not be announced as one.
         _ if without_body => Framing::None,

@@ -88,8 +88,7 @@ fn write_routes(sources: &Sources, page: &mut Page) {
     page.family(name, Type::Histogram, "Time in milliseconds: of the request, of its upstream, of this proxy.");
     for (id, route) in &routes {
         for ((kind, _), (counts, micros)) in LATENCIES.iter().zip(&route.latencies) {
-            let labels =
-                [("type", *kind), ("route", id), ("service", &route.service), ("consumer", ""), ("node", "")];
+            let labels = [("type", *kind), ("route", id), ("service", &route.service), ("consumer", ""), ("node", "")];
             #[expect(clippy::cast_precision_loss, reason = "a sum of microseconds is inexact after 285 years")]
             let millis = *micros as f64 / 1000.0;
             page.histogram(name, &labels, &bounds, counts, millis);
@@ -99,8 +98,7 @@ fn write_routes(sources: &Sources, page: &mut Page) {
     page.family(name, Type::Counter, "Bytes from and to clients.");
     for (id, route) in &routes {
         for (kind, bytes) in [("ingress", route.ingress), ("egress", route.egress)] {
-            let labels =
-                [("type", kind), ("route", id), ("service", &route.service), ("consumer", ""), ("node", "")];
+            let labels = [("type", kind), ("route", id), ("service", &route.service), ("consumer", ""), ("node", "")];
             page.sample(name, &labels, bytes);
         }
     }

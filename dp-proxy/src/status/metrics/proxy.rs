@@ -16,7 +16,12 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
         ("upstream_idle_connections", Type::Gauge, "Connections to nodes that wait.", sum(|f| &f.upstream_idle)),
         ("connections_refused_total", Type::Counter, "Client connections over the bound.", sum(|f| &f.refused)),
         ("upstream_connects_total", Type::Counter, "Connections opened to nodes.", sum(|f| &f.upstream_connects)),
-        ("upstream_reuses_total", Type::Counter, "Requests over a connection that waited.", sum(|f| &f.upstream_reuses)),
+        (
+            "upstream_reuses_total",
+            Type::Counter,
+            "Requests over a connection that waited.",
+            sum(|f| &f.upstream_reuses),
+        ),
         ("retries_total", Type::Counter, "Requests sent once more.", sum(|f| &f.retries)),
         ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
     ] {

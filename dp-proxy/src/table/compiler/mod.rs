@@ -179,7 +179,11 @@ impl Compiler {
         let old = self.placed.remove(id);
         let old_route = old.as_ref().and_then(|placed| self.table.routes[placed.handle.index()].clone());
         // New references are taken before old ones are given back, so that what both name stays where it is.
-        let (target, upstream) = self.compile_target(&format!("{ROUTES}/{id}"), plan.target, old_route.as_ref().and_then(|r| r.target.as_ref()));
+        let (target, upstream) = self.compile_target(
+            &format!("{ROUTES}/{id}"),
+            plan.target,
+            old_route.as_ref().and_then(|r| r.target.as_ref()),
+        );
         let service = plan.service.as_ref().map(|id| self.services.refer(id, &mut self.table.services));
         let route = Arc::new(Route {
             id: id.clone(),
@@ -299,7 +303,8 @@ impl Compiler {
         let old_target = old.as_ref().and_then(|service| service.target.as_ref());
         let (target, upstream) = self.compile_target(&format!("{SERVICES}/{id}"), plan.target, old_target);
         let service = Service { id: id.clone(), hosts, hosts_unreadable, target, sealed: plan.sealed };
-        let same_hosts = old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
+        let same_hosts =
+            old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
         self.services.put(id, &mut self.table.services, Arc::new(service));
         let old_upstream = match upstream {
             Some(upstream) => self.named_by_service.insert(id.clone(), upstream),
@@ -341,7 +346,12 @@ impl Compiler {
     }
 
     /// Compiles where requests go, in place of `old`; with the id of a shared upstream.
-    fn compile_target(&mut self, owner: &str, plan: TargetPlan, old: Option<&Target>) -> (Option<Target>, Option<Text>) {
+    fn compile_target(
+        &mut self,
+        owner: &str,
+        plan: TargetPlan,
+        old: Option<&Target>,
+    ) -> (Option<Target>, Option<Text>) {
         match plan {
             TargetPlan::Own(model) => {
                 let own = self.upstreams.compile_own(owner, &model, old);

@@ -50,7 +50,12 @@ impl Upstreams {
     }
 
     /// Compiles the upstream of one resource, in place of what it had.
-    pub(super) fn compile_own(&mut self, owner: &str, model: &resource::Upstream, old: Option<&Target>) -> Arc<Upstream> {
+    pub(super) fn compile_own(
+        &mut self,
+        owner: &str,
+        model: &resource::Upstream,
+        old: Option<&Target>,
+    ) -> Arc<Upstream> {
         let old = match old {
             Some(Target::Own(old)) => Some(&**old),
             _ => None,
@@ -71,9 +76,9 @@ impl Upstreams {
             Endpoints::Discovered { .. } => &[],
         };
         let endpoints = &mut self.endpoints;
-        let compiled = listed.iter().map(|node| {
-            (node.priority, Node::compile(node, |host, port| endpoints.take((host.clone(), port))))
-        });
+        let compiled = listed
+            .iter()
+            .map(|node| (node.priority, Node::compile(node, |host, port| endpoints.take((host.clone(), port)))));
         let (nodes, tiers) = tiers(compiled.collect());
         let balance = self.balance_over(&nodes, old);
         let others = u32::try_from(nodes.len().saturating_sub(1)).unwrap_or(u32::MAX);

@@ -251,10 +251,7 @@ type Down1 = Result<FeedDown, Status>;
 impl Feed for Service {
     type SubscribeStream = Pin<Box<dyn tokio_stream::Stream<Item = Down1> + Send>>;
 
-    async fn subscribe(
-        &self,
-        request: Request<Streaming<FeedUp>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
+    async fn subscribe(&self, request: Request<Streaming<FeedUp>>) -> Result<Response<Self::SubscribeStream>, Status> {
         let (down, messages) = mpsc::channel(16);
         let stream = Stream { shared: self.shared.clone(), up: request.into_inner(), down };
         tokio::spawn(stream.run());

@@ -1,0 +1,1 @@
+//! Proves on real processes, disks and sockets that Holdfast holds fast.

@@ -1,0 +1,3 @@
+//! `chaos`: scenarios by hand, and the demo.
+
+fn main() {}

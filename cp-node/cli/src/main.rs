@@ -1,0 +1,3 @@
+//! `hfctl`: the command line of Holdfast.
+
+fn main() {}
