@@ -22,7 +22,7 @@ pub(crate) struct Probes {
     pub(crate) metrics: Metrics,
 }
 
-/// Serves probes for as long as the process runs: also while it stops, since somebody watches it then most of all.
+/// Serves probes until the node has stopped: also while it stops, since somebody watches it then most of all.
 pub(crate) async fn serve(listener: Box<dyn Listener>, probes: Probes) {
     let router = Router::new()
         .route("/status", get(alive))

@@ -165,18 +165,16 @@ impl Replica {
         self.membership = meta.last_membership.clone();
         self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
         self.feed.replace(self.state.config.clone());
+        self.newest.iter().for_each(|snapshot| report_snapshot(&self.applied, snapshot));
         self.report();
     }
 
     fn report(&self) {
-        let newest = self.newest.as_ref();
-        self.applied.send_replace(Applied {
-            log_id: self.last_applied,
-            level: self.state.control.level(),
-            snapshot: newest.and_then(|snapshot| snapshot.meta.last_log_id),
-            snapshot_bytes: newest.map_or(0, |snapshot| snapshot.snapshot.bytes()),
-            staged_bytes: self.state.control.staged_bytes(),
-            remembered_requests: self.state.control.remembered_requests() as u64,
+        self.applied.send_modify(|applied| {
+            applied.log_id = self.last_applied;
+            applied.level = self.state.control.level();
+            applied.staged_bytes = self.state.control.staged_bytes();
+            applied.remembered_requests = self.state.control.remembered_requests() as u64;
         });
     }
 }
@@ -234,6 +232,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
             last_applied: self.last_applied,
             membership: self.membership.clone(),
             snapshots: self.snapshots.clone(),
+            applied: self.applied.clone(),
             clock: self.clock.clone(),
         }
     }
@@ -274,9 +273,11 @@ impl RaftStateMachine<TypeConfig> for Replica {
         let newest = self.snapshots.list().map_err(io)?.into_iter().next();
         let known = self.newest.as_ref().map(|snapshot| snapshot.snapshot.last_index());
         if let Some(handle) = newest.filter(|handle| Some(handle.last_index()) > known) {
-            let (_, meta) = self.load(&handle).map_err(|e| StorageIOError::read_snapshot(None, AnyError::new(&e)))?;
-            self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
-            self.report();
+            match self.load(&handle) {
+                Ok((_, meta)) => self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) }),
+                // The one before it serves; the next build replaces it.
+                Err(error) => tracing::error!(snapshot = handle.name(), %error, "a snapshot cannot be read"),
+            }
         }
         Ok(self.newest.clone())
     }
@@ -289,6 +290,7 @@ pub struct Builder {
     last_applied: Option<LogId>,
     membership: StoredMembership,
     snapshots: Arc<dyn SnapshotStore>,
+    applied: watch::Sender<Applied>,
     clock: Arc<dyn WallClock>,
 }
 
@@ -329,8 +331,22 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             .map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
         tracing::info!(snapshot = handle.name(), bytes = handle.bytes(), "a snapshot was written");
         retain(&self.snapshots);
-        Ok(Snapshot { meta, snapshot: Box::new(handle) })
+        let snapshot = Snapshot { meta, snapshot: Box::new(handle) };
+        report_snapshot(&self.applied, &snapshot);
+        Ok(snapshot)
     }
+}
+
+/// Tells those who watch of a snapshot, unless they know of a newer one: one may be installed while another is built.
+fn report_snapshot(applied: &watch::Sender<Applied>, snapshot: &Snapshot) {
+    applied.send_if_modified(|applied| {
+        let is_newer = snapshot.meta.last_log_id > applied.snapshot;
+        if is_newer {
+            applied.snapshot = snapshot.meta.last_log_id;
+            applied.snapshot_bytes = snapshot.snapshot.bytes();
+        }
+        is_newer
+    });
 }
 
 /// Reads a snapshot of the control plane: the state, and what Raft knows of it.

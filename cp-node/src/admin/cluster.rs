@@ -84,11 +84,16 @@ fn node_id(text: &str) -> Result<NodeId, Answer> {
     id.ok_or_else(|| Answer::bad(&format!("{text:?} is no node id")))
 }
 
-/// Asks every member how it is doing, all at once. Needs no leader.
+/// Asks every other member how it is doing, all at once. Needs no leader.
 async fn members(desk: &Desk) -> Answer {
     let voters = desk.members.voters();
     let mut asking = tokio::task::JoinSet::new();
+    let mut members = Vec::new();
     for (id, member) in desk.members.members() {
+        if id == desk.describe.node {
+            members.push(member_status(id, &member, voters.contains(&id), Ok(desk.describe.reply())));
+            continue;
+        }
         let route = Route { cluster: desk.describe.cluster.to_string(), from: desk.describe.node, to: id };
         let mut client = desk.channels.peer(&member.peer_address, LinkClass::Bulk);
         let voter = voters.contains(&id);
@@ -102,7 +107,7 @@ async fn members(desk: &Desk) -> Answer {
             member_status(id, &member, voter, said)
         });
     }
-    let mut members: Vec<MemberStatus> = asking.join_all().await;
+    members.extend(asking.join_all().await);
     members.sort_by_key(|member| member.node_id);
     let status = desk.describe.status();
     Answer::value(

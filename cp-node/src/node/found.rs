@@ -61,7 +61,7 @@ pub async fn found(settings: &Settings, seams: &Seams) -> Result<Identity, NodeE
     let leads = raft.wait(Some(FOUND_MAX)).applied_index_at_least(Some(1), "the founder leads").await;
     leads.map_err(|e| failed(&e))?;
     raft.shutdown().await.map_err(|e| failed(&e))?;
-    log.drained().await;
+    log.close().await;
     // Last of all: before this the directory is nobody's, and founding can begin again.
     data.claim(&identity)?;
     Ok(identity)

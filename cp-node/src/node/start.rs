@@ -48,6 +48,7 @@ pub struct Node {
     pub(super) admin: JoinHandle<()>,
     pub(super) feed_server: JoinHandle<()>,
     pub(super) peer_server: JoinHandle<()>,
+    pub(super) probes: Option<JoinHandle<()>>,
     pub(super) upkeep: Vec<JoinHandle<()>>,
     /// Where it listens: peer, admin, feed, status.
     pub addresses: Addresses,
@@ -221,9 +222,8 @@ impl Node {
         };
         let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
         let feed_server = tokio::spawn(serve_feed(feed, service, stopping_feed));
-        if let Some(status) = status {
-            tokio::spawn(probes::serve(status, Probes { describe: core.describe.clone(), metrics }));
-        }
+        let probes = Probes { describe: core.describe, metrics };
+        let probes = status.map(|listener| tokio::spawn(probes::serve(listener, probes)));
         tracing::info!(
             node_id = identity.node,
             cluster = %identity.cluster,
@@ -248,6 +248,7 @@ impl Node {
             admin,
             feed_server,
             peer_server: core.peer_server,
+            probes,
             upkeep: core.upkeep,
             addresses,
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use protocol::grpc::{Route, TakeOverRequest};
 use raft_store::types::NodeId;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Node;
@@ -80,7 +81,8 @@ impl Node {
         }
         self.stop_peer.send_replace(true);
         let _ = tokio::time::timeout(CLOSE_MAX, self.peer_server).await;
-        self.log.drained().await;
+        self.log.close().await;
+        self.probes.iter().for_each(JoinHandle::abort);
         tracing::info!(
             took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             "the node has stopped"

@@ -68,15 +68,7 @@ impl Api {
     pub(crate) async fn restart(self) -> Self {
         let (settings, dir) = (self.settings.clone(), self._dir);
         self.node.stop().await;
-        let mut api = loop {
-            // Sled's lock goes with its writer's thread, a moment after the node has stopped.
-            match Self::run(settings.clone()).await {
-                Err(NodeError::Log(e, _)) if e.to_string().contains("lock") => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                started => break started.unwrap(),
-            }
-        };
+        let mut api = Self::run(settings).await.unwrap();
         api._dir = dir;
         api
     }

@@ -121,9 +121,10 @@ impl LogStore {
             .map(|entry| entry.log_id)
     }
 
-    /// Waits until everything given to the writer so far is on disk or has failed.
-    pub async fn drained(&self) {
-        self.writer.drained().await;
+    /// Closes the log once everything given to the writer so far is on disk or has failed: its files and their lock are
+    /// let go, whoever still holds a clone. What is written later fails.
+    pub async fn close(&self) {
+        self.writer.close().await;
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

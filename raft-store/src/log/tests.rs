@@ -29,27 +29,6 @@ async fn all(log: &mut LogStore) -> Vec<Entry> {
     log.try_get_log_entries(..).await.unwrap()
 }
 
-/// Waits until the writer's thread has let go of the files: the next opening of the same directory needs sled's lock.
-async fn close(log: LogStore) {
-    log.drained().await;
-    let writer = Arc::downgrade(&log.live);
-    drop(log);
-    assert_eq!(writer.strong_count(), 0, "a test holds no second handle");
-}
-
-/// Sled's lock goes with the writer's thread, which ends a moment after the last handle.
-async fn reopen(dir: &Path) -> LogStore {
-    for _ in 0..200 {
-        match open(dir) {
-            Err(LogError::Io { reason, .. }) if reason.contains("lock") => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            opened => return opened.unwrap(),
-        }
-    }
-    panic!("the log is still locked");
-}
-
 #[tokio::test]
 async fn what_is_acknowledged_comes_back_large_and_small() {
     let dir = tempfile::tempdir().unwrap();
@@ -59,15 +38,15 @@ async fn what_is_acknowledged_comes_back_large_and_small() {
     log.save_vote(&Vote::new_committed(1, 2)).await.unwrap();
     log.blocking_append(entries.clone()).await.unwrap();
     log.save_committed(Some(id(1, 2, 5))).await.unwrap();
-    close(log).await;
-    let mut log = reopen(dir.path()).await;
+    log.close().await;
+    let mut log = open(dir.path()).unwrap();
     assert_eq!(all(&mut log).await, entries);
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(1, 2)));
     assert_eq!(log.read_committed().await.unwrap(), Some(id(1, 2, 5)));
     log.truncate(id(1, 2, 6)).await.unwrap();
     log.purge(id(1, 2, 2)).await.unwrap();
-    close(log).await;
-    let mut log = reopen(dir.path()).await;
+    log.close().await;
+    let mut log = open(dir.path()).unwrap();
     assert_eq!(all(&mut log).await, entries[3..6]);
     let state = log.get_log_state().await.unwrap();
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(1, 2, 2)), Some(id(1, 2, 5))));
@@ -162,8 +141,7 @@ async fn holes_and_disorder_are_refused() {
 #[tokio::test]
 async fn values_that_sled_would_never_sync_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    close(open(dir.path()).unwrap()).await;
-    drop(reopen(dir.path()).await);
+    open(dir.path()).unwrap().close().await;
     std::fs::create_dir_all(dir.path().join("log.1/blobs")).unwrap();
     std::fs::write(dir.path().join("log.1/blobs/1"), b"x").unwrap();
     let error = open(dir.path()).unwrap_err().to_string();
@@ -176,14 +154,12 @@ async fn an_older_file_put_back_is_noticed() {
     let copy = tempfile::tempdir().unwrap();
     let mut log = open(dir.path()).unwrap();
     log.blocking_append([entry(1, 2, 0, 10)]).await.unwrap();
-    close(log).await;
-    drop(reopen(dir.path()).await);
+    log.close().await;
     let copied = copy.path().join("db");
     std::fs::copy(dir.path().join("log.1/db"), &copied).unwrap();
-    let mut log = reopen(dir.path()).await;
+    let mut log = open(dir.path()).unwrap();
     log.blocking_append([entry(1, 2, 1, 10)]).await.unwrap();
-    close(log).await;
-    drop(reopen(dir.path()).await);
+    log.close().await;
     for file in std::fs::read_dir(dir.path().join("log.1")).unwrap() {
         let path = file.unwrap().path();
         if path.file_name().unwrap().to_str().unwrap().starts_with("snap.") {
@@ -210,8 +186,8 @@ async fn the_file_is_rewritten_when_it_has_grown_far_beyond_what_it_holds() {
     }
     log.blocking_append([entry(1, 2, next, 100)]).await.unwrap();
     let kept = all(&mut log).await;
-    close(log).await;
-    let mut log = reopen(dir.path()).await;
+    log.close().await;
+    let mut log = open(dir.path()).unwrap();
     assert_eq!(all(&mut log).await, kept);
     assert!(!dir.path().join("log.1").exists() && !dir.path().join("log.1.count").exists());
 }

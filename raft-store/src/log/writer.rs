@@ -51,7 +51,7 @@ pub struct WriterReport {
     pub disk_bytes: u64,
 }
 
-/// A handle to the writer. Clones share it; it ends when the last is gone and its queue is empty.
+/// A handle to the writer. Clones share it; it ends when it is closed, or when the last is gone and its queue is empty.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     queue: Queue,
@@ -87,6 +87,8 @@ enum Done {
     Durability(u64),
     Caller(oneshot::Sender<Result<(), LogError>>),
     Nobody,
+    /// Ends the writer: told when everything before it is on disk or has failed, and the backend has been let go.
+    End(oneshot::Sender<()>),
 }
 
 impl Writer {
@@ -142,11 +144,12 @@ impl Writer {
         wait.await.unwrap_or_else(|_| Err(LogError::Poisoned("the log writer has ended".into())))
     }
 
-    /// Waits until everything pushed so far is on disk or has failed.
-    pub(super) async fn drained(&self) {
+    /// Ends the writer once everything pushed so far is on disk or has failed, and lets the backend go, whoever still
+    /// holds a handle. What is pushed later is refused.
+    pub(super) async fn close(&self) {
         let (done, wait) = oneshot::channel();
-        self.push(Vec::new(), Done::Caller(done));
-        // Either way nothing is left in the queue.
+        self.push(Vec::new(), Done::End(done));
+        // An error says that it has ended already.
         let _ = wait.await;
     }
 
@@ -191,6 +194,38 @@ struct Group {
     riders: Vec<WriteOp>,
 }
 
+/// What is written together.
+#[derive(Default)]
+struct Gathered {
+    jobs: Vec<Job>,
+    ops: usize,
+    /// The last job was an [`Done::End`].
+    end: Option<oneshot::Sender<()>>,
+}
+
+impl Gathered {
+    /// Takes the first job, if any, and whatever has queued up behind it.
+    fn gather(first: Option<Job>, mut next: impl FnMut() -> Option<Job>) -> Self {
+        let mut gathered = Self::default();
+        let mut job = first;
+        while let Some(taken) = job.or_else(&mut next) {
+            job = None;
+            gathered.ops += taken.ops.len();
+            match taken.done {
+                Done::End(done) => {
+                    gathered.end = Some(done);
+                    break;
+                }
+                _ => gathered.jobs.push(taken),
+            }
+            if gathered.ops >= GROUP_OPS_MAX {
+                break;
+            }
+        }
+        gathered
+    }
+}
+
 impl Group {
     fn run_thread(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
@@ -199,21 +234,19 @@ impl Group {
             } else {
                 jobs.recv_timeout(RIDE_ALONG_MAX)
             };
-            let mut group = match job {
-                Ok(job) => vec![job],
-                Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
+            let first = match job {
+                Ok(job) => Some(job),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             };
-            let alone = group.is_empty();
-            let mut ops = group.iter().map(|job| job.ops.len()).sum::<usize>();
-            while ops < GROUP_OPS_MAX
-                && let Ok(job) = jobs.try_recv()
-            {
-                ops += job.ops.len();
-                group.push(job);
-            }
-            if self.write_group(group, alone).is_err() {
+            let alone = first.is_none();
+            let Gathered { jobs: group, end, .. } = Gathered::gather(first, || jobs.try_recv().ok());
+            if self.write_group(group, alone || end.is_some()).is_err() {
                 self.tell_the_rest(jobs.iter());
+                return;
+            }
+            if let Some(end) = end {
+                self.end(end);
                 return;
             }
         }
@@ -229,23 +262,31 @@ impl Group {
             } else {
                 tokio::time::timeout(RIDE_ALONG_MAX, jobs.recv()).await
             };
-            let mut group = match job {
-                Ok(Some(job)) => vec![job],
+            let first = match job {
+                Ok(Some(job)) => Some(job),
                 Ok(None) => break,
-                Err(_) => Vec::new(),
+                Err(_) => None,
             };
-            let alone = group.is_empty();
+            let alone = first.is_none();
             tokio::time::sleep(sync_takes).await;
-            while let Ok(job) = jobs.try_recv() {
-                group.push(job);
-            }
-            if self.write_group(group, alone).is_err() {
+            let Gathered { jobs: group, end, .. } = Gathered::gather(first, || jobs.try_recv().ok());
+            if self.write_group(group, alone || end.is_some()).is_err() {
                 jobs.close();
                 self.tell_the_rest(std::iter::from_fn(|| jobs.try_recv().ok()));
                 return;
             }
+            if let Some(end) = end {
+                self.end(end);
+                return;
+            }
         }
         let _ = self.write_group(Vec::new(), true);
+    }
+
+    /// Lets the backend go, then says so.
+    fn end(self, done: oneshot::Sender<()>) {
+        drop(self);
+        let _ = done.send(());
     }
 
     /// Writes a group and tells everybody in it. Operations that nobody waits for are put off while they are alone,
@@ -318,6 +359,8 @@ impl Done {
             // Whoever has stopped waiting does not need to know.
             Self::Caller(done) => drop(done.send(result)),
             Self::Nobody => {}
+            // It comes here only after a failure; in order, the writer says it itself.
+            Self::End(done) => drop(done.send(())),
         }
     }
 }

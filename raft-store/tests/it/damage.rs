@@ -30,7 +30,7 @@ async fn original(dir: &Path, entries: u64) {
         log.blocking_append((first..entries.min(first + 7)).map(entry)).await.unwrap();
     }
     log.save_committed(Some(entry(entries - 1).log_id)).await.unwrap();
-    log.drained().await;
+    log.close().await;
 }
 
 fn copy_tree(from: &Path, to: &Path) {
