@@ -1,1 +1,17 @@
 //! Proves on real processes, disks and sockets that Holdfast holds fast.
+//!
+//! A [`cluster::Cluster`] is real programs on loopback addresses; a scenario does something to it, and checks what its
+//! users were promised. Everything here is bounded in count and time, talks only to 127.0.0.0/8, and takes its processes
+//! with it when it ends.
+
+pub mod binaries;
+pub mod cluster;
+pub mod demo;
+pub mod http;
+pub mod layout;
+pub mod link;
+pub mod load;
+pub mod patience;
+pub mod process;
+pub mod sample;
+pub mod upstream;

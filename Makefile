@@ -1,0 +1,39 @@
+# The two commands: `make demo` and `make test`. Both install what is missing, on Debian and its kin.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# One part of `make test`, with the time that it took.
+PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
+
+.PHONY: demo test build lint compiler nextest bench clean
+
+# Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
+# `make demo ONCE=1` ends by itself, with 0 only when all of it held.
+demo: compiler
+	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p chaos
+	exec target/debug/chaos demo $(if $(ONCE),--once)
+
+# Everything: format, lints, and all tests, whose summary comes last.
+test: compiler nextest
+	@$(PART) "format" cargo fmt --all --check
+	@$(PART) "build" cargo build --workspace --all-targets
+	@$(PART) "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@$(PART) "tests" cargo nextest run --workspace
+
+# Holdfast beside its peers; see benches/README.md.
+bench: compiler
+	cargo build --release -p cp-node -p dp-proxy -p benches
+	target/release/benches all
+
+# Some dependencies are built from C.
+compiler:
+	@command -v cc >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends gcc libc6-dev; }
+	@command -v cargo >/dev/null || { echo "a Rust toolchain is needed: see rustup"; exit 1; }
+
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+
+clean:
+	cargo clean

@@ -1,0 +1,103 @@
+//! Which addresses the processes of a cluster have.
+//!
+//! The whole of 127.0.0.0/8 is this machine. So every test process has an address of its own, and clusters of tests that
+//! run at the same time never meet; and the demo's nodes have an address each, with every listener on its usual port.
+
+use std::net::Ipv4Addr;
+
+/// Who gets which addresses.
+#[derive(Clone, Copy, Debug)]
+pub enum Layout {
+    /// One address for a whole cluster, made from the process id; ports tell its members apart.
+    Test {
+        /// Tells clusters of one process apart: 0 to 9.
+        cluster: u8,
+    },
+    /// An address for each node, ports as in production.
+    Demo,
+}
+
+/// Where a control-plane node listens.
+#[derive(Clone, Debug)]
+pub struct CpAddresses {
+    /// For other nodes.
+    pub peer: String,
+    /// For proxies.
+    pub feed: String,
+    /// The Admin API.
+    pub admin: String,
+    /// Probes and metrics.
+    pub status: String,
+}
+
+/// Where a proxy listens.
+#[derive(Clone, Debug)]
+pub struct DpAddresses {
+    /// Traffic.
+    pub proxy: String,
+    /// Probes and its state.
+    pub status: String,
+    /// Metrics.
+    pub metrics: String,
+}
+
+impl Layout {
+    /// The addresses of control-plane node `number`, which counts from 1.
+    #[must_use]
+    pub fn cp(self, number: u16) -> CpAddresses {
+        match self {
+            Self::Test { .. } => {
+                let at = |listener| self.port(number * 10 + listener);
+                CpAddresses { peer: at(0), feed: at(1), admin: at(2), status: at(3) }
+            }
+            Self::Demo => {
+                let at = |port: u16| format!("127.0.0.{number}:{port}");
+                CpAddresses { peer: at(9190), feed: at(9191), admin: at(9180), status: at(7085) }
+            }
+        }
+    }
+
+    /// The addresses of proxy `number`, which counts from 1.
+    #[must_use]
+    pub fn dp(self, number: u16) -> DpAddresses {
+        match self {
+            Self::Test { .. } => {
+                let at = |listener| self.port(400 + number * 10 + listener);
+                DpAddresses { proxy: at(0), status: at(1), metrics: at(2) }
+            }
+            Self::Demo => {
+                let at = |port: u16| format!("127.0.0.{}:{port}", 10 + number);
+                DpAddresses { proxy: at(9080), status: at(7085), metrics: at(9091) }
+            }
+        }
+    }
+
+    /// The address of upstream `number`, which counts from 1.
+    #[must_use]
+    pub fn upstream(self, number: u16) -> String {
+        match self {
+            Self::Test { .. } => self.port(700 + number),
+            Self::Demo => format!("127.0.0.{}:1980", 20 + number),
+        }
+    }
+
+    /// The address of link `number`, which counts from 1.
+    #[must_use]
+    pub fn link(self, number: u16) -> String {
+        match self {
+            Self::Test { .. } => self.port(800 + number),
+            Self::Demo => format!("127.0.0.{}:9190", 30 + number),
+        }
+    }
+
+    /// An address of this process alone: its id makes three of the four parts, ports below the ephemeral range the rest.
+    fn port(self, offset: u16) -> String {
+        let cluster = match self {
+            Self::Test { cluster } => u16::from(cluster),
+            Self::Demo => 0,
+        };
+        let [high, a, b, c] = std::process::id().to_be_bytes();
+        debug_assert_eq!(high, 0, "Linux gives no process id above 2^22");
+        format!("{}:{}", Ipv4Addr::new(127, 64 | a, b, c), 20_000 + 1000 * cluster + offset)
+    }
+}

@@ -1,0 +1,118 @@
+//! A real process: started, paused, ended as roughly as a scenario wants it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+/// How long a killed process may take to be gone.
+const GONE_MAX: Duration = Duration::from_secs(5);
+
+/// A process that is ours. It is killed when this is dropped, and gone afterwards.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program; what it prints is appended to `<dir>/<name>.log`. It gets none of our `HOLDFAST_…` variables.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub fn spawn(name: &str, program: &Path, args: &[impl AsRef<OsStr>], dir: &Path) -> Result<Self> {
+        let log = dir.join(format!("{name}.log"));
+        let out = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("HOLDFAST_")) {
+            command.env_remove(key);
+        }
+        let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Its process id; `None` when it has ended.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// What it has printed so far, in all its lives under this name.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends it as a crash does (SIGKILL), and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
+    }
+
+    /// Asks it to end (SIGTERM), and gives its exit status.
+    ///
+    /// # Errors
+    /// When it has not ended `within`.
+    pub async fn terminate(mut self, within: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.ended(within).await
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// When it has not ended `within`.
+    pub async fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        match tokio::time::timeout(within, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("{} has not ended within {within:?}", self.name),
+        }
+    }
+
+    /// Stops it where it stands (SIGSTOP): its connections stay open, and say nothing.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.with_context(|| format!("{} has ended", self.name))?;
+        kill_process(pid, signal).with_context(|| format!("{} cannot be sent {signal:?}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        let _ = self.child.start_kill();
+        let deadline = Instant::now() + GONE_MAX;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
