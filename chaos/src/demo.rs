@@ -47,10 +47,20 @@ pub async fn run(layout: Layout) -> Result<Demo> {
     let follower = if leader == 1 { 2 } else { 1 };
     for cp in &cluster.cps {
         let role = if cp.number == leader { "leader  " } else { "follower" };
-        say(&format!("{} {role}  Admin API http://{}  data {}", cp.name(), cp.addresses.admin, cp.data_dir().display()));
+        say(&format!(
+            "{} {role}  Admin API http://{}  data {}",
+            cp.name(),
+            cp.addresses.admin,
+            cp.data_dir().display()
+        ));
     }
     for dp in &cluster.dps {
-        say(&format!("{} proxy     traffic   http://{}  data {}", dp.name(), dp.addresses.proxy, dp.data_dir().display()));
+        say(&format!(
+            "{} proxy     traffic   http://{}  data {}",
+            dp.name(),
+            dp.addresses.proxy,
+            dp.data_dir().display()
+        ));
     }
     say(&format!("all up after {:.1} s", began.elapsed().as_secs_f64()));
 
@@ -106,7 +116,11 @@ pub async fn run(layout: Layout) -> Result<Demo> {
     cluster.dp(2).ready().await?;
     let answer = cluster.dp(2).client().get("/hello").await?.expect(&[200])?.text();
     ensure!(answer == "green was asked for /hello\n", "{answer}");
-    say(&format!("ready after {} ms, from its own disk; GET /hello -> {}", began.elapsed().as_millis(), answer.trim_end()));
+    say(&format!(
+        "ready after {} ms, from its own disk; GET /hello -> {}",
+        began.elapsed().as_millis(),
+        answer.trim_end()
+    ));
 
     step("Starting the control plane again");
     let began = Instant::now();

@@ -1,8 +1,9 @@
 //! A client that says exactly what it sends, keeps its connection, and never repeats a request by itself.
 
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -96,6 +97,15 @@ impl Client {
         self.connection = Some(connection);
         Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
     }
+}
+
+/// Whether a request that failed was certainly not sent: nobody took the connection.
+#[must_use]
+pub fn was_not_sent(error: &Error) -> bool {
+    let refused = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    error.chain().any(refused)
 }
 
 impl Reply {

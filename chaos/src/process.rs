@@ -10,6 +10,15 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+/// Sends a process what Ctrl-C sends it (SIGINT).
+///
+/// # Errors
+/// When there is no such process.
+pub fn interrupt(pid: u32) -> Result<()> {
+    let pid = Pid::from_raw(pid.cast_signed()).context("0 is no process")?;
+    Ok(kill_process(pid, Signal::INT)?)
+}
+
 /// How long a killed process may take to be gone.
 const GONE_MAX: Duration = Duration::from_secs(5);
 

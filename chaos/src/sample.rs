@@ -18,9 +18,9 @@ pub fn configuration(routes: usize, blue: &str, green: &str) -> Vec<Resource> {
         ("upstreams", "green".to_owned(), upstream(green)),
         ("routes", "r0".to_owned(), hello("blue")),
     ];
-    all.extend((0..10).map(|n| {
-        ("services", format!("s{n}"), json!({"name": format!("team-{n}"), "upstream_id": "blue"}))
-    }));
+    all.extend(
+        (0..10).map(|n| ("services", format!("s{n}"), json!({"name": format!("team-{n}"), "upstream_id": "blue"}))),
+    );
     all.extend((1..routes).map(|n| {
         let host = format!("shop-{}.example.com", n % HOSTS);
         let body = match n % 4 {

@@ -66,6 +66,19 @@ impl Cp {
         Ok(())
     }
 
+    /// Takes it out of its cluster while it runs; its process then ends by itself.
+    ///
+    /// # Errors
+    /// What `cp-node leave` said.
+    pub async fn leave(&self) -> Result<()> {
+        let program = binaries::find("cp-node")?;
+        let name = format!("{}-leave", self.name());
+        let mut process = Process::spawn(&name, &program, &args(&["leave"], &self.settings), &self.dir)?;
+        let status = process.ended(READY_MAX).await?;
+        ensure!(status.success(), "cp-node leave: {status}: {}", process.printed());
+        Ok(())
+    }
+
     /// Starts it.
     ///
     /// # Errors

@@ -95,8 +95,17 @@ impl Cluster {
     /// # Errors
     /// What did not start.
     pub async fn add_dp(&mut self, number: u16) -> Result<&mut Dp> {
+        self.add_dp_with(number, &[]).await
+    }
+
+    /// The same with settings, as lines `key=value`.
+    ///
+    /// # Errors
+    /// What did not start.
+    pub async fn add_dp_with(&mut self, number: u16, settings: &[&str]) -> Result<&mut Dp> {
         let endpoints: Vec<String> = self.cps.iter().map(|cp| cp.addresses.feed.clone()).collect();
         let mut dp = Dp::new(number, self.layout.dp(number), self.dir.path(), &endpoints);
+        dp.set(settings);
         dp.run()?;
         dp.answers().await?;
         self.dps.push(dp);
@@ -119,6 +128,19 @@ impl Cluster {
         &mut self.dps[usize::from(number) - 1]
     }
 
+    /// The number of the running node with this id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn number_of(&self, node_id: u64) -> Result<u16> {
+        for cp in self.cps.iter().filter(|cp| cp.is_running()) {
+            if cp.api().status().await?.node_id == node_id {
+                return Ok(cp.number);
+            }
+        }
+        anyhow::bail!("no running node has the id {node_id}")
+    }
+
     /// The number of the node that leads, once all that run agree on it.
     ///
     /// # Errors
@@ -131,7 +153,10 @@ impl Cluster {
                 seen.push((cp.number, status));
             }
             let leader = seen.first().and_then(|(_, status)| status.leader);
-            ensure!(leader.is_some() && seen.iter().all(|(_, status)| status.leader == leader), "they disagree: {seen:?}");
+            ensure!(
+                leader.is_some() && seen.iter().all(|(_, status)| status.leader == leader),
+                "they disagree: {seen:?}"
+            );
             let number = seen.iter().find(|(_, status)| Some(status.node_id) == leader).map(|(number, _)| *number);
             number.context("the leader does not run")
         })

@@ -1,7 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-//! Real processes, disks and sockets.
+//! Real processes, disks and sockets: what Holdfast promises, with the faults that it promises it against.
 
-#[test]
-fn skeleton() {
-    Some(1).unwrap();
-}
+mod admin_load;
+mod behind;
+mod demo;
+mod fleet;
+mod leader_kills;
+mod members;
+mod quorum;
+mod slow_link;
+mod stopping;

@@ -17,7 +17,7 @@ use protocol::seam::Random;
 use protocol::{ConfigState, Position};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tracing::{error, info, info_span, warn};
+use tracing::{debug, error, info, info_span, warn};
 
 use super::choice::Choice;
 use super::link::{Link, LinkError};
@@ -458,6 +458,9 @@ impl Follower {
         let steps = burst.len() as u64;
         let mut frames = Some(Vec::with_capacity(burst.len()));
         for moved in burst {
+            debug!(
+                prev = %moved.before.changed_at(), position = %moved.position, changes = moved.changes.len(), "a step"
+            );
             if moved.changes.is_empty() {
                 self.compiler.bookmark(moved.position);
             } else {
