@@ -29,8 +29,8 @@ pub(crate) struct Promises {
     pub(crate) revisions: BTreeSet<u64>,
     /// Acknowledged writes.
     pub(crate) acknowledged: u64,
-    /// Writes whose outcome was never learned.
-    pub(crate) unknown: u64,
+    /// What was heard of writes whose outcome was never learned.
+    pub(crate) unknown: Vec<String>,
     /// Writes that were refused for the moment, and not carried out.
     pub(crate) refused: u64,
 }
@@ -76,7 +76,7 @@ impl AdminLoad {
             all.revisions.extend(promises.revisions);
             assert_eq!(all.revisions.len(), before + revisions, "two writes were given one revision");
             all.acknowledged += promises.acknowledged;
-            all.unknown += promises.unknown;
+            all.unknown.extend(promises.unknown);
             all.refused += promises.refused;
         }
         all
@@ -122,7 +122,7 @@ async fn write(writer: usize, mut nodes: Vec<Api>, stop: Arc<AtomicBool>, acknow
             // 504, or the connection was lost: it may be carried out, now or a little later.
             0 | 504 => {
                 promise.possible.insert(value);
-                promises.unknown += 1;
+                promises.unknown.push(reply.map_or_else(|e| format!("{e:#}"), |reply| reply.text()));
             }
             other => panic!("PUT {path} was answered {other}: {}", reply.unwrap().text()),
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,38 +17,68 @@ use super::request::{Call, Query};
 use super::{Desk, cluster, resources, transactions};
 use crate::net::{self, Listener, Stream};
 
+/// How long connections are served on after the listener has closed. Each is closed with its next answer, so that clients
+/// which use theirs are elsewhere when the rest are closed: one that is closed just as a request comes leaves its client in
+/// doubt of what became of it.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// Connections that came before the listener closed are still taken, if they show within this.
+const LATE: Duration = Duration::from_millis(1);
+
 /// Serves the Admin API until `stopping` becomes true and every request under way is answered.
-pub(crate) async fn serve(listener: Box<dyn Listener>, desk: Arc<Desk>, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(listener: Box<dyn Listener>, desk: Arc<Desk>, stopping: watch::Receiver<bool>) {
     let service = Router::new().fallback(handle).with_state(desk);
+    let accepting = Accepting { address: listener.address(), listener: Some(listener), stopping: stopping.clone() };
     let stopped = async move {
-        let _ = stopping.wait_for(|stopping| *stopping).await;
+        until_stopping(stopping).await;
+        tokio::time::sleep(FAREWELL).await;
     };
-    let serving = axum::serve(Accepting(listener), service).with_graceful_shutdown(stopped);
+    let serving = axum::serve(accepting, service).with_graceful_shutdown(stopped);
     if let Err(error) = serving.await {
         tracing::error!(%error, "the Admin API has stopped");
     }
 }
 
-struct Accepting(Box<dyn Listener>);
+async fn until_stopping(mut stopping: watch::Receiver<bool>) {
+    // An error says that whoever could stop it is gone: that is a stop too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// The listener, until it is closed.
+struct Accepting {
+    listener: Option<Box<dyn Listener>>,
+    address: String,
+    stopping: watch::Receiver<bool>,
+}
 
 impl axum::serve::Listener for Accepting {
     type Io = Stream;
     type Addr = String;
 
     async fn accept(&mut self) -> (Stream, String) {
-        loop {
-            match self.0.accept().await {
-                Ok(stream) => return (stream, self.0.address()),
-                Err(error) => {
+        while let Some(listener) = &mut self.listener {
+            let accepted = if *self.stopping.borrow() {
+                tokio::time::timeout(LATE, listener.accept()).await.ok()
+            } else {
+                tokio::select! {
+                    accepted = listener.accept() => Some(accepted),
+                    () = until_stopping(self.stopping.clone()) => continue,
+                }
+            };
+            match accepted {
+                Some(Ok(stream)) => return (stream, self.address.clone()),
+                Some(Err(error)) => {
                     tracing::warn!(%error, "a connection to the Admin API could not be accepted");
                     tokio::time::sleep(net::ACCEPT_PAUSE).await;
                 }
+                None => self.listener = None,
             }
         }
+        std::future::pending().await
     }
 
     fn local_addr(&self) -> io::Result<String> {
-        Ok(self.0.address())
+        Ok(self.address.clone())
     }
 }
 
@@ -76,6 +107,9 @@ async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
     if method == Method::OPTIONS {
         let methods = HeaderValue::from_static("POST, GET, PUT, OPTIONS, DELETE, PATCH");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
+    if desk.describe.draining.load(Ordering::Relaxed) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(server) = HeaderValue::from_str(&desk.server_header) {
         headers.insert(header::SERVER, server);

@@ -4,7 +4,7 @@
 //! an entry carries one command at once; under many it carries many.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
@@ -41,6 +41,8 @@ pub(crate) struct Batcher {
 struct Shared {
     commands: AtomicU64,
     entries: AtomicU64,
+    /// Set when this node is handing its leadership over.
+    closed: AtomicBool,
 }
 
 /// Counters since the start.
@@ -86,6 +88,11 @@ impl Batcher {
             }
             wait.await.unwrap_or_else(|_| Err(Undecided::Unknown("this node is stopping".to_owned())))
         }
+    }
+
+    /// Proposes nothing more, for nobody: what still comes is refused, and may go to the next leader.
+    pub(crate) fn close(&self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn report(&self) -> BatcherReport {
@@ -179,6 +186,10 @@ impl Worker {
 
     /// Whether this node leads and has heard from a quorum lately: a proposal without one would hang.
     fn standing(&self) -> Result<Standing, Undecided> {
+        if self.shared.closed.load(Ordering::Relaxed) {
+            let reason = "this node is handing its leadership over".to_owned();
+            return Err(Undecided::NotProposed { reason, leader: None });
+        }
         let (leader, term, quorum_age) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
