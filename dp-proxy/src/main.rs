@@ -36,7 +36,7 @@ struct Cli {
 #[derive(Debug, Args)]
 struct SettingsArgs {
     /// A file with settings (YAML); may be given several times, the later over the earlier.
-    #[arg(long, short, global = true, env = "HOLDFAST_CONFIG", value_delimiter = ',', value_name = "FILE")]
+    #[arg(long, short, global = true, env = "HOLDFAST_CONFIG", value_delimiter = ':', value_name = "FILE")]
     config: Vec<PathBuf>,
     /// One setting over files and environment, e.g. `proxy.workers=4`; may be given several times.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
@@ -122,7 +122,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Config(ConfigCommand::Print) => {
-            let text = serde_saphyr::to_string(&settings).map_err(std::io::Error::other)?;
+            let text = daemon::settings::print(&settings).map_err(std::io::Error::other)?;
             print!("{text}");
             Ok(())
         }

@@ -476,10 +476,6 @@ impl Follower {
         self.publish();
         self.board.updates.fetch_add(steps, Ordering::Relaxed);
         self.board.update_time.observe_since(arrived);
-        if *self.rejected != *self.compiler.rejected() {
-            self.rejected = Arc::new(self.compiler.rejected().clone());
-            warn!(rejected = self.rejected.len(), "the set of resources that cannot be served has changed");
-        }
     }
 
     fn publish(&mut self) {
@@ -488,6 +484,10 @@ impl Follower {
         self.board.retained_tables.store(self.publisher.retained() as u64, Ordering::Relaxed);
         self.board.has_table.store(true, Ordering::Release);
         self.live.send_if_modified(|live| !std::mem::replace(live, true));
+        if *self.rejected != *self.compiler.rejected() {
+            self.rejected = Arc::new(self.compiler.rejected().clone());
+            warn!(rejected = self.rejected.len(), "the set of resources that cannot be served has changed");
+        }
     }
 
     /// Keeps what is held: as frames behind the others, or (`None`) as a new base. Sets whether it is kept.

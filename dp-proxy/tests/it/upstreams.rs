@@ -1,1 +1,134 @@
-//! (filled in below)
+//! Upstreams: who gets which share, and what becomes of a request when a node misbehaves.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::client::{Client, send};
+use crate::harness::origin::Origin;
+use crate::harness::proxy::{Scene, route};
+
+async fn counts(scene: &Scene, requests: usize) -> BTreeMap<String, usize> {
+    let mut client = Client::connect(scene.dp.address()).await;
+    let mut counts = BTreeMap::new();
+    for _ in 0..requests {
+        let answer = client.get("x", "/").await;
+        *counts.entry(answer.header("x-origin").unwrap_or("none").to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+fn nodes(nodes: &[(&Origin, i64)]) -> Value {
+    nodes
+        .iter()
+        .map(|(origin, weight)| (origin.address.to_string(), json!(weight)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_share_requests_out() {
+    let (a, b, c) = (Origin::named("a").await, Origin::named("b").await, Origin::named("c").await);
+    let body = json!({"uri": "/", "upstream": {"nodes": nodes(&[(&a, 5), (&b, 1), (&c, 0)])}});
+    let scene = Scene::tuned(&[("routes", "r", body)], |settings| settings.proxy.workers = 1).await;
+    assert_eq!(counts(&scene, 60).await, BTreeMap::from([("a".into(), 50), ("b".into(), 10)]));
+    // A changed weight counts from the next request on.
+    scene.put("routes", "r", json!({"uri": "/", "upstream": {"nodes": nodes(&[(&a, 1), (&c, 1)])}})).await;
+    assert_eq!(counts(&scene, 40).await, BTreeMap::from([("a".into(), 20), ("c".into(), 20)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_costs_no_request_while_another_lives() {
+    let alive = Origin::named("alive").await;
+    let body = json!({"uri": "/", "upstream": {"nodes": {alive.address.to_string(): 1, "127.0.0.1:1": 1}}});
+    let scene = Scene::with(&[("routes", "r", body)]).await;
+    assert_eq!(counts(&scene, 20).await, BTreeMap::from([("alive".into(), 20)]));
+    // Unless it may not be tried again.
+    let body =
+        json!({"uri": "/", "upstream": {"retries": 0, "nodes": {"127.0.0.1:1": 1, alive.address.to_string(): 1}}});
+    scene.put("routes", "r", body).await;
+    assert_eq!(counts(&scene, 20).await, BTreeMap::from([("alive".into(), 10), ("none".into(), 10)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_acted_on_is_not_sent_twice() {
+    // It takes every request, and closes without a word.
+    let silent = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+    })
+    .await;
+    let alive = Origin::named("alive").await;
+    let body = json!({"uri": "/", "upstream": {"nodes": nodes(&[(&silent, 1_000_000), (&alive, 1)])}});
+    let scene = Scene::tuned(&[("routes", "r", body)], |settings| settings.proxy.workers = 1).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    let before = silent.connections();
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi").await;
+    assert_eq!(client.response().await.unwrap().status, 502);
+    assert_eq!(silent.connections(), before + 1, "it was sent once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_the_node_closed_meanwhile_costs_no_request() {
+    // One answer on each connection, which then is closed although it was not announced.
+    let origin = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        conversation.send("HTTP/1.1 200 OK\r\nX-Origin: once\r\nContent-Length: 0\r\n\r\n").await;
+    })
+    .await;
+    let scene =
+        Scene::tuned(&[("routes", "r", route("/", origin.address))], |settings| settings.proxy.workers = 1).await;
+    assert_eq!(counts(&scene, 50).await, BTreeMap::from([("once".into(), 50)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timeouts_are_504() {
+    let hangs = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let timeout = json!({"connect": 0.2, "send": 0.2, "read": 0.2});
+    let body = json!({"uri": "/read", "upstream": {"timeout": timeout, "nodes": nodes(&[(&hangs, 1)])}});
+    // An address of a network for documentation: nobody answers there, and nobody refuses. Where the machine has no
+    // route to it at all, that is a 502 at once.
+    let nowhere = json!({"uri": "/connect", "upstream": {"timeout": timeout, "nodes": {"192.0.2.1:9": 1}}});
+    let scene = Scene::with(&[("routes", "read", body), ("routes", "connect", nowhere)]).await;
+    let answer = scene.dp.get("/read").await;
+    assert_eq!((answer.status, answer.text().as_str()), (504, "{\"error_msg\":\"504 Gateway Timeout\"}\n"));
+    assert_eq!(answer.header("x-apisix-upstream-status"), Some("504"));
+    assert!([502, 504].contains(&scene.dp.get("/connect").await.status));
+    // A node that does not take the body in time.
+    let mut client = Client::connect(scene.dp.address()).await;
+    let head = format!("POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 64 << 20);
+    client.send(head).await;
+    let chunk = vec![b'x'; 64 << 10];
+    let sending = async { while client.try_send(&chunk).await {} };
+    tokio::time::timeout(Duration::from_secs(20), sending).await.expect("the proxy gives the request up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_cut_off_is_not_passed_off_as_whole() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", true).await;
+    let chunked = Origin::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", true).await;
+    let scene =
+        Scene::with(&[("routes", "a", route("/a", origin.address)), ("routes", "b", route("/b", chunked.address))])
+            .await;
+    for path in ["/a", "/b"] {
+        // Whether the half was on its way when the rest did not come is a matter of chance; that it is no whole is not.
+        let answer = send(scene.dp.address(), format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(answer.as_ref().is_none_or(|answer| !answer.whole), "{path}: {answer:?}");
+    }
+    assert_eq!(scene.dp.metric("holdfast_dp_upstream_errors_total{class=\"cut_body\"}").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_resets_is_a_502() {
+    let origin = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        conversation.reset();
+    })
+    .await;
+    let scene = Scene::with(&[("routes", "r", route("/", origin.address))]).await;
+    assert_eq!(scene.dp.get("/").await.status, 502);
+}

@@ -50,6 +50,12 @@ impl Client {
         Self { stream, read: Vec::new() }
     }
 
+    /// Whether anybody takes a connection there.
+    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
+    pub(crate) async fn can_connect(address: SocketAddr) -> bool {
+        TcpStream::connect(address).await.is_ok()
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -154,9 +160,16 @@ impl Client {
         timeout(SOON, async { while self.more().await {} }).await.is_ok()
     }
 
-    /// Whether nothing comes for a while.
-    pub(crate) async fn is_quiet(&mut self, time: Duration) -> bool {
-        timeout(time, self.more()).await.is_err()
+    /// What has come within a while.
+    pub(crate) async fn take_some(&mut self, time: Duration) -> Vec<u8> {
+        // Nothing within it, or the end of the connection: then what there is, is all.
+        let _ = timeout(time, self.more()).await;
+        std::mem::take(&mut self.read)
+    }
+
+    /// Sends bytes; false when the proxy takes no more of them, ever.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
     }
 }
 
