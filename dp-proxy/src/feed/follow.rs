@@ -406,7 +406,7 @@ impl Follower {
                 Ok(Some(Event::Mend(mend))) => {
                     warn!(position = %self.holding.state.position(), "what is held differs from the control plane's, asking for the differing parts");
                     self.board.mends.fetch_add(1, Ordering::Relaxed);
-                    if let Err(e) = active.link.send(mend) {
+                    if let Err(e) = active.link.send(*mend) {
                         over = Some(Over::Link(e));
                     }
                 }

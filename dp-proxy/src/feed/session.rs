@@ -73,7 +73,7 @@ pub enum Event {
     /// What is held is what the node has, as of now.
     Current,
     /// This must be sent: what is held differs, and the differing parts are asked for.
-    Mend(FeedUp),
+    Mend(Box<FeedUp>),
 }
 
 /// The node that serves us.
@@ -345,7 +345,7 @@ impl Session {
     fn mend(&mut self, holding: &Holding, now: Instant) -> Event {
         self.mending = Some(now);
         let buckets = grpc::buckets_to_bytes(holding.state.root().digest().buckets());
-        Event::Mend(FeedUp { kind: Some(Up::Mend(Mend { buckets: buckets.into() })) })
+        Event::Mend(Box::new(FeedUp { kind: Some(Up::Mend(Mend { buckets: buckets.into() })) }))
     }
 }
 

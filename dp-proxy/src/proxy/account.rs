@@ -13,7 +13,7 @@ use super::downstream::client::Client;
 use super::error::UpstreamError;
 use super::figures::{RowKey, Rows, StatusLabels, Times};
 use super::worker::Worker;
-use crate::table::{Handle, MatchedHost, Node, Table};
+use crate::table::{Generation, Handle, MatchedHost, Node};
 
 /// The status of a request whose client went away before it was answered; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -35,7 +35,7 @@ pub(crate) struct Account {
 /// The route that took a request.
 #[derive(Debug)]
 pub(crate) struct Matched {
-    pub(crate) table: Rc<Arc<Table>>,
+    pub(crate) table: Generation,
     pub(crate) route: Handle,
     pub(crate) pattern: u16,
     pub(crate) by: MatchedHost,

@@ -242,9 +242,7 @@ impl<'r> Outbound<'r> {
             figures.upstream_reuses.add(1);
             match self.exchange(connection, node).await {
                 Ok(answer) => return Ok(answer),
-                Err((failure, true)) if matches!(failure, Failure::Closed | Failure::Io(_)) => {
-                    figures.retries.add(1);
-                }
+                Err((Failure::Closed | Failure::Io(_), true)) => figures.retries.add(1),
                 Err((failure, _)) => return Err(Refusal::Upstream(failure)),
             }
         }

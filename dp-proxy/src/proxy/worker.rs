@@ -32,7 +32,7 @@ use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::net;
 use crate::settings::ProxySettings;
-use crate::table::{Reader, Table, TableCell};
+use crate::table::{Generation, Reader, TableCell};
 
 /// What a worker is made of.
 pub(super) struct Setup {
@@ -175,7 +175,7 @@ impl Worker {
     }
 
     /// The table in force. Whoever holds it sees one generation.
-    pub(crate) fn table(&self) -> Rc<Arc<Table>> {
+    pub(crate) fn table(&self) -> Generation {
         self.table.borrow_mut().current()
     }
 
@@ -280,7 +280,7 @@ impl Worker {
         if client.has_late_head() {
             // Whatever of it cannot be written at once is not worth waiting for.
             let _ = stream.try_write(&Refusal::LateHead.raw());
-        } else if !malformed && !(result.is_ok() && client.has_unread()) {
+        } else if !(malformed || result.is_ok() && client.has_unread()) {
             return;
         }
         let linger = async {

@@ -140,7 +140,7 @@ async fn set_ready(sources: &Sources, request: Request<Incoming>) -> Answer {
         Ok(body) => body.to_bytes(),
         Err(_) => return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or was cut short"),
     };
-    let draining = match &*body.trim_ascii() {
+    let draining = match body.trim_ascii() {
         b"status=draining" => true,
         b"status=ready" => false,
         _ => return error(StatusCode::BAD_REQUEST, "the body must be status=draining or status=ready"),

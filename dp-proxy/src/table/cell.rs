@@ -5,6 +5,7 @@
 //! kept by the publisher until nobody else has it, so that it is taken apart on the publisher's thread and never while a
 //! request waits.
 
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,11 +28,29 @@ pub struct Publisher {
     replaced: Vec<Arc<Table>>,
 }
 
+/// A table as the requests of one worker hold it: on a counter of that worker's own, not on one that all workers write.
+#[derive(Clone, Debug)]
+pub struct Generation(
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "the outer counter is the worker's own, the inner one is everybody's"
+    )]
+    Rc<Arc<Table>>,
+);
+
+impl Deref for Generation {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.0
+    }
+}
+
 /// A worker's view.
 #[derive(Debug)]
 pub struct Reader {
     cache: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
-    local: Rc<Arc<Table>>,
+    local: Generation,
 }
 
 impl TableCell {
@@ -39,7 +58,7 @@ impl TableCell {
     #[must_use]
     pub fn reader(&self) -> Reader {
         let mut cache = Cache::new(self.current.clone());
-        let local = Rc::new(cache.load().clone());
+        let local = Generation(Rc::new(cache.load().clone()));
         Reader { cache, local }
     }
 }
@@ -71,10 +90,10 @@ impl Publisher {
 
 impl Reader {
     /// The table in force. Whoever holds it sees this one generation.
-    pub fn current(&mut self) -> Rc<Arc<Table>> {
+    pub fn current(&mut self) -> Generation {
         let current = self.cache.load();
-        if !Arc::ptr_eq(current, &self.local) {
-            self.local = Rc::new(current.clone());
+        if !Arc::ptr_eq(current, &self.local.0) {
+            self.local = Generation(Rc::new(current.clone()));
         }
         self.local.clone()
     }

@@ -30,7 +30,7 @@ use imbl::Vector;
 use protocol::resource::Method;
 use protocol::{Position, Text};
 
-pub use cell::{Publisher, Reader, TableCell};
+pub use cell::{Generation, Publisher, Reader, TableCell};
 pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;

@@ -69,8 +69,10 @@ struct Route {
 }
 
 /// The kinds of latency, and where each is found.
-const LATENCIES: [(&str, fn(&RouteRow) -> &Latency); 3] =
+const LATENCIES: [(&str, LatencyOf); 3] =
     [("request", |row| &row.request), ("upstream", |row| &row.upstream), ("apisix", |row| &row.own)];
+
+type LatencyOf = fn(&RouteRow) -> &Latency;
 
 fn write_routes(sources: &Sources, page: &mut Page) {
     let mut routes: BTreeMap<String, Route> = BTreeMap::new();

@@ -145,7 +145,7 @@ impl Client {
 
     /// Reads more; false at the end of the connection, however it ends.
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         match self.stream.read(&mut buffer).await {
             Ok(0) | Err(_) => false,
             Ok(read) => {

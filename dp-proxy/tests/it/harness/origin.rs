@@ -162,7 +162,7 @@ impl Conversation {
 
     pub(crate) async fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
         while self.read.len() < bytes {
-            let mut buffer = [0; 16 << 10];
+            let mut buffer = vec![0; 16 << 10];
             match self.stream.read(&mut buffer).await {
                 Ok(0) | Err(_) => return None,
                 Ok(read) => self.read.extend(&buffer[..read]),
