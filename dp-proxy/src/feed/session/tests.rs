@@ -303,8 +303,9 @@ fn what_does_not_fit_ends_the_stream_and_changes_nothing() {
     let restart = |dp: &mut Dp| dp.session = Session::new("default".into(), BOUNDS, dp.now);
     let refused = FeedDown { kind: Some(Down::Refused(Refused { reason: "full".into() })) };
     let behind = FeedDown { kind: Some(Down::Behind(Behind { position: Some(older.state.position().into()) })) };
+    type IsRight = fn(&Leave) -> bool;
     #[rustfmt::skip]
-    let cases: [(&str, bool, FeedDown, fn(&Leave) -> bool); 13] = [
+    let cases: [(&str, bool, FeedDown, IsRight); 13] = [
         ("a lost step", false, delta(&third), |l| matches!(l, Leave::Gap { .. })),
         ("a heartbeat beyond a lost step", false, cp.heartbeat(), |l| matches!(l, Leave::Gap { .. })),
         ("another history", false, delta(&elsewhere), |l| matches!(l, Leave::Conflict(_))),

@@ -228,11 +228,8 @@ mod tests {
         at.sort_unstable();
         for piece in at.windows(2) {
             input.extend_from_slice(&text[piece[0]..piece[1]]);
-            loop {
-                match decoder.decode(&mut input)? {
-                    Decoded::Data(data) => out.extend_from_slice(&data),
-                    Decoded::More | Decoded::End => break,
-                }
+            while let Decoded::Data(data) = decoder.decode(&mut input)? {
+                out.extend_from_slice(&data);
             }
         }
         Ok((out, input.to_vec(), decoder.is_ended()))
