@@ -1,0 +1,72 @@
+//! Files and directories by name: what is in a directory, or what a cut has left of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// A directory's content, by name.
+pub type Tree = BTreeMap<String, Node>;
+
+/// What has a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Node {
+    /// A file with its bytes.
+    File {
+        /// Tells files with two names apart from two files.
+        inode: u64,
+        /// What is in it.
+        bytes: Vec<u8>,
+    },
+    /// A directory.
+    Directory {
+        /// Its inode.
+        inode: u64,
+        /// What is in it.
+        entries: Tree,
+    },
+}
+
+/// Reads a directory with everything in it.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn read(directory: &Path) -> Result<Tree> {
+    let mut tree = Tree::new();
+    for item in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let item = item?;
+        let path = item.path();
+        let name = item.file_name().into_string().ok().with_context(|| format!("{}: no text", path.display()))?;
+        let inode = item.metadata()?.ino();
+        let node = if item.file_type()?.is_dir() {
+            Node::Directory { inode, entries: read(&path)? }
+        } else {
+            Node::File { inode, bytes: fs::read(&path)? }
+        };
+        tree.insert(name, node);
+    }
+    Ok(tree)
+}
+
+/// Puts a tree into a directory in place of what is there.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn replace(directory: &Path, tree: &Tree) -> Result<()> {
+    fs::remove_dir_all(directory).with_context(|| directory.display().to_string())?;
+    write(directory, tree)
+}
+
+fn write(directory: &Path, tree: &Tree) -> Result<()> {
+    fs::create_dir(directory).with_context(|| directory.display().to_string())?;
+    for (name, node) in tree {
+        let path = directory.join(name);
+        match node {
+            Node::File { bytes, .. } => fs::write(&path, bytes).with_context(|| path.display().to_string())?,
+            Node::Directory { entries, .. } => write(&path, entries)?,
+        }
+    }
+    Ok(())
+}
