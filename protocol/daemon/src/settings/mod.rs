@@ -18,9 +18,9 @@ use serde_json::{Map, Value};
 /// What every variable starts with.
 pub const PREFIX: &str = "HOLDFAST_";
 
-/// Variables that start with [`PREFIX`] and set nothing in a file's sense: flags of the command line have them as their
-/// environment names.
-const NOT_SETTINGS: [&str; 1] = ["HOLDFAST_CONFIG"];
+/// Variables that start with [`PREFIX`] and set nothing in a file's sense: flags of the command lines, `hfctl`'s
+/// included, have them as their environment names.
+const NOT_SETTINGS: [&str; 3] = ["HOLDFAST_ADMIN_KEY", "HOLDFAST_CONFIG", "HOLDFAST_SERVER"];
 
 /// Settings that cannot be used, with the place.
 #[derive(Debug, thiserror::Error)]

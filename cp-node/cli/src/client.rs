@@ -1,0 +1,190 @@
+//! Asks one node after the other until one answers for good.
+//!
+//! Every write carries an idempotency key. So a write whose answer was lost is sent again under the same key, to the next
+//! node, and is carried out once however often it arrives.
+
+use std::time::{Duration, Instant};
+
+use protocol::seam::Random;
+use serde_json::Value;
+use ureq::http::{Method, Request, Response};
+use ureq::{Agent, Body};
+
+use crate::failure::Failure;
+
+/// How long one node may take, so that there is time for the others.
+const ATTEMPT_MAX: Duration = Duration::from_secs(10);
+
+/// The pause before all nodes are asked once more.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// The largest answer that is read: a list of everything.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
+
+/// A client of the Admin API.
+#[derive(Debug)]
+pub(crate) struct Client {
+    agent: Agent,
+    servers: Vec<String>,
+    key: String,
+    deadline: Instant,
+    /// The id of the write that this command is.
+    pub(crate) request: String,
+}
+
+/// An answer for good.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The position that it speaks of.
+    pub(crate) position: Option<String>,
+    /// What the node thought worth a word.
+    pub(crate) warning: Option<String>,
+    pub(crate) body: Value,
+}
+
+/// What became of one attempt.
+enum Attempt {
+    /// An answer for good.
+    Answered(Answer),
+    /// The node cannot serve it now; it was not carried out.
+    NotApplied(String),
+    /// It may have been carried out.
+    Unknown(String),
+}
+
+impl Client {
+    pub(crate) fn new(
+        servers: &[String],
+        key: String,
+        timeout: Duration,
+        random: &dyn Random,
+    ) -> Result<Self, Failure> {
+        for server in servers {
+            if !server.starts_with("http://") {
+                return Err(Failure::Usage(format!("--server {server:?}: must be http://<host>:<port>")));
+            }
+        }
+        let agent = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(Duration::from_secs(2)));
+        Ok(Self {
+            agent: agent.build().into(),
+            servers: servers.iter().map(|server| server.trim_end_matches('/').to_owned()).collect(),
+            key,
+            deadline: Instant::now() + timeout,
+            request: random.bytes16().iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+
+    /// Reads.
+    pub(crate) fn get(&mut self, path: &str) -> Result<Answer, Failure> {
+        self.send(&Method::GET, path, &[], None)
+    }
+
+    /// Sends a request until a node answers it for good.
+    pub(crate) fn send(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let mut unknown = None;
+        loop {
+            let mut reasons = Vec::new();
+            for server in &self.servers {
+                match self.attempt(server, method, path, headers, body) {
+                    Attempt::Answered(answer) => return refused_or(answer),
+                    Attempt::NotApplied(reason) => reasons.push(format!("{server}: {reason}")),
+                    Attempt::Unknown(reason) if method == Method::GET => reasons.push(format!("{server}: {reason}")),
+                    Attempt::Unknown(reason) => unknown = Some(format!("{server}: {reason}")),
+                }
+            }
+            if Instant::now() + PAUSE >= self.deadline {
+                return Err(match unknown {
+                    Some(reason) => Failure::Unknown { reason, request: self.request.clone() },
+                    None => Failure::Unreachable(reasons),
+                });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn attempt(
+        &self,
+        server: &str,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Option<&str>,
+    ) -> Attempt {
+        let left = self.deadline.saturating_duration_since(Instant::now()).min(ATTEMPT_MAX.max(large(body)));
+        if left.is_zero() {
+            return Attempt::NotApplied("there was no time left to ask it".to_owned());
+        }
+        let mut request =
+            Request::builder().method(method).uri(format!("{server}{path}")).header("x-api-key", &self.key);
+        if method != Method::GET {
+            request = request.header("idempotency-key", &self.request).header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = match request.body(body.unwrap_or_default().to_owned()) {
+            Ok(request) => request,
+            Err(e) => return Attempt::NotApplied(e.to_string()),
+        };
+        let request = self.agent.configure_request(request).timeout_global(Some(left)).allow_non_standard_methods(true);
+        match self.agent.run(request.build()) {
+            Ok(response) => read(response),
+            Err(e @ (ureq::Error::ConnectionFailed | ureq::Error::HostNotFound | ureq::Error::BadUri(_))) => {
+                Attempt::NotApplied(e.to_string())
+            }
+            Err(ureq::Error::Io(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Attempt::NotApplied(e.to_string())
+            }
+            Err(ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)) => {
+                Attempt::NotApplied("no connection in time".to_owned())
+            }
+            Err(e) => Attempt::Unknown(e.to_string()),
+        }
+    }
+}
+
+/// A large transaction takes its time, mostly in crossing the links between nodes.
+fn large(body: Option<&str>) -> Duration {
+    Duration::from_secs(body.map_or(0, str::len) as u64 / (1 << 20) * 2)
+}
+
+fn read(mut response: Response<Body>) -> Attempt {
+    let status = response.status().as_u16();
+    let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let (position, warning) = (header("x-holdfast-position"), header("x-holdfast-warning"));
+    let text = match response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string() {
+        Ok(text) => text,
+        Err(e) => return Attempt::Unknown(e.to_string()),
+    };
+    let body = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.trim().to_owned()));
+    match status {
+        503 => Attempt::NotApplied(sentence(status, &body)),
+        504 => Attempt::Unknown(sentence(status, &body)),
+        _ => Attempt::Answered(Answer { status, position, warning, body }),
+    }
+}
+
+/// The reason that an answer gives.
+fn sentence(status: u16, body: &Value) -> String {
+    let words = ["error_msg", "message", "description"].iter().find_map(|name| body[*name].as_str());
+    words.or(body.as_str()).map_or_else(|| format!("{status}: {body}"), |words| format!("{status}: {words}"))
+}
+
+fn refused_or(answer: Answer) -> Result<Answer, Failure> {
+    if answer.status < 400 {
+        return Ok(answer);
+    }
+    let mut lines = vec![sentence(answer.status, &answer.body)];
+    for error in answer.body["errors"].as_array().into_iter().flatten() {
+        let part = |name: &str| error[name].as_str().unwrap_or_default();
+        lines.push(format!("  {}: {}", part("path"), part("message")));
+    }
+    Err(Failure::Refused(lines.join("\n")))
+}

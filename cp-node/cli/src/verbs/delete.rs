@@ -1,0 +1,41 @@
+//! `hfctl delete <kind> <id>`
+
+use clap::Args;
+use ureq::http::Method;
+
+use super::path;
+use crate::client::Client;
+use crate::document;
+use crate::failure::Failure;
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The kind: routes, services, upstreams, …
+    kind: String,
+    /// The resource's id.
+    id: String,
+    /// Only if its last change was under this revision.
+    #[arg(long, value_name = "REVISION")]
+    if_match: Option<u64>,
+    /// Even while others refer to it.
+    #[arg(long)]
+    force: bool,
+    /// The id of an earlier attempt whose outcome is unknown.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+}
+
+impl Delete {
+    pub(crate) fn run(&self, client: &mut Client) -> Result<String, Failure> {
+        let kind = document::kind(&self.kind)?;
+        if let Some(request) = &self.request_id {
+            client.request.clone_from(request);
+        }
+        let force = if self.force { "?force=true" } else { "" };
+        let if_match = self.if_match.map(|revision| ("if-match", format!("\"{revision}\"")));
+        let headers: Vec<_> = if_match.into_iter().collect();
+        let path = format!("{}{force}", path(kind.name, Some(&self.id)));
+        let answer = client.send(&Method::DELETE, &path, &headers, None)?;
+        Ok(format!("{}/{} deleted at {}\n", kind.name, self.id, answer.position.unwrap_or_default()))
+    }
+}

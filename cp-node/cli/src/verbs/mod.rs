@@ -1,0 +1,56 @@
+//! The verbs: a file and a line each.
+
+mod apply;
+mod delete;
+mod get;
+mod list;
+mod members;
+mod put;
+mod status;
+
+use clap::Subcommand;
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::render::Format;
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Brings resources to what a file says, in one transaction.
+    Apply(apply::Apply),
+    /// Deletes a resource.
+    Delete(delete::Delete),
+    /// Shows a resource.
+    Get(get::Get),
+    /// Lists the resources of a kind.
+    List(list::List),
+    /// Shows the nodes of the control plane; promotes, demotes or removes one.
+    Members(members::Members),
+    /// Writes a resource.
+    Put(put::Put),
+    /// Shows the node that answers and the proxies that follow it.
+    Status(status::Status),
+}
+
+impl Verb {
+    pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
+        match self {
+            Self::Apply(verb) => verb.run(client, format),
+            Self::Delete(verb) => verb.run(client),
+            Self::Get(verb) => verb.run(client, format),
+            Self::List(verb) => verb.run(client, format),
+            Self::Members(verb) => verb.run(client, format),
+            Self::Put(verb) => verb.run(client, format),
+            Self::Status(verb) => verb.run(client, format),
+        }
+    }
+}
+
+/// The path of a resource, or of all of a kind.
+fn path(kind: &str, id: Option<&str>) -> String {
+    match id {
+        Some(id) => format!("/apisix/admin/{kind}/{id}"),
+        None => format!("/apisix/admin/{kind}"),
+    }
+}
