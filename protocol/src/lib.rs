@@ -10,6 +10,8 @@
 
 pub mod codec;
 pub mod command;
+#[cfg(feature = "crypto")]
+pub mod crypto;
 pub mod delta;
 pub mod digest;
 pub mod entry;

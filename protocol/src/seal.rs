@@ -53,6 +53,13 @@ pub enum TokenError {
     Damaged,
 }
 
+/// Whether a text can name a key: 1 to 64 of letters, digits, `-`, `_` and `.`.
+#[must_use]
+pub fn is_key_id(text: &str) -> bool {
+    (1..=KEY_ID_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
 impl SealedToken {
     /// What is authenticated beside the secret: the place where the token stands.
     #[must_use]
@@ -79,11 +86,9 @@ impl FromStr for SealedToken {
             return Err(TokenError::Algorithm);
         }
         let (key_id, sealed) = rest.split_once('$').ok_or(TokenError::Damaged)?;
-        let good_id = (1..=KEY_ID_BYTES_MAX).contains(&key_id.len())
-            && key_id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| TokenError::Damaged)?;
         let (nonce, ciphertext) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(TokenError::Damaged)?;
-        if !good_id || ciphertext.len() < TAG_BYTES {
+        if !is_key_id(key_id) || ciphertext.len() < TAG_BYTES {
             return Err(TokenError::Damaged);
         }
         Ok(Self { key_id: key_id.into(), nonce: *nonce, ciphertext: ciphertext.to_vec() })
