@@ -23,7 +23,14 @@ fn steps(dp: &Dp) -> Vec<Step> {
         let revision = |name| field(name)?.rsplit('-').next()?.parse().ok();
         Some(Step { prev: revision("prev")?, to: revision("position")?, changes: field("changes")?.parse().ok()? })
     };
-    dp.printed().lines().filter(|line| line.contains("a step ")).map(|line| read(line).expect(line)).collect()
+    let printed = dp.printed();
+    // A proxy that is sent a step it cannot take asks again and loses nothing; but nobody should send it one.
+    let missing = printed.lines().position(|line| line.contains("a step is missing"));
+    if let Some(at) = missing {
+        let around: Vec<&str> = printed.lines().skip(at.saturating_sub(60)).take(80).collect();
+        panic!("{}: a step went missing on a stream:\n{}", dp.name(), around.join("\n"));
+    }
+    printed.lines().filter(|line| line.contains("a step prev=")).map(|line| read(line).expect(line)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

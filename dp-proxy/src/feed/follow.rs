@@ -388,9 +388,10 @@ impl Follower {
         let mut burst = Vec::new();
         let mut over = None;
         let (mut answer, mut current) = (false, false);
+        let mut taken = 0;
         let mut next = Some(first);
-        for _ in 0..BURST_MAX {
-            let Some(message) = next.take() else { break };
+        while let Some(message) = next.take() {
+            taken += 1;
             let event = match message {
                 Ok(message) => active.session.take(&mut self.holding, message, arrived).map_err(Over::Left),
                 Err(e) => Err(Over::Link(e)),
@@ -412,7 +413,8 @@ impl Follower {
                 }
                 Err(e) => over = Some(e),
             }
-            if over.is_some() {
+            // Looked at before the next is taken: what is taken must be put to use.
+            if over.is_some() || taken == BURST_MAX {
                 break;
             }
             next = now_or_never(active.link.next());

@@ -310,3 +310,18 @@ async fn law_6_two_thousand_changes_cost_no_request() {
     );
     until("replaced tables are taken apart", async || scene.dp.metric("holdfast_dp_tables_retained").await < 4.0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_messages_is_taken_whole() {
+    let origin = Origin::echo().await;
+    let scene = Scene::with(&[("routes", "r", route("/0", origin.address))]).await;
+    // Each byte is a message: more of them wait than are taken together.
+    scene.node.behave(|manner| manner.part_bytes = 1);
+    let ids: Vec<String> = (0..50).map(|n| format!("r{n}")).collect();
+    let changes: Vec<_> =
+        ids.iter().map(|id| ("routes", id.as_str(), Some(route(&format!("/{id}"), origin.address)))).collect();
+    scene.control_plane.commit(&changes);
+    scene.dp.serves(&scene.control_plane).await;
+    assert_eq!(scene.dp.get("/r49").await.status, 200);
+    assert_eq!(scene.node.heard(|heard| heard.hellos.len()), 1, "nothing was missing, nothing was asked for again");
+}
