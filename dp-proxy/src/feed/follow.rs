@@ -147,9 +147,8 @@ struct Active {
 
 /// Another node that was asked how fresh it is.
 struct Candidate {
+    /// What it said so far is put back.
     link: Link,
-    /// What it said so far.
-    said: Vec<FeedDown>,
     /// How long ago it heard from its leader; `None`: it has something newer.
     leader_age: Option<Duration>,
 }
@@ -304,12 +303,6 @@ impl Follower {
                             self.board.connects.fetch_add(1, Ordering::Relaxed);
                             self.board.disconnects.fetch_add(1, Ordering::Relaxed);
                             active = Active { link: candidate.link, session: self.session() };
-                            for message in candidate.said {
-                                let endpoint = &endpoints[node];
-                                if let Err(over) = self.take_burst(&mut active, Ok(message), endpoint, choice).await {
-                                    return over;
-                                }
-                            }
                         }
                         Ok(candidate) => {
                             info!(node = %endpoints[node], leader_contact_age = ?candidate.leader_age, "no fresher node");
@@ -367,7 +360,8 @@ impl Follower {
                     };
                     said.push(message);
                     if let Some(leader_age) = leader_age {
-                        return Ok(Candidate { link, said, leader_age });
+                        link.put_back(said);
+                        return Ok(Candidate { link, leader_age });
                     }
                 }
             };

@@ -1,5 +1,6 @@
 //! One gRPC stream to a control-plane node.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -32,6 +33,8 @@ const WINDOW_BYTES: u32 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Link {
     up: mpsc::Sender<FeedUp>,
+    /// What was taken and put back.
+    unread: VecDeque<FeedDown>,
     down: Streaming<FeedDown>,
 }
 
@@ -73,14 +76,22 @@ impl Link {
             up.try_send(hello).map_err(|_| LinkError::Stuck)?;
             let mut client = FeedClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
             let down = client.subscribe(ReceiverStream::new(queue)).await.map_err(status)?.into_inner();
-            Ok(Self { up, down })
+            Ok(Self { up, unread: VecDeque::new(), down })
         };
         timeout(within, open).await.unwrap_or(Err(LinkError::Timeout(within)))
     }
 
     /// The next message. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<FeedDown, LinkError> {
-        self.down.message().await.map_err(status)?.ok_or(LinkError::Ended)
+        match self.unread.pop_front() {
+            Some(message) => Ok(message),
+            None => self.down.message().await.map_err(status)?.ok_or(LinkError::Ended),
+        }
+    }
+
+    /// Puts back what was taken first, in its order: it comes again before anything else.
+    pub(super) fn put_back(&mut self, messages: Vec<FeedDown>) {
+        messages.into_iter().rev().for_each(|message| self.unread.push_front(message));
     }
 
     /// Sends a message, or says that the node does not take any.

@@ -325,3 +325,26 @@ async fn a_burst_of_messages_is_taken_whole() {
     assert_eq!(scene.dp.get("/r49").await.status, 200);
     assert_eq!(scene.node.heard(|heard| heard.hellos.len()), 1, "nothing was missing, nothing was asked for again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fresher_node_says_is_taken_in_its_order() {
+    let origin = Origin::echo().await;
+    let control_plane = ControlPlane::new();
+    control_plane.put("routes", "r", route("/0", origin.address));
+    let isolated = control_plane.stale_node().await;
+    let fresher = control_plane.node().await;
+    fresher.behave(|manner| (manner.silent, manner.part_bytes) = (true, 1));
+    let dir = tempfile::tempdir().unwrap();
+    let dp = Dp::following(dir.path(), &[&isolated, &fresher]).await;
+    until("the isolated node is followed", async || isolated.streams() == 1).await;
+    // What the other has is more than one message, of which the first tells that it is fresher.
+    control_plane.put("routes", "r", route("/1", origin.address));
+    isolated.behave(|manner| manner.leader_age = Duration::from_secs(60));
+    fresher.behave(|manner| manner.silent = false);
+    dp.serves(&control_plane).await;
+    assert_eq!(dp.get("/1").await.status, 200);
+    let asked = fresher.heard(|heard| heard.hellos.last().unwrap().position.clone());
+    control_plane.put("routes", "r", route("/2", origin.address));
+    dp.serves(&control_plane).await;
+    assert_eq!(fresher.heard(|heard| heard.hellos.last().unwrap().position.clone()), asked, "it was not asked again");
+}
