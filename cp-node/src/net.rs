@@ -1,5 +1,6 @@
 //! Dialling and listening, in one place: a simulated network stands in by being another [`Net`].
 
+use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -165,7 +166,7 @@ pub(crate) fn channel(net: &Arc<dyn Net>, address: &str) -> Channel {
     let address = address.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let connecting = net.connect(address.clone());
-        async move { connecting.await.map(TokioIo::new) }
+        async move { connecting.await.map(TokioIo::new).map_err(NotConnected) }
     });
     // The address is the connector's business; a URI needs some host.
     Endpoint::from_static("http://peer")
@@ -173,6 +174,23 @@ pub(crate) fn channel(net: &Arc<dyn Net>, address: &str) -> Channel {
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector)
+}
+
+/// There was no connection, so nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct NotConnected(io::Error);
+
+/// Whether a call over a [`channel`] failed before anything of it was sent: the other end cannot have acted on it.
+pub(crate) fn was_never_sent(status: &tonic::Status) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = status.source();
+    while let Some(error) = cause {
+        if error.is::<NotConnected>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The connections of a listener as a stream that gRPC serves. One that cannot be accepted (no descriptors left, a peer
@@ -205,3 +223,35 @@ pub(crate) fn incoming(
 
 /// After a connection that could not be accepted: without descriptors the next attempt fails at once.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use protocol::grpc::peer_client::PeerClient;
+    use protocol::grpc::{ProposeRequest, Route};
+
+    use super::*;
+
+    /// Proposes nothing to whoever listens at `address`; whether it was surely not sent.
+    async fn never_sent(channel: Channel) -> bool {
+        let route = Route { cluster: String::new(), from: 1, to: 2 };
+        let request = ProposeRequest { route: Some(route), commands: Vec::new() };
+        let status = PeerClient::new(channel).propose(request).await.expect_err("nobody serves it");
+        was_never_sent(&status)
+    }
+
+    #[tokio::test]
+    async fn what_was_never_sent_is_told_from_what_was_lost() {
+        let net: Arc<dyn Net> = Arc::new(TcpNet);
+        let mut listener = net.listen("127.0.0.1:0".to_owned()).await.unwrap();
+        let channel = channel(&net, &listener.address());
+        let hang_up = async {
+            // Somebody is there, and hangs up with the request in hand.
+            let mut stream = listener.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.unwrap();
+        };
+        let (sent, ()) = tokio::join!(never_sent(channel.clone()), hang_up);
+        assert!(!sent, "it may have arrived");
+        drop(listener);
+        assert!(never_sent(channel).await, "nobody is there any more");
+    }
+}

@@ -5,6 +5,7 @@ mod admin_load;
 mod behind;
 mod demo;
 mod fleet;
+mod hfctl;
 mod leader_kills;
 mod members;
 mod quorum;

@@ -18,6 +18,10 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(10);
 /// The pause before all nodes are asked once more.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// How long a node may take to say that it cannot write: its own bound is 2 s. A write that is cut off sooner would leave
+/// its outcome unknown for no reason.
+const REFUSAL_MAX: Duration = Duration::from_millis(2500);
+
 /// The largest answer that is read: a list of everything.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 
@@ -89,9 +93,17 @@ impl Client {
         body: Option<&str>,
     ) -> Result<Answer, Failure> {
         let mut unknown = None;
+        let mut asked = false;
+        // The first attempt is made however little time was given.
+        let needs = if method == Method::GET { Duration::ZERO } else { REFUSAL_MAX };
         loop {
             let mut reasons = Vec::new();
             for server in &self.servers {
+                if asked && Instant::now() + needs >= self.deadline {
+                    reasons.push(format!("{server}: there was no time left to ask it"));
+                    continue;
+                }
+                asked = true;
                 match self.attempt(server, method, path, headers, body) {
                     Attempt::Answered(answer) => return refused_or(answer),
                     Attempt::NotApplied(reason) => reasons.push(format!("{server}: {reason}")),
@@ -99,7 +111,7 @@ impl Client {
                     Attempt::Unknown(reason) => unknown = Some(format!("{server}: {reason}")),
                 }
             }
-            if Instant::now() + PAUSE >= self.deadline {
+            if Instant::now() + PAUSE + needs >= self.deadline {
                 return Err(match unknown {
                     Some(reason) => Failure::Unknown { reason, request: self.request.clone() },
                     None => Failure::Unreachable(reasons),
@@ -118,9 +130,6 @@ impl Client {
         body: Option<&str>,
     ) -> Attempt {
         let left = self.deadline.saturating_duration_since(Instant::now()).min(ATTEMPT_MAX.max(large(body)));
-        if left.is_zero() {
-            return Attempt::NotApplied("there was no time left to ask it".to_owned());
-        }
         let mut request =
             Request::builder().method(method).uri(format!("{server}{path}")).header("x-api-key", &self.key);
         if method != Method::GET {
@@ -173,8 +182,12 @@ fn read(mut response: Response<Body>) -> Attempt {
 
 /// The reason that an answer gives.
 fn sentence(status: u16, body: &Value) -> String {
-    let words = ["error_msg", "message", "description"].iter().find_map(|name| body[*name].as_str());
-    words.or(body.as_str()).map_or_else(|| format!("{status}: {body}"), |words| format!("{status}: {words}"))
+    let words: Vec<&str> = ["error_msg", "message", "description"]
+        .iter()
+        .filter_map(|name| body[*name].as_str())
+        .chain(body.as_str())
+        .collect();
+    if words.is_empty() { format!("{status}: {body}") } else { format!("{status}: {}", words.join(": ")) }
 }
 
 fn refused_or(answer: Answer) -> Result<Answer, Failure> {

@@ -1,0 +1,138 @@
+//! The command line against a real cluster: what it says, what it does, and how it exits.
+
+use std::path::{Path, PathBuf};
+
+use chaos::binaries;
+use chaos::cluster::{Cluster, KEY, READY_MAX};
+use chaos::layout::Layout;
+use chaos::patience::until;
+
+use super::admin_load::anyhow_ensure;
+
+/// What a command came to.
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+struct Hfctl {
+    servers: Vec<String>,
+    dir: PathBuf,
+}
+
+impl Hfctl {
+    async fn run(&self, args: &[&str]) -> Done {
+        let output = tokio::process::Command::new(binaries::find("hfctl").unwrap())
+            .args(args)
+            .current_dir(&self.dir)
+            .env("HOLDFAST_ADMIN_KEY", KEY)
+            .env("HOLDFAST_SERVER", self.servers.join(","))
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Runs what must succeed; gives what it printed.
+    async fn ok(&self, args: &[&str]) -> String {
+        let done = self.run(args).await;
+        assert_eq!(done.code, 0, "{args:?}: {}", done.err);
+        done.out
+    }
+}
+
+fn hfctl(cluster: &Cluster, dir: &Path) -> Hfctl {
+    let servers = cluster.cps.iter().map(|cp| format!("http://{}", cp.addresses.admin)).collect();
+    Hfctl { servers, dir: dir.to_owned() }
+}
+
+const FILE: &str = "
+upstreams:
+  - {id: u1, nodes: {'127.0.0.1:1': 1}}
+routes:
+  - {id: r1, uri: /a, upstream_id: u1}
+  - {id: r2, uri: /b, upstream_id: u1, desc: \"two\"}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_reads_writes_and_shows_a_cluster() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 3, 1, &[]).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let hfctl = hfctl(&cluster, dir.path());
+    std::fs::write(dir.path().join("all.yaml"), FILE).unwrap();
+
+    let out = hfctl.ok(&["apply", "-f", "all.yaml", "--dry-run"]).await;
+    assert!(out.contains("routes/r1     created") && out.contains("3 to change; this was a dry run"), "{out}");
+    assert!(cluster.cp(1).api().get("routes", "r1").await.unwrap().is_none(), "a dry run changes nothing");
+    let out = hfctl.ok(&["apply", "-f", "all.yaml"]).await;
+    assert!(out.contains("3 changed at 1-1"), "{out}");
+    let out = hfctl.ok(&["apply", "-f", "all.yaml"]).await;
+    assert!(out.contains("upstreams/u1  unchanged") && out.contains("nothing to change"), "{out}");
+
+    assert_eq!(hfctl.ok(&["list", "route"]).await.lines().next(), Some("ID  NAME  HOSTS  URIS  USES"));
+    let json: serde_json::Value = serde_json::from_str(&hfctl.ok(&["get", "route", "r2", "-o", "json"]).await).unwrap();
+    assert_eq!((&json["id"], &json["desc"]), (&"r2".into(), &"two".into()));
+    std::fs::write(dir.path().join("r3.json"), "{\"uri\": \"/c\", \"upstream_id\": \"u1\"}").unwrap();
+    assert_eq!(hfctl.ok(&["put", "routes", "r3", "-f", "r3.json"]).await, "routes/r3 created at 1-2\n");
+    assert_eq!(
+        hfctl.ok(&["put", "routes", "r3", "-f", "r3.json", "--if-match", "2"]).await,
+        "routes/r3 replaced at 1-3\n"
+    );
+    assert_eq!(hfctl.ok(&["delete", "routes", "r3"]).await, "routes/r3 deleted at 1-4\n");
+
+    cluster.agree(READY_MAX).await.unwrap();
+    let members = hfctl.ok(&["members"]).await;
+    assert_eq!(members.lines().count(), 4, "{members}");
+    assert!(members.contains("leader") && members.contains("follower"), "{members}");
+    until("the proxy is shown", READY_MAX, async || {
+        let status = hfctl.ok(&["status"]).await;
+        let shown = status.contains("revision  4") && status.lines().last().is_some_and(|row| row.starts_with("dp-1"));
+        // Asked of each node in turn, one of them has the proxy; the first that answers may not.
+        anyhow_ensure(shown || status.contains("no proxy follows this node"), &status)
+    })
+    .await
+    .unwrap();
+
+    // A dead node is passed over, and without a quorum it says so.
+    cluster.cp(1).kill().await.unwrap();
+    hfctl.ok(&["put", "routes", "r4", "-f", "r3.json"]).await;
+    // The one that is left does not lead: it knows that nothing was proposed.
+    let leader = cluster.leader().await.unwrap();
+    cluster.cp(leader).kill().await.unwrap();
+    let done = hfctl.run(&["put", "routes", "r5", "-f", "r3.json", "--timeout", "3s"]).await;
+    assert!(done.code == 4 && done.err.contains("503"), "{}: {}", done.code, done.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_with_its_place_and_its_exit_code() {
+    let cluster = Cluster::start(Layout::Test { cluster: 0 }, 1, 0, &[]).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let hfctl = hfctl(&cluster, dir.path());
+    for (name, text) in [
+        ("bad.yaml", "routes:\n  - {id: r1, uri: 5}\n"),
+        ("missing.yaml", "routes:\n  - {id: r1, uri: /a, upstream_id: nobody}\n"),
+        ("r.json", "{\"uri\": \"/c\", \"upstream\": {\"nodes\": {\"a:1\": 1}}}"),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    for (args, code, words) in [
+        (&["apply", "-f", "bad.yaml"][..], 2, "bad.yaml: $.routes[0]: $.uri"),
+        (&["apply", "-f", "nosuch.yaml"], 2, "nosuch.yaml: No such file"),
+        (&["apply", "-f", "missing.yaml"], 1, "failed to fetch upstream info by upstream id [nobody]"),
+        (&["get", "routes", "nobody"], 1, "404: Key not found"),
+        (&["get", "ruotes", "r1"], 2, "\"ruotes\" is no kind of resource"),
+        (&["put", "routes", "r1", "-f", "r.json", "--if-match", "7"], 1, "412"),
+        (&["get", "routes", "r1", "--server", "127.0.0.1:9180"], 2, "must be http://<host>:<port>"),
+        (&["get", "routes", "r1", "--server", "http://127.0.0.1:9", "--timeout", "1s"], 4, "127.0.0.1:9"),
+        (&["members", "remove", "9"], 1, "404"),
+    ] {
+        let done = hfctl.run(args).await;
+        assert!(done.code == code && done.err.contains(words), "{args:?}: {} {}{}", done.code, done.out, done.err);
+    }
+    std::fs::write(dir.path().join("key"), "not-the-key").unwrap();
+    let done = hfctl.run(&["list", "routes", "--key-file", "key"]).await;
+    assert!(done.code == 1 && done.err.contains("wrong apikey"), "{}", done.err);
+}
