@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test build lint compiler nextest bench clean
+.PHONY: demo test bench compiler peers nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -23,14 +23,18 @@ test: compiler nextest
 	@$(PART) "tests" cargo nextest run --workspace
 
 # Holdfast beside its peers; see benches/README.md.
-bench: compiler
+bench: compiler peers
 	cargo build --release -p cp-node -p dp-proxy -p benches
-	target/release/benches all
+	for bench in table propagation writes; do target/release/benches $$bench || exit 1; done
 
 # Some dependencies are built from C.
 compiler:
 	@command -v cc >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends gcc libc6-dev; }
 	@command -v cargo >/dev/null || { echo "a Rust toolchain is needed: see rustup"; exit 1; }
+
+# Whom the benches measure us against.
+peers:
+	@command -v etcd >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends etcd-server; }
 
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest

@@ -22,11 +22,18 @@ use tonic::Status;
 use crate::propose::{ProposeError, Proposer};
 use crate::raft::{Channels, LeaderContact, LinkClass};
 
-/// How long a change of the membership may take.
+/// How long whoever asks for a change of the membership waits for it.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
 
-/// How often the leader looks whether a learner has caught up.
-const PROMOTION_CHECK: Duration = Duration::from_millis(200);
+/// How long a change is kept at. Consensus makes most changes in two steps; one that is given up between them is finished
+/// by [`Members::keep_in_order`].
+const CHANGE_ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a node may take to say that it is there, before a voter is taken away.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// How often the leader looks whether a learner has caught up, or a change was left half made.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A learner that is no more than so many entries behind has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 100;
@@ -66,7 +73,11 @@ impl Members {
             let passed_on = tokio::time::timeout(CHANGE_MAX, client.join(request)).await;
             return passed_on.map_err(|_| not_in_time(leader))?.map(tonic::Response::into_inner);
         }
-        let _guard = self.one_at_a_time.lock().await;
+        let members = self.clone();
+        self.in_turn(async move { members.take_in(uuid, request).await }).await
+    }
+
+    async fn take_in(&self, uuid: [u8; 16], request: JoinRequest) -> Result<JoinReply, Status> {
         let node = self.enrol(uuid, &request.name).await?;
         let member = Member {
             uuid,
@@ -109,34 +120,81 @@ impl Members {
             let passed_on = tokio::time::timeout(CHANGE_MAX, client.change_members(passed_on)).await;
             return passed_on.map_err(|_| not_in_time(leader))?.map(drop);
         }
-        let _guard = self.one_at_a_time.lock().await;
+        let members = self.clone();
+        self.in_turn(async move { members.make(change).await }).await
+    }
+
+    /// Makes a change on the leader, in its turn.
+    async fn make(&self, change: change_members_request::Change) -> Result<(), Status> {
+        use change_members_request::Change;
         let voters = self.voters();
-        let is_member = |id: NodeId| self.members().iter().any(|(known, _)| *known == id);
+        let (Change::Promote(id) | Change::Demote(id) | Change::Remove(id)) = change;
+        if !self.members().iter().any(|(known, _)| *known == id) {
+            return Err(Status::not_found(format!("there is no node {id}")));
+        }
+        if matches!(change, Change::Demote(_)) && !voters.contains(&id) {
+            return Err(Status::failed_precondition(format!("node {id} is no voter")));
+        }
+        if !matches!(change, Change::Promote(_)) && voters.contains(&id) {
+            self.check_quorum_without(id, &voters).await?;
+        }
         match change {
-            change_members_request::Change::Promote(id) => {
-                if !is_member(id) {
-                    return Err(Status::not_found(format!("there is no node {id}")));
-                }
-                self.set_vote(id, true).await
-            }
-            change_members_request::Change::Demote(id) => {
-                if !voters.contains(&id) {
-                    return Err(Status::failed_precondition(format!("node {id} is no voter")));
-                }
-                if voters.len() == 1 {
-                    return Err(Status::failed_precondition("the last voter cannot be taken away"));
-                }
-                self.set_vote(id, false).await
-            }
-            change_members_request::Change::Remove(id) => {
-                if !is_member(id) {
-                    return Err(Status::not_found(format!("there is no node {id}")));
-                }
-                if voters.contains(&id) && voters.len() == 1 {
-                    return Err(Status::failed_precondition("the last voter cannot be taken away"));
-                }
-                self.remove(id, voters.contains(&id)).await
-            }
+            Change::Promote(id) => self.set_vote(id, true).await,
+            Change::Demote(id) => self.set_vote(id, false).await,
+            Change::Remove(id) => self.remove(id, voters.contains(&id)).await,
+        }
+    }
+
+    /// Refuses to take a voter away when too few of the others answer: the cluster would be without a quorum at once.
+    async fn check_quorum_without(&self, id: NodeId, voters: &BTreeSet<NodeId>) -> Result<(), Status> {
+        let left: BTreeSet<NodeId> = voters.iter().copied().filter(|voter| *voter != id).collect();
+        if left.is_empty() {
+            return Err(Status::failed_precondition("the last voter cannot be taken away"));
+        }
+        let mut asking = tokio::task::JoinSet::new();
+        for (other, member) in
+            self.members().into_iter().filter(|(other, _)| left.contains(other) && *other != self.node)
+        {
+            let route = Route { cluster: self.cluster.to_string(), from: self.node, to: other };
+            let mut client = self.channels.peer(&member.peer_address, LinkClass::Bulk);
+            asking.spawn(async move {
+                let asked = client.describe(DescribeRequest { route: Some(route) });
+                matches!(tokio::time::timeout(ANSWER_MAX, asked).await, Ok(Ok(_))).then_some(other)
+            });
+        }
+        let mut there: BTreeSet<NodeId> = asking.join_all().await.into_iter().flatten().collect();
+        if left.contains(&self.node) {
+            there.insert(self.node);
+        }
+        if there.len() > left.len() / 2 {
+            return Ok(());
+        }
+        let silent: Vec<String> = left.difference(&there).map(ToString::to_string).collect();
+        Err(Status::failed_precondition(format!(
+            "without node {id} there would be no quorum: of the voters that are left, node {} does not answer; bring it back or take it out first",
+            silent.join(", node ")
+        )))
+    }
+
+    /// Makes a change when its turn comes, on a task of its own: whoever asked may stop waiting, the change goes on.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = tokio::time::timeout(CHANGE_MAX, self.one_at_a_time.clone().lock_owned()).await;
+        let turn =
+            turn.map_err(|_| Status::unavailable("another change of the membership is under way and does not end"))?;
+        let changing = tokio::spawn(async move {
+            let changed = change.await;
+            drop(turn);
+            changed
+        });
+        match tokio::time::timeout(CHANGE_MAX, changing).await {
+            Ok(Ok(changed)) => changed,
+            Ok(Err(e)) => Err(Status::internal(e.to_string())),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "the change was not made within {CHANGE_MAX:?}, and may still be: look at the members before you ask again"
+            ))),
         }
     }
 
@@ -152,21 +210,49 @@ impl Members {
         self.raft.metrics().borrow().membership_config.voter_ids().collect()
     }
 
-    /// On the leader: makes voters of learners that asked for it, once they have caught up.
-    pub(crate) async fn promote_learners(self) {
-        let mut ticks = tokio::time::interval(PROMOTION_CHECK);
+    /// Whether the membership stands between two steps of a change: quorums of the old voters and of the new are needed.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.raft.metrics().borrow().membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// On the leader: makes voters of learners that asked for it, once they have caught up, and finishes a change that
+    /// somebody else (an earlier leader, an abandoned request) has left half made.
+    pub(crate) async fn keep_in_order(self) {
+        let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let Some(ready) = self.ready_learner() else { continue };
-            let _guard = self.one_at_a_time.lock().await;
-            match self.set_vote(ready, true).await {
-                Ok(()) => tracing::info!(node_id = ready, "a learner has caught up and votes now"),
-                Err(status) => {
-                    tracing::warn!(node_id = ready, reason = status.message(), "a learner could not be made a voter")
+            // Whoever has the turn is at it.
+            let Ok(_turn) = self.one_at_a_time.clone().try_lock_owned() else { continue };
+            if let Some((voters, retain)) = self.half_made() {
+                tracing::warn!(?voters, "a change of the membership was left half made, it is finished");
+                self.report(self.change_voters(voters, retain).await);
+            } else if let Some(ready) = self.ready_learner() {
+                if self.report(self.set_vote(ready, true).await) {
+                    tracing::info!(node_id = ready, "a learner has caught up and votes now");
                 }
             }
         }
+    }
+
+    fn report(&self, made: Result<(), Status>) -> bool {
+        if let Err(status) = &made {
+            tracing::warn!(reason = status.message(), "the membership could not be changed");
+        }
+        made.is_ok()
+    }
+
+    /// Where a change that was left half made leads, and whether those who lose their vote stay as learners.
+    fn half_made(&self) -> Option<(BTreeSet<NodeId>, bool)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.current_leader != Some(self.node) {
+            return None;
+        }
+        let [old, .., new] = &metrics.membership_config.membership().get_joint_config()[..] else { return None };
+        // Whoever was demoted no longer wants a vote; whoever is taken out never was asked.
+        let stays = |id: &NodeId| metrics.membership_config.membership().get_node(id).is_some_and(|m| !m.wants_vote);
+        Some((new.clone(), old.difference(new).all(stays)))
     }
 
     /// On a node that hears nothing from a leader: asks the others whether it still belongs to them. A node that was taken
@@ -248,7 +334,11 @@ impl Members {
         if !changed {
             return Ok(());
         }
-        self.wait(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
+        self.change_voters(voters, true).await
+    }
+
+    async fn change_voters(&self, voters: BTreeSet<NodeId>, retain: bool) -> Result<(), Status> {
+        self.wait(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), retain)).await
     }
 
     async fn remove(&self, id: NodeId, is_voter: bool) -> Result<(), Status> {
@@ -256,7 +346,7 @@ impl Members {
             let mut voters = self.voters();
             voters.remove(&id);
             // Not kept as a learner: it is gone in the same change.
-            self.wait(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false)).await?;
+            self.change_voters(voters, false).await?;
         } else {
             self.wait(self.raft.change_membership(ChangeMembers::RemoveNodes([id].into()), false)).await?;
         }
@@ -268,13 +358,13 @@ impl Members {
         &self,
         change: impl Future<Output = Result<T, RaftError<NodeId, ClientWriteError<NodeId, Member>>>>,
     ) -> Result<(), Status> {
-        match tokio::time::timeout(CHANGE_MAX, change).await {
+        match tokio::time::timeout(CHANGE_ABANDONED_AFTER, change).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => {
                 Err(Status::failed_precondition(e.to_string()))
             }
             Ok(Err(e)) => Err(Status::unavailable(e.to_string())),
-            Err(_) => Err(Status::deadline_exceeded(format!("the change was not made within {CHANGE_MAX:?}"))),
+            Err(_) => Err(Status::deadline_exceeded("the change was given up")),
         }
     }
 

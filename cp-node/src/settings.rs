@@ -192,7 +192,7 @@ pub struct StatusSettings {
 
 impl Default for StatusSettings {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7085".into() }
+        Self { listen: "127.0.0.1:7086".into() }
     }
 }
 
@@ -286,11 +286,16 @@ impl Settings {
         if raft.election_max <= raft.election_min {
             return bad("raft.election_max", "must be more than raft.election_min");
         }
-        if raft.snapshot_entries == 0 || raft.keep_entries == 0 {
-            return bad("raft.snapshot_entries", "and raft.keep_entries must be at least 1");
-        }
-        if self.admin.requests_max == 0 || self.feed.streams_max == 0 || self.feed.full_sends_max == 0 {
-            return bad("admin.requests_max", "feed.streams_max and feed.full_sends_max must be at least 1");
+        for (key, is_zero) in [
+            ("raft.snapshot_entries", raft.snapshot_entries == 0),
+            ("raft.keep_entries", raft.keep_entries == 0),
+            ("admin.requests_max", self.admin.requests_max == 0),
+            ("feed.streams_max", self.feed.streams_max == 0),
+            ("feed.full_sends_max", self.feed.full_sends_max == 0),
+        ] {
+            if is_zero {
+                return bad(key, "must be at least 1");
+            }
         }
         if self.feed.heartbeat.0 < Duration::from_millis(50) {
             return bad("feed.heartbeat", "must be at least 50ms");

@@ -115,7 +115,7 @@ impl Describe {
             epoch: epoch.number,
             revision,
             digest: config.digest().to_string(),
-            disk_bytes: self.log.writer_report().disk_bytes,
+            disk_bytes: self.log.disk_bytes(),
             streams: self.fleet.connected() as u64,
         }
     }

@@ -106,3 +106,88 @@ async fn a_node_of_another_cluster_is_refused() {
     theirs.cp(2).ready().await.unwrap();
     theirs.cp(1).api().put("routes", "more", &route(3)).await.unwrap();
 }
+
+/// Asks for a change of the membership; the status and the text of the answer.
+async fn change(cluster: &mut Cluster, through: u16, method: &str, path: &str) -> (u16, String) {
+    let mut api = cluster.cp(through).api().patient(Duration::from_secs(15));
+    match api.call(method, &format!("/v1/cluster/members/{path}"), &[], String::new()).await {
+        Ok(reply) => (reply.status, reply.text()),
+        Err(gone) => (0, gone.to_string()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_the_others_need_is_not_taken_away() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 3, 0, &[]).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let mut others = (1..=3).filter(|number| *number != leader);
+    let (dead, alive) = (others.next().unwrap(), others.next().unwrap());
+    let id = async |cluster: &mut Cluster, number| cluster.cp(number).api().status().await.unwrap().node_id;
+    let (dead_id, alive_id) = (id(&mut cluster, dead).await, id(&mut cluster, alive).await);
+    cluster.cp(dead).kill().await.unwrap();
+    for (method, path) in [("POST", format!("{alive_id}/demote")), ("DELETE", alive_id.to_string())] {
+        let (status, text) = change(&mut cluster, leader, method, &path).await;
+        let wanted = format!("of the voters that are left, node {dead_id} does not answer");
+        assert!(status == 409 && text.contains(&wanted), "{status} {text}");
+    }
+    cluster.cp(leader).api().put("routes", "r1", &route(1)).await.unwrap();
+    // The dead one can go, and then the other.
+    assert_eq!(change(&mut cluster, leader, "DELETE", &dead_id.to_string()).await.0, 204);
+    assert_eq!(change(&mut cluster, leader, "POST", &format!("{alive_id}/demote")).await.0, 204);
+    cluster.cp(leader).api().put("routes", "r2", &route(2)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_nobody_waits_for_any_more_is_still_made_whole() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 2, 0, &[]).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let other = 3 - leader;
+    let other_id = cluster.cp(other).api().status().await.unwrap().node_id;
+    // The one that is to lose its vote must agree to it, and cannot: the request gives up.
+    cluster.cp(other).process().unwrap().pause().unwrap();
+    let (status, text) = change(&mut cluster, leader, "POST", &format!("{other_id}/demote")).await;
+    assert!(status == 504 && text.contains("look at the members"), "{status} {text}");
+    cluster.cp(other).process().unwrap().resume().unwrap();
+    settled(&mut cluster, leader, &[other_id]).await;
+    // It really has no vote any more: the leader alone is a quorum.
+    cluster.cp(other).kill().await.unwrap();
+    cluster.cp(leader).api().put("routes", "r1", &route(1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dying_leader_leaves_half_made_the_next_one_finishes() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 3, 0, &[]).await.unwrap();
+    for round in 0..8u64 {
+        let leader = cluster.leader().await.unwrap();
+        let other = (1..=3).find(|number| *number != leader).unwrap();
+        let other_id = cluster.cp(other).api().status().await.unwrap().node_id;
+        let voter = cluster.cp(leader).api().members().await.unwrap().iter().any(|m| m.node_id == other_id && m.voter);
+        let path = format!("{other_id}/{}", if voter { "demote" } else { "promote" });
+        let mut api = cluster.cp(leader).api();
+        let asking = tokio::spawn(async move {
+            // It may be answered or not: the leader dies meanwhile.
+            let _ = api.call("POST", &format!("/v1/cluster/members/{path}"), &[], String::new()).await;
+        });
+        tokio::time::sleep(Duration::from_millis(2 + round * 2)).await;
+        cluster.cp(leader).kill().await.unwrap();
+        asking.await.unwrap();
+        cluster.cp(leader).run().unwrap();
+        cluster.cp(leader).ready().await.unwrap();
+        let leader = cluster.leader().await.unwrap();
+        settled(&mut cluster, leader, &[]).await;
+        cluster.cp(leader).api().put("routes", "r1", &route(round)).await.unwrap();
+    }
+}
+
+/// Waits until no change of the membership is half made, and `learners` have no vote.
+async fn settled(cluster: &mut Cluster, through: u16, learners: &[u64]) {
+    let mut api = cluster.cp(through).api();
+    until("the membership is settled", READY_MAX, async || {
+        let seen = api.call("GET", "/v1/cluster", &[], String::new()).await?.expect(&[200])?.json()?;
+        let votes =
+            |id: &u64| seen["members"].as_array().unwrap().iter().any(|m| m["node_id"] == *id && m["voter"] == true);
+        anyhow_ensure(seen["changing"] == false && !learners.iter().any(votes), &seen.to_string())
+    })
+    .await
+    .unwrap();
+}

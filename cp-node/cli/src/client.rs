@@ -105,7 +105,7 @@ impl Client {
                 }
                 asked = true;
                 match self.attempt(server, method, path, headers, body) {
-                    Attempt::Answered(answer) => return refused_or(answer),
+                    Attempt::Answered(answer) => return refused_or(answer, unknown.is_some()),
                     Attempt::NotApplied(reason) => reasons.push(format!("{server}: {reason}")),
                     Attempt::Unknown(reason) if method == Method::GET => reasons.push(format!("{server}: {reason}")),
                     Attempt::Unknown(reason) => unknown = Some(format!("{server}: {reason}")),
@@ -154,6 +154,7 @@ impl Client {
             Err(ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)) => {
                 Attempt::NotApplied("no connection in time".to_owned())
             }
+            Err(ureq::Error::Timeout(_)) => Attempt::Unknown(format!("no answer within {:.1} s", left.as_secs_f64())),
             Err(e) => Attempt::Unknown(e.to_string()),
         }
     }
@@ -190,7 +191,8 @@ fn sentence(status: u16, body: &Value) -> String {
     if words.is_empty() { format!("{status}: {body}") } else { format!("{status}: {}", words.join(": ")) }
 }
 
-fn refused_or(answer: Answer) -> Result<Answer, Failure> {
+/// After an attempt whose outcome is unknown, a refusal may only say that it has been carried out.
+fn refused_or(answer: Answer, after_unknown: bool) -> Result<Answer, Failure> {
     if answer.status < 400 {
         return Ok(answer);
     }
@@ -198,6 +200,11 @@ fn refused_or(answer: Answer) -> Result<Answer, Failure> {
     for error in answer.body["errors"].as_array().into_iter().flatten() {
         let part = |name: &str| error[name].as_str().unwrap_or_default();
         lines.push(format!("  {}: {}", part("path"), part("message")));
+    }
+    if after_unknown {
+        lines.push(
+            "an earlier attempt got no answer and may have been carried out: look before you try again".to_owned(),
+        );
     }
     Err(Failure::Refused(lines.join("\n")))
 }

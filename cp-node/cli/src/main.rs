@@ -79,9 +79,10 @@ fn run(cli: &Cli) -> Result<String, Failure> {
 fn key(file: Option<&std::path::Path>) -> Result<String, Failure> {
     let key = match file {
         Some(path) => std::fs::read_to_string(path).map_err(|e| Failure::file(path, &e))?,
-        None => std::env::var("HOLDFAST_ADMIN_KEY").map_err(|_| {
-            Failure::Usage("a key is needed: set HOLDFAST_ADMIN_KEY, or name a file with --key-file".into())
-        })?,
+        None => std::env::var("HOLDFAST_ADMIN_KEY").unwrap_or_default(),
     };
-    Ok(key.trim().to_owned())
+    match key.trim() {
+        "" => Err(Failure::Usage("a key is needed: set HOLDFAST_ADMIN_KEY, or name a file with --key-file".into())),
+        key => Ok(key.to_owned()),
+    }
 }

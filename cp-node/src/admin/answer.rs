@@ -18,6 +18,8 @@ pub(crate) struct Answer {
     pub(super) status: StatusCode,
     body: String,
     headers: HeaderMap,
+    /// What was read for it has changed meanwhile: it may be admitted again.
+    pub(super) is_stale: bool,
 }
 
 impl Answer {
@@ -26,7 +28,7 @@ impl Answer {
         body.push('\n');
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self { status, body, headers }
+        Self { status, body, headers, is_stale: false }
     }
 
     /// Any serializable value.
@@ -39,7 +41,7 @@ impl Answer {
 
     /// No body.
     pub(super) fn empty(status: StatusCode) -> Self {
-        Self { status, body: String::new(), headers: HeaderMap::new() }
+        Self { status, body: String::new(), headers: HeaderMap::new(), is_stale: false }
     }
 
     /// An error with its sentence.
@@ -122,7 +124,8 @@ impl Answer {
             Rejection::KeyReused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Rejection::Stage { .. } | Rejection::Forgotten => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::error(status, &error_words(rejection)).at(position)
+        let is_stale = matches!(rejection, Rejection::Stale { .. });
+        Self { is_stale, ..Self::error(status, &error_words(rejection)).at(position) }
     }
 
     /// It was not proposed, and will not be: trying again is safe.

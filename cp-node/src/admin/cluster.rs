@@ -119,6 +119,7 @@ async fn members(desk: &Desk) -> Answer {
             "term": status.term,
             "epoch": status.epoch,
             "revision": status.revision,
+            "changing": desk.members.is_changing(),
             "members": members,
         }),
     )

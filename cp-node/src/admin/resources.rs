@@ -157,7 +157,7 @@ async fn patch(
             Ok((position, done)) => {
                 return Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings));
             }
-            Err(refused) if refused.status == StatusCode::CONFLICT => {}
+            Err(refused) if refused.is_stale => {}
             Err(refused) => return Err(refused),
         }
     }

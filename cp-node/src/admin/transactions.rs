@@ -73,6 +73,11 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     }
     let body = read_body(body, desk.settings.transaction_max.0).await?;
     let terms = call.terms(desk, &body)?;
+    if terms.if_match.is_some() {
+        return Err(Answer::bad(
+            "If-Match names one resource: a transaction has if_revision, and if_match in its operations",
+        ));
+    }
     for _ in 0..ATTEMPTS {
         let needs_read = read(&body)?.operations.iter().any(|operation| operation.op == Op::Patch);
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
@@ -106,7 +111,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
                 return Ok(Answer::json(StatusCode::OK, answer.to_string()).at(position).warn(&warnings));
             }
             // Only a patch reads; what it read has changed.
-            Err(refused) if refused.status == StatusCode::CONFLICT && needs_read => {}
+            Err(refused) if refused.is_stale && needs_read => {}
             Err(refused) => return Err(refused),
         }
     }
@@ -145,8 +150,10 @@ fn admit_all(body: &Document<'_>, config: Option<&protocol::ConfigState>) -> Res
         }
         let value = operation.value.ok_or_else(|| bad("a value is needed"))?;
         let value = json::parse(value.get().as_bytes()).map_err(|e| bad(&format!("invalid value: {e}")))?;
+        let mut ttl = operation.ttl;
         let value = match (operation.op, config.and_then(|config| config.get(&key))) {
             (Op::Patch, Some(entry)) => {
+                ttl = ttl.or(entry.ttl_seconds);
                 based_on.push(BasedOn { key: key.clone(), modified: Some(entry.modified.revision) });
                 let mut base = parse(entry.body.as_bytes())?;
                 json::merge(&mut base, value);
@@ -158,7 +165,7 @@ fn admit_all(body: &Document<'_>, config: Option<&protocol::ConfigState>) -> Res
         let admitted: Admitted =
             admit(kind, Some(&operation.id), value).map_err(|report| Answer::report_in(&report, Some(index)))?;
         warnings.extend(admitted.warnings.iter().map(|warning| format!("operation {index}: {warning}")));
-        let draft = write::draft(&admitted, operation.ttl);
+        let draft = write::draft(&admitted, ttl);
         writes.push(Write::Put { key, draft, if_match: operation.if_match, only_new: operation.op == Op::Create });
     }
     Ok((Transaction { writes, if_revision: body.if_revision }, based_on, warnings))

@@ -325,7 +325,7 @@ impl Core {
             tokio::spawn(maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone())),
             tokio::spawn(maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone())),
             tokio::spawn(raft::watch(raft.clone())),
-            tokio::spawn(members.clone().promote_learners()),
+            tokio::spawn(members.clone().keep_in_order()),
             tokio::spawn(members.clone().notice_removal(contact)),
         ];
         Ok(Self { raft, batcher, proposer, reads, members, describe, upkeep, peer_server })

@@ -143,6 +143,26 @@ async fn a_transaction_can_patch() {
     assert_eq!((&route["value"]["priority"], &route["value"]["uri"]), (&json!(7), &json!("/patched")));
     let missing = json!({"operations": [{"op": "patch", "kind": "routes", "id": "none", "value": {}}]});
     assert_eq!(api.call("POST", "/v1/transactions", &missing.to_string()).await.0, 404);
+    // Beside a patch, what exists is still no conflict of what was read: it is said at once, and as what it is.
+    let both = json!({"operations": [
+        {"op": "patch", "kind": "routes", "id": "r", "value": {"priority": 8}},
+        {"op": "create", "kind": "upstreams", "id": "u", "value": {"nodes": {}}},
+    ]});
+    let (status, answer) = api.call("POST", "/v1/transactions", &both.to_string()).await;
+    assert_eq!((status, answer["error_msg"].as_str().unwrap()), (409, "upstreams/u exists already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_in_a_transaction_keeps_the_time_to_live() {
+    let api = Api::start().await;
+    api.call("PUT", "/apisix/admin/routes/r?ttl=1", ROUTE).await;
+    let body = json!({"operations": [{"op": "patch", "kind": "routes", "id": "r", "value": {"priority": 7}}]});
+    assert_eq!(api.call("POST", "/v1/transactions", &body.to_string()).await.0, 200);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while api.call("GET", "/apisix/admin/routes/r", "").await.0 == 200 {
+        assert!(tokio::time::Instant::now() < deadline, "it lives for ever");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -173,7 +173,7 @@ impl Settings {
         let control_plane = self.control_plane.check(&mut bad);
         self.proxy.check(&mut bad);
         if let Err(e) = self.log.check() {
-            bad.push(("log", e.to_string()));
+            bad.push(("log.filter", e.to_string()));
         }
         if !bad.is_empty() {
             return Err(BadSettings(bad));

@@ -35,7 +35,7 @@ impl Default for LogSettings {
 
 /// A filter that does not parse.
 #[derive(Debug, thiserror::Error)]
-#[error("log.filter {filter:?}: {reason}")]
+#[error("{filter:?} is no filter: {reason}")]
 pub struct BadFilter {
     filter: String,
     reason: String,

@@ -86,7 +86,13 @@ impl LogStore {
         &self.durability
     }
 
-    /// How the writer is doing.
+    /// What it takes on the disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.writer.disk_bytes()
+    }
+
+    /// How the writer is doing. What is counted since the last report begins anew: there is one reader, the metrics.
     #[must_use]
     pub fn writer_report(&self) -> WriterReport {
         self.writer.report()

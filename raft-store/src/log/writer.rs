@@ -161,6 +161,10 @@ impl Writer {
         }
     }
 
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.shared.disk_bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn report(&self) -> WriterReport {
         let shared = &self.shared;
         WriterReport {
@@ -169,7 +173,7 @@ impl Writer {
             ops: shared.ops.load(Ordering::Relaxed),
             busy_micros: shared.busy_micros.load(Ordering::Relaxed),
             slowest_micros: shared.slowest_micros.swap(0, Ordering::Relaxed),
-            disk_bytes: shared.disk_bytes.load(Ordering::Relaxed),
+            disk_bytes: self.disk_bytes(),
         }
     }
 

@@ -70,5 +70,9 @@ fn show(client: &mut Client, format: Format) -> Result<String, Failure> {
         })
         .collect();
     let head = ["ID", "NAME", "ROLE", "VOTER", "REGION", "ADMIN", "REVISION", "APPLIED", "STREAMS", "VERSION"];
-    Ok(render::table(&head, &rows))
+    let table = render::table(&head, &rows);
+    Ok(match cluster["changing"] == true {
+        true => format!("{table}the membership is being changed: quorums of the voters before and after are needed\n"),
+        false => table,
+    })
 }
