@@ -120,6 +120,8 @@ impl Answer {
             Rejection::Stale { .. } | Rejection::Exists { .. } | Rejection::Level { .. } => StatusCode::CONFLICT,
             Rejection::Mismatch { .. } | Rejection::RevisionMoved { .. } => StatusCode::PRECONDITION_FAILED,
             Rejection::KeyReused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Rejection::Restore { .. } | Rejection::Record { .. } => StatusCode::CONFLICT,
+            Rejection::RecordBehind { .. } => return Self::not_applied(&error_words(rejection)).at(position),
             Rejection::Stage { .. } | Rejection::Forgotten => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::error(status, &error_words(rejection)).at(position)
