@@ -143,6 +143,16 @@ impl Answer {
         Self::json(StatusCode::GATEWAY_TIMEOUT, body.to_string())
     }
 
+    /// It was applied; that the record holds it is not known yet.
+    pub(super) fn not_recorded(request: &str) -> Self {
+        let body = json!({
+            "error_msg": "applied, but the record did not confirm it in time; it will be recorded when the record answers",
+            "outcome": "not_recorded",
+            "request_id": request,
+        });
+        Self::json(StatusCode::GATEWAY_TIMEOUT, body.to_string())
+    }
+
     /// A proposal without an outcome.
     pub(super) fn undecided(error: &ProposeError, request: &str) -> Self {
         match error {

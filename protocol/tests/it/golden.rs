@@ -174,6 +174,7 @@ fn outcomes() {
 
 #[test]
 fn deltas_and_buckets() {
+    record_is_golden("entry.v1.hex", &*entry());
     let changes = vec![Change { key: key("r1"), entry: Some(entry()) }, Change { key: key("r2"), entry: None }];
     let cause = Cause { author: "admin".into(), request: "k-1".into(), time: 1_790_000_002_000 };
     let delta =
