@@ -8,5 +8,7 @@ mod fleet;
 mod leader_kills;
 mod members;
 mod quorum;
+mod record;
+mod record_faults;
 mod slow_link;
 mod stopping;
