@@ -237,6 +237,8 @@ impl Postgres {
     pub async fn sql(&self, sql: &str) -> Result<String> {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-h", &self.host, "-p", &self.port, "-U", "holdfast", "-d", "postgres", "-Atqc", sql]);
+        // A test may make a database read-only, and writable again.
+        psql.env("PGOPTIONS", "-c default_transaction_read_only=off");
         psql.env("PGCONNECT_TIMEOUT", "3").kill_on_drop(true);
         let output = tokio::time::timeout(Duration::from_secs(20), psql.output()).await.context("psql hangs")??;
         ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));

@@ -253,10 +253,7 @@ async fn what_a_postgres_refuses_is_said_with_its_own_reason() {
     postgres.sql(cut).await.unwrap();
     cluster.cp(1).api().put("routes", "r1", &route("read-only")).await.unwrap();
     says(&cluster, "read-only").await;
-    postgres
-        .sql("SET default_transaction_read_only = off; ALTER DATABASE postgres RESET default_transaction_read_only")
-        .await
-        .unwrap();
+    postgres.sql("ALTER DATABASE postgres RESET default_transaction_read_only").await.unwrap();
     audit(&cluster, &postgres).await;
     // Somebody moves the cursor by hand: never taken for the truth, never overwritten.
     let chain = postgres.sql("SELECT encode(chain, 'hex') FROM holdfast.cursor").await.unwrap();
