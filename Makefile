@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test bench compiler peers nextest clean
+.PHONY: demo test bench compiler peers postgres nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -16,7 +16,7 @@ demo: compiler
 	exec target/debug/chaos demo $(if $(ONCE),--once)
 
 # Everything: format, lints, and all tests, whose summary comes last.
-test: compiler nextest
+test: compiler nextest postgres
 	@$(PART) "format" cargo fmt --all --check
 	@$(PART) "build" cargo build --workspace --all-targets
 	@$(PART) "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
@@ -35,6 +35,10 @@ compiler:
 # Whom the benches measure us against.
 peers:
 	@command -v etcd >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends etcd-server; }
+
+# A real one, of which tests start private instances.
+postgres:
+	@test -x /usr/lib/postgresql/15/bin/postgres || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends postgresql-15; }
 
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest

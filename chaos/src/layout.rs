@@ -90,6 +90,15 @@ impl Layout {
         }
     }
 
+    /// The address of PostgreSQL `number`, which counts from 1.
+    #[must_use]
+    pub fn postgres(self, number: u16) -> String {
+        match self {
+            Self::Test { .. } => self.port(850 + number),
+            Self::Demo => format!("127.0.0.{}:5432", 40 + number),
+        }
+    }
+
     /// An address of this process alone: its id makes three of the four parts, ports below the ephemeral range the rest.
     fn port(self, offset: u16) -> String {
         let cluster = match self {

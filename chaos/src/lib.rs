@@ -12,6 +12,7 @@ pub mod layout;
 pub mod link;
 pub mod load;
 pub mod patience;
+pub mod postgres;
 pub mod power_cut;
 pub mod process;
 pub mod sample;

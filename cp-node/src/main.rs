@@ -137,6 +137,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             for key in settings.admin.keys.iter_mut().filter(|key| !key.key.is_empty()) {
                 key.key = "***".to_owned();
             }
+            if !settings.record.dsn.0.is_empty() {
+                settings.record.dsn.0 = "***".to_owned();
+            }
             let text = settings::print(&settings).map_err(|message| Failure { code: 1, message })?;
             print!("{text}");
             Ok(())

@@ -96,6 +96,7 @@ impl Collector for Live {
         self.encode_raft(&mut put)?;
         self.encode_log(&mut put)?;
         self.encode_feed(&mut put)?;
+        self.encode_record(&mut put)?;
         self.encode_proposals(&mut put)
     }
 }
@@ -156,6 +157,21 @@ impl Live {
         let revision = self.describe.feed.position().revision;
         let lag = fleet.lowest_revision().map_or(0, |lowest| revision.saturating_sub(lowest));
         put.gauge("feed_lag_revisions", "How far the slowest connected proxy is behind this node", lag)
+    }
+
+    fn encode_record(&self, put: &mut Put<'_, '_>) -> std::fmt::Result {
+        let record = self.describe.record.status();
+        put.gauge("record_is_kept", "Whether the cluster keeps changes for a record", u64::from(record.kept))?;
+        put.gauge("record_is_writing", "Whether this node writes the record", u64::from(record.is_writing()))?;
+        put.gauge("record_lag_changes", "Changes that the record is not known to hold", record.lag_changes)?;
+        put.gauge("record_lag_bytes", "What these take", record.lag_bytes)?;
+        let age = Duration::from_millis(record.lag_age_ms);
+        put.seconds("record_lag_age", "Since this node saw the oldest of them", age)?;
+        put.counter("record_steps", "Steps that this node wrote", record.steps)?;
+        put.counter("record_changes", "Changes of resources in them", record.changes)?;
+        put.counter("record_troubles", "Attempts to write that failed or were refused", record.troubles)?;
+        put.counter("record_regressions", "Times that the record had lost what it confirmed", record.regressions)?;
+        put.counter("record_regressed_revisions", "Revisions lost in them and written again", record.regressed_changes)
     }
 
     fn encode_proposals(&self, put: &mut Put<'_, '_>) -> std::fmt::Result {

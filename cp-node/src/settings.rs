@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use daemon::logging::LogSettings;
 use daemon::settings::units::{ByteSize, Span};
+use raft_store::machine::{BACKLOG_BYTES_MAX, BACKLOG_CHANGES_MAX};
 use serde::{Deserialize, Serialize};
 
 /// All settings of a control-plane node.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub feed: FeedSettings,
     /// Probes and metrics.
     pub status: StatusSettings,
+    /// The durable record.
+    pub record: RecordSettings,
     /// Consensus.
     pub raft: RaftSettings,
     /// Logs.
@@ -230,6 +233,70 @@ impl Default for RaftSettings {
     }
 }
 
+/// The durable record: PostgreSQL. Every voter needs the same, since every one may come to lead.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordSettings {
+    /// A PostgreSQL connection string, perhaps with several hosts; empty, and no `dsn_file`: no record.
+    pub dsn: Secret,
+    /// A file with nothing but the connection string in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dsn_file: Option<std::path::PathBuf>,
+    /// A PEM file with the certificates to trust. With it every connection is TLS and the server's name is checked;
+    /// without it none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<std::path::PathBuf>,
+    /// How long opening a connection may take, sign-in included.
+    pub connect_timeout: Span,
+    /// How long PostgreSQL may take over one statement. At most `STEP_BYTES_MAX` are written in one.
+    pub statement_timeout: Span,
+    /// How many changes the record may be behind before writes are refused. At most a million.
+    pub backlog_changes: u64,
+    /// How many bytes of changes it may be behind. At most 512 MiB.
+    pub backlog_bytes: ByteSize,
+    /// How long it may be behind.
+    pub backlog_age: Span,
+    /// What a write waits for when it does not say: `raft` or `record`.
+    pub durability: Durability,
+}
+
+impl Default for RecordSettings {
+    fn default() -> Self {
+        Self {
+            dsn: Secret::default(),
+            dsn_file: None,
+            ca_file: None,
+            connect_timeout: Span(Duration::from_secs(3)),
+            statement_timeout: Span(Duration::from_secs(10)),
+            backlog_changes: 500_000,
+            backlog_bytes: ByteSize(256 << 20),
+            backlog_age: Span(Duration::from_secs(24 * 3600)),
+            durability: Durability::Raft,
+        }
+    }
+}
+
+/// What a write waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// A quorum's disks.
+    Raft,
+    /// And the record.
+    Record,
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// A setting that cannot be used, with its key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -299,6 +366,20 @@ impl Settings {
         }
         if self.feed.heartbeat.0 < Duration::from_millis(50) {
             return bad("feed.heartbeat", "must be at least 50ms");
+        }
+        let record = &self.record;
+        if !record.dsn.0.is_empty() && record.dsn_file.is_some() {
+            return bad("record.dsn", "and record.dsn_file cannot both be set");
+        }
+        if record.connect_timeout.0.is_zero() || record.statement_timeout.0.is_zero() || record.backlog_age.0.is_zero()
+        {
+            return bad("record.connect_timeout", "record.statement_timeout and record.backlog_age must be above 0");
+        }
+        if !(1..=BACKLOG_CHANGES_MAX).contains(&record.backlog_changes) {
+            return bad("record.backlog_changes", &format!("must be 1 to {BACKLOG_CHANGES_MAX}"));
+        }
+        if !(1..=BACKLOG_BYTES_MAX).contains(&record.backlog_bytes.0) {
+            return bad("record.backlog_bytes", "must be 1 byte to 512 MiB");
         }
         if let Err(e) = self.log.check() {
             return bad("log.filter", &e.to_string());

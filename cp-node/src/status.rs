@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::feed::Fleet;
 use crate::raft::{LeaderContact, Reach};
+use crate::record::{Record, RecordStatus};
 
 /// Everything that a description of this node is made from. Clones share it.
 #[derive(Clone)]
@@ -34,6 +35,7 @@ pub(crate) struct Describe {
     pub(crate) reach: Reach,
     /// Set when the node is on its way down.
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) record: Record,
 }
 
 /// A node as `/status` and the Admin API show it.
@@ -57,6 +59,8 @@ pub(crate) struct NodeStatus {
     pub(crate) disk_bytes: u64,
     /// Proxies connected to it.
     pub(crate) streams: u64,
+    /// The durable record.
+    pub(crate) record: RecordStatus,
 }
 
 impl Describe {
@@ -117,6 +121,7 @@ impl Describe {
             digest: config.digest().to_string(),
             disk_bytes: self.log.disk_bytes(),
             streams: self.fleet.connected() as u64,
+            record: self.record.status(),
         }
     }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 
 use crate::codec::Record;
+use crate::digest::Chain;
 use crate::entry::{Claim, UnixMillis};
 use crate::key::{Kind, ResourceKey};
-use crate::position::Revision;
+use crate::position::{Epoch, RestoreId, Revision};
 use crate::text::Text;
 
 /// The largest log entry, in bytes. One that cannot cross a link within the deadline of an AppendEntries call, which is
@@ -114,6 +115,60 @@ pub enum Action {
         /// The new level.
         to: u32,
     },
+    /// Something about the durable record.
+    Record(RecordAction),
+    /// Begins to bring back a configuration that a disaster has taken, as a new life of the cluster.
+    RestoreBegin {
+        /// The new life. Its number is above that of the current one.
+        epoch: Epoch,
+    },
+    /// Holds a part of the configuration that is brought back.
+    RestorePart {
+        /// The life that it is for.
+        restore: RestoreId,
+        /// Which part, from 0.
+        part: u32,
+        /// At most [`STAGE_PART_BYTES_MAX`] bytes of a snapshot of everything ([`crate::snapshot`]): entries with their
+        /// own metadata, position, chain and level.
+        bytes: Vec<u8>,
+    },
+    /// Puts the configuration in place, all at once. Before it nothing is visible.
+    RestoreEnd {
+        /// The life that begins.
+        restore: RestoreId,
+        /// How many parts there are.
+        parts: u32,
+        /// SHA-256 over all parts in order.
+        sha256: [u8; 32],
+    },
+}
+
+/// What the writer of the durable record proposes.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum RecordAction {
+    /// From now on every change is kept until the record has it.
+    On,
+    /// There is no record any more: nothing is kept for it.
+    Off,
+    /// The record was found to hold everything up to a revision.
+    Recorded(RecordMark),
+    /// Forgets which PostgreSQL system the record is on, so that another one with the same content can take its place.
+    Release,
+}
+
+/// What the record is known to hold, and who said so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct RecordMark {
+    /// Everything up to here is in it.
+    pub revision: Revision,
+    /// The chain at this revision.
+    pub chain: Chain,
+    /// PostgreSQL's system identifier.
+    pub system: u64,
+    /// PostgreSQL's timeline: it grows with every failover.
+    pub timeline: u32,
+    /// The term of the leader that wrote.
+    pub term: u64,
 }
 
 /// Several writes, all or nothing.

@@ -34,6 +34,13 @@ pub struct Entry {
     pub ttl_seconds: Option<u64>,
 }
 
+/// On its own, in the durable record, which keeps the body beside it.
+impl crate::codec::Record for Entry {
+    const TAG: [u8; 4] = *b"entr";
+    const VERSION: u16 = 1;
+    const PAYLOAD_BYTES_MAX: usize = 256 << 20;
+}
+
 /// A change's revision and time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Stamp {

@@ -36,6 +36,15 @@ pub enum Outcome {
         /// Why.
         rejection: Rejection,
     },
+    /// What is known of the record is as was said.
+    Record,
+    /// A part of a restore is held, or a restore has begun.
+    Restoring,
+    /// A configuration was brought back.
+    Restored {
+        /// The first position of the new life.
+        position: Position,
+    },
 }
 
 /// One resource that was written.
@@ -178,6 +187,26 @@ pub enum Rejection {
         /// What this build supports.
         supported: u32,
     },
+    /// The record lags so far behind that no more changes can be kept for it.
+    #[error("the record is {changes} changes ({bytes} bytes) behind, and no more can be kept for it")]
+    RecordBehind {
+        /// Changes that it lacks.
+        changes: u64,
+        /// What they take.
+        bytes: u64,
+    },
+    /// What was said of the record cannot be.
+    #[error("the record: {why}")]
+    Record {
+        /// What is wrong.
+        why: Text,
+    },
+    /// A restore cannot be as was asked for, or its parts are missing, incomplete or damaged.
+    #[error("restore: {why}")]
+    Restore {
+        /// What is wrong.
+        why: Text,
+    },
 }
 
 impl Outcome {
@@ -185,8 +214,10 @@ impl Outcome {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match self {
-            Self::Done { position, .. } | Self::Refused { position, .. } => Some(*position),
-            Self::Staged | Self::Enrolled { .. } | Self::Level { .. } => None,
+            Self::Done { position, .. } | Self::Refused { position, .. } | Self::Restored { position } => {
+                Some(*position)
+            }
+            Self::Staged | Self::Enrolled { .. } | Self::Level { .. } | Self::Record | Self::Restoring => None,
         }
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! It knows no HTTP, no gRPC, no PostgreSQL and no S3, and no clock: time comes in commands and batches.
 
+pub mod backlog;
 pub mod disk;
 pub mod feed;
 pub mod log;

@@ -13,12 +13,13 @@ use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Storag
 use protocol::codec;
 use protocol::seam::WallClock;
 use protocol::snapshot::{self, ClusterId, Expected, Header, Loaded, SectionTag, SnapshotError, Unsealed};
-use protocol::{ConfigState, Delta, Epoch, Text};
+use protocol::{ConfigState, Delta, Epoch, Outcome, Text};
 use tokio::sync::watch;
 
+use crate::backlog::{Backlog, BacklogReader};
 use crate::feed::Feed;
 use crate::log::Durability;
-use crate::machine::{ControlRecord, ControlState, State};
+use crate::machine::{self, ControlRecord, ControlState, State};
 use crate::snapshots::{SnapshotHandle, SnapshotStore, SnapshotWriter};
 use crate::types::{Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::wire::SnapshotMetaRecord;
@@ -34,6 +35,7 @@ pub struct Replica {
     membership: StoredMembership,
     newest: Option<Snapshot>,
     feed: Feed,
+    backlog: watch::Sender<Arc<Backlog>>,
     applied: watch::Sender<Applied>,
     durability: Durability,
     snapshots: Arc<dyn SnapshotStore>,
@@ -103,6 +105,7 @@ impl Replica {
             membership: StoredMembership::default(),
             newest: None,
             feed: Feed::new(State::new(start.epoch).config),
+            backlog: watch::Sender::new(Arc::new(Backlog::of(&State::new(start.epoch)))),
             applied: watch::Sender::new(Applied::default()),
             durability: start.durability,
             snapshots: start.snapshots,
@@ -135,6 +138,12 @@ impl Replica {
         self.feed.clone()
     }
 
+    /// The writer of the durable record begins here.
+    #[must_use]
+    pub fn backlog(&self) -> BacklogReader {
+        BacklogReader::new(self.backlog.subscribe())
+    }
+
     /// How far it has come.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<Applied> {
@@ -165,6 +174,7 @@ impl Replica {
         self.membership = meta.last_membership.clone();
         self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
         self.feed.replace(self.state.config.clone());
+        self.backlog.send_replace(Arc::new(Backlog::of(&self.state)));
         self.newest.iter().for_each(|snapshot| report_snapshot(&self.applied, snapshot));
         self.report();
     }
@@ -198,6 +208,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
         failpoint!("replica::before_apply");
         let mut replies = Vec::with_capacity(entries.len());
         let mut steps: Vec<(Text, Delta)> = Vec::new();
+        let mut restored = false;
         for entry in entries {
             let mut outcomes = Outcomes::default();
             match entry.payload {
@@ -207,6 +218,11 @@ impl RaftStateMachine<TypeConfig> for Replica {
                 }
                 EntryPayload::Normal(payload) => {
                     let applied = self.state.apply_entry(&payload.0, |_, effect| {
+                        if let Outcome::Restored { .. } = effect.outcome {
+                            // No step leads from one life of the cluster to the next.
+                            restored = true;
+                            steps.clear();
+                        }
                         outcomes.0.push(effect.outcome);
                         steps.extend(effect.change.into_iter().flat_map(|change| change.views));
                     });
@@ -219,7 +235,12 @@ impl RaftStateMachine<TypeConfig> for Replica {
             self.last_applied = Some(entry.log_id);
             replies.push(outcomes);
         }
-        self.feed.publish(self.state.config.clone(), steps);
+        if restored {
+            self.feed.replace(self.state.config.clone());
+        } else {
+            self.feed.publish(self.state.config.clone(), steps);
+        }
+        self.backlog.send_replace(Arc::new(Backlog::of(&self.state)));
         self.report();
         failpoint!("replica::after_apply");
         Ok(replies)
@@ -318,8 +339,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             };
             let control = codec::seal(&ControlRecord::from(&state.control)).map_err(io::Error::other)?;
             let raft = codec::seal(&record).map_err(io::Error::other)?;
+            let outbox = machine::outbox_section(&state.outbox).map_err(io::Error::other)?;
+            let restoring = machine::restoring_section(state.restoring.as_ref()).map_err(io::Error::other)?;
             let mut writer = store.begin()?;
-            let sections: [(SectionTag, &[u8]); 2] = [(SectionTag::CONTROL, &control), (SectionTag::RAFT, &raft)];
+            let mut sections: Vec<(SectionTag, &[u8])> =
+                vec![(SectionTag::CONTROL, &control), (SectionTag::RAFT, &raft)];
+            sections.extend(outbox.as_deref().map(|outbox| (SectionTag::OUTBOX, outbox)));
+            sections.extend(restoring.as_deref().map(|restoring| (SectionTag::RESTORE, restoring)));
             snapshot::write(&mut writer, &header, &state.config, &sections, &Unsealed)?;
             failpoint!("snapshot::before_commit");
             let handle = writer.commit(last_index)?;
@@ -359,7 +385,12 @@ fn read_snapshot(input: &mut impl Read, cluster: ClusterId) -> Result<(State, Sn
     let control = ControlState::try_from(control).map_err(|e| SnapshotError::Newer(e.to_string()))?;
     let raft = section(SectionTag::RAFT, "it has no section with Raft's membership")?;
     let raft: SnapshotMetaRecord = codec::open(raft).map_err(|e| SnapshotError::Record("raft section", e))?;
-    Ok((State { config: state, control }, raft.into()))
+    let section = |tag: SectionTag| sections.get(&tag.0).map(Vec::as_slice);
+    let outbox =
+        machine::read_outbox(section(SectionTag::OUTBOX)).map_err(|e| SnapshotError::Record("outbox section", e))?;
+    let restoring = machine::read_restoring(section(SectionTag::RESTORE))
+        .map_err(|e| SnapshotError::Record("restore section", e))?;
+    Ok((State { config: state, control, outbox, restoring }, raft.into()))
 }
 
 /// Receives a snapshot into a node's own store: reads it to its end, checks everything, and only then lets it be seen.

@@ -9,5 +9,7 @@ mod hfctl;
 mod leader_kills;
 mod members;
 mod quorum;
+mod record;
+mod record_faults;
 mod slow_link;
 mod stopping;

@@ -122,6 +122,8 @@ impl Answer {
             Rejection::Stale { .. } | Rejection::Exists { .. } | Rejection::Level { .. } => StatusCode::CONFLICT,
             Rejection::Mismatch { .. } | Rejection::RevisionMoved { .. } => StatusCode::PRECONDITION_FAILED,
             Rejection::KeyReused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Rejection::Restore { .. } | Rejection::Record { .. } => StatusCode::CONFLICT,
+            Rejection::RecordBehind { .. } => return Self::not_applied(&error_words(rejection)).at(position),
             Rejection::Stage { .. } | Rejection::Forgotten => StatusCode::SERVICE_UNAVAILABLE,
         };
         let is_stale = matches!(rejection, Rejection::Stale { .. });
@@ -139,6 +141,16 @@ impl Answer {
         let body = json!({
             "error_msg": format!("unknown: {reason}; the request may still be applied, and may be sent again with Idempotency-Key: {request}"),
             "outcome": "unknown",
+            "request_id": request,
+        });
+        Self::json(StatusCode::GATEWAY_TIMEOUT, body.to_string())
+    }
+
+    /// It was applied; that the record holds it is not known yet.
+    pub(super) fn not_recorded(request: &str) -> Self {
+        let body = json!({
+            "error_msg": "applied, but the record did not confirm it in time; it will be recorded when the record answers",
+            "outcome": "not_recorded",
             "request_id": request,
         });
         Self::json(StatusCode::GATEWAY_TIMEOUT, body.to_string())

@@ -6,6 +6,7 @@
 mod answer;
 mod auth;
 mod cluster;
+mod history;
 mod list;
 mod render;
 mod request;
@@ -33,6 +34,7 @@ use crate::metrics::AdminMetrics;
 use crate::propose::Proposer;
 use crate::raft::Channels;
 use crate::read::ReadIndex;
+use crate::record::Record;
 use crate::settings::AdminSettings;
 use crate::status::Describe;
 
@@ -42,6 +44,7 @@ pub(crate) struct Desk {
     pub(crate) server_header: String,
     pub(crate) keys: Keys,
     pub(crate) proposer: Proposer,
+    pub(crate) record: Record,
     pub(crate) reads: ReadIndex,
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,

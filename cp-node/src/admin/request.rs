@@ -55,13 +55,15 @@ pub(super) struct WriteTerms {
     pub(super) if_match: Option<Revision>,
     pub(super) ttl_seconds: Option<u64>,
     pub(super) force: bool,
+    /// Whether the answer waits until the record holds the change.
+    pub(super) waits_for_record: bool,
 }
 
 impl Call {
     /// Whether the client takes what this node has, without asking anybody.
     pub(super) fn wants_stale(&self) -> Result<bool, Answer> {
         if self.query.get("at_revision").is_some() {
-            return Err(Answer::bad("at_revision is not served by this version of holdfast"));
+            return Err(Answer::bad("at_revision is for one resource, not for lists"));
         }
         match self.query.get("consistency") {
             None | Some("linearizable") => Ok(false),
@@ -72,9 +74,13 @@ impl Call {
 
     /// What holds for a write, given its body.
     pub(super) fn terms(&self, desk: &Desk, body: &[u8]) -> Result<WriteTerms, Answer> {
-        if self.query.get("durability").is_some_and(|durability| durability != "raft") {
-            return Err(Answer::bad("durability=record needs a record, and this node has none"));
-        }
+        let waits_for_record = match self.query.get("durability") {
+            None => desk.record.waits_by_default(),
+            Some("raft") => false,
+            Some("record") if desk.record.is_kept() => true,
+            Some("record") => return Err(Answer::bad("durability=record needs a record, and this cluster has none")),
+            Some(other) => return Err(Answer::bad(&format!("durability {other:?} is neither raft nor record"))),
+        };
         if self.query.get("wait").is_some() {
             return Err(Answer::bad("wait is not served by this version of holdfast"));
         }
@@ -98,6 +104,7 @@ impl Call {
             if_match: self.if_match()?,
             ttl_seconds,
             force: self.query.get("force") == Some("true"),
+            waits_for_record,
         })
     }
 

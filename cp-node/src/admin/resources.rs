@@ -10,7 +10,7 @@ use protocol::{Kind, ResourceKey};
 use super::answer::Answer;
 use super::request::{Call, WriteTerms, parse, read_body};
 use super::server::of_a_resource;
-use super::{Desk, list, render, write};
+use super::{Desk, history, list, render, write};
 
 /// How often a PATCH starts over because the resource has changed meanwhile. With so many others at work on one resource
 /// at the same moment, telling the client is the better help.
@@ -76,6 +76,11 @@ fn target(path: &[String]) -> Result<Target, Answer> {
 }
 
 async fn get(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer> {
+    if let (Some(revision), Some(id)) = (call.query.get("at_revision"), &target.id)
+        && !id.ends_with('/')
+    {
+        return history::at_revision(desk, &ResourceKey::new(target.kind.name, id), revision).await;
+    }
     let config = desk.config(call.wants_stale()?).await?;
     let collection = match (&target.id, target.kind.id_rule) {
         (None, _) => true,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, Query};
-use super::{Desk, cluster, resources, transactions};
+use super::{Desk, cluster, history, resources, transactions};
 use crate::net::{self, Listener, Stream};
 
 /// How long connections are served on after the listener has closed. Each is closed with its next answer, so that clients
@@ -108,6 +108,9 @@ async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
         let methods = HeaderValue::from_static("POST, GET, PUT, OPTIONS, DELETE, PATCH");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     }
+    if is_write && desk.record.is_kept() {
+        headers.insert("x-holdfast-record-lag", HeaderValue::from(desk.record.lag().changes));
+    }
     if desk.describe.draining.load(Ordering::Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -147,6 +150,7 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
     let path: Vec<String> = call.path.clone();
     match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["transactions"] => transactions::serve(desk, call, body).await,
+        ["history"] | ["revert"] | ["record"] | ["record", _] => history::serve(desk, call, body).await,
         ["cluster", ..] | ["fleet"] | ["status"] => cluster::serve(desk, call).await,
         _ => Err(Answer::no_such_path()),
     }

@@ -40,6 +40,7 @@ pub(super) async fn propose(
         based_on,
         action,
     };
+    desk.record.check_room().map_err(|why| Answer::not_applied(&why))?;
     let step = desk.deadline();
     let outcome = desk.proposer.propose_any_size(command, step).await;
     let outcome = outcome.map_err(|e| Answer::undecided(&e, &terms.request))?;
@@ -48,7 +49,12 @@ pub(super) async fn propose(
         let _ = tokio::time::timeout_at(Instant::now() + step, desk.feed.reached(position)).await;
     }
     match outcome {
-        Outcome::Done { position, written } => Ok((position, written)),
+        Outcome::Done { position, written } => {
+            if terms.waits_for_record && !desk.record.holds(position, Instant::now() + step).await {
+                return Err(Answer::not_recorded(&terms.request).at(position));
+            }
+            Ok((position, written))
+        }
         Outcome::Refused { position, rejection } => Err(Answer::rejection(&rejection, position)),
         other => Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("a write was answered with {other:?}"))),
     }

@@ -19,6 +19,7 @@ pub use stop::Ended;
 
 use crate::admin::KeyError;
 use crate::net::{Net, TcpNet};
+use crate::record::BadDsn;
 use crate::settings::BadSetting;
 
 /// What a node takes from the outside world, so that a simulation can give it another.
@@ -49,6 +50,9 @@ pub enum NodeError {
     /// A key of the Admin API cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The record's connection string cannot be used.
+    #[error(transparent)]
+    Dsn(#[from] BadDsn),
     /// The data directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -107,7 +111,7 @@ impl NodeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Setting(_) | Self::Key(_) | Self::Nobody(_) => 78,
+            Self::Setting(_) | Self::Key(_) | Self::Dsn(_) | Self::Nobody(_) => 78,
             _ => 1,
         }
     }

@@ -29,6 +29,7 @@ use crate::probes::{self, Probes};
 use crate::propose::{Batcher, Proposer};
 use crate::raft::{self, Channels, LeaderContact, MESSAGE_BYTES_MAX, Network, PeerService, Reach, Transfers};
 use crate::read::ReadIndex;
+use crate::record::{self, Record, Writer};
 use crate::settings::Settings;
 use crate::status::Describe;
 
@@ -128,6 +129,7 @@ struct CoreStart {
     channels: Channels,
     fleet: Fleet,
     draining: Arc<AtomicBool>,
+    record: Record,
     listener: Box<dyn Listener>,
     stopping: watch::Receiver<bool>,
 }
@@ -141,6 +143,7 @@ impl Node {
     pub async fn start(settings: Settings, seams: Seams, raft_runtime: &Handle) -> Result<Self, NodeError> {
         settings.check()?;
         let keys = Keys::load(&settings.admin.keys)?;
+        let link = record::Link::new(&settings.record, seams.net.clone())?;
         let data = DataDir::open(&settings.data_dir.0)?;
         let identity = match data.identity()? {
             Some(identity) => identity,
@@ -169,6 +172,7 @@ impl Node {
         let storage = open_storage(&data, &identity, &settings, &seams).await?;
         let log = storage.log.clone();
         let (feed_reader, applied) = (storage.replica.feed(), storage.replica.applied());
+        let record = Record::new(settings.record.clone(), link, storage.replica.backlog());
         let channels = Channels::new(seams.net.clone());
         let fleet = Fleet::default();
         let draining = Arc::new(AtomicBool::new(false));
@@ -184,6 +188,7 @@ impl Node {
             channels: channels.clone(),
             fleet: fleet.clone(),
             draining: draining.clone(),
+            record: record.clone(),
             listener: peer,
             stopping: stopping_peer,
         };
@@ -211,7 +216,8 @@ impl Node {
             server_header: server_header(&settings),
             keys,
             proposer: core.proposer.clone(),
-            reads: core.reads,
+            record: record.clone(),
+            reads: core.reads.clone(),
             feed: feed_reader,
             fleet,
             members: core.members.clone(),
@@ -221,6 +227,19 @@ impl Node {
             clock: seams.clock.clone(),
             random: seams.random.clone(),
         };
+        // Beside consensus, not on its runtime: PostgreSQL can be as slow as it likes.
+        let writer = Writer {
+            cluster: identity.cluster,
+            node: identity.node,
+            raft: core.raft.clone(),
+            reads: core.reads,
+            proposer: core.proposer.clone(),
+            clock: seams.clock.clone(),
+            random: seams.random.clone(),
+            record,
+        };
+        let mut upkeep = core.upkeep;
+        upkeep.push(tokio::spawn(writer.run()));
         let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
         let feed_server = tokio::spawn(serve_feed(feed, service, stopping_feed));
         let probes = Probes { describe: core.describe, metrics };
@@ -251,7 +270,7 @@ impl Node {
             feed_server,
             peer_server: core.peer_server,
             probes,
-            upkeep: core.upkeep,
+            upkeep,
             addresses,
         })
     }
@@ -264,8 +283,19 @@ impl Core {
         applied: watch::Receiver<Applied>,
         feed: Feed,
     ) -> Result<Self, NodeError> {
-        let CoreStart { identity, boot, settings, seams, storage, channels, fleet, draining, listener, stopping } =
-            start;
+        let CoreStart {
+            identity,
+            boot,
+            settings,
+            seams,
+            storage,
+            channels,
+            fleet,
+            draining,
+            record,
+            listener,
+            stopping,
+        } = start;
         let Storage { log, replica, snapshots } = storage;
         let (cluster, node) = (identity.cluster, identity.node);
         let (transfers, reach) = (Transfers::default(), Reach::default());
@@ -309,6 +339,7 @@ impl Core {
             contact: contact.clone(),
             reach,
             draining,
+            record,
         };
         let service = PeerService {
             cluster,

@@ -87,6 +87,10 @@ impl SectionTag {
     pub const RAFT: Self = Self(129);
     /// The last entries that a proxy could compile, where the newest could not be.
     pub const LAST_GOOD: Self = Self(130);
+    /// What the control plane keeps for its record: changes that may not be in it yet.
+    pub const OUTBOX: Self = Self(131);
+    /// Parts of a configuration that is being brought back.
+    pub const RESTORE: Self = Self(132);
 }
 
 /// What a view remembers beyond its entries.

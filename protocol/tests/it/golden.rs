@@ -9,14 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use protocol::codec::{self, Record};
-use protocol::command::{Action, BasedOn, Batch, Command, Draft, Idempotency, Origin, StageId, Transaction, Write};
+use protocol::command::{
+    Action, BasedOn, Batch, Command, Draft, Idempotency, Origin, RecordAction, RecordMark, StageId, Transaction, Write,
+};
 use protocol::delta::{Cause, Change};
 use protocol::entry::{Claim, Stamp};
 use protocol::outcome::{Written, WrittenHow};
 use protocol::position::RestoreId;
 use protocol::snapshot::{self, ClusterId, Expected, Header, MacKey, SectionTag};
 use protocol::state::BucketContents;
-use protocol::{ConfigState, Delta, Digest, Entry, Epoch, Kind, Outcome, Position, Rejection, ResourceKey};
+use protocol::{Chain, ConfigState, Delta, Digest, Entry, Epoch, Kind, Outcome, Position, Rejection, ResourceKey};
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -102,9 +104,24 @@ fn actions() -> Vec<(&'static str, Action)> {
     ]
 }
 
+/// Actions that came after the first batch was frozen.
+fn later_actions() -> Vec<(&'static str, Action)> {
+    let restore = RestoreId([0xab; 16]);
+    let mark = RecordMark { revision: 300, chain: Chain([0xcd; 32]), system: u64::MAX - 1, timeline: 300, term: 7 };
+    vec![
+        ("record-on", Action::Record(RecordAction::On)),
+        ("record-off", Action::Record(RecordAction::Off)),
+        ("record-recorded", Action::Record(RecordAction::Recorded(mark))),
+        ("record-release", Action::Record(RecordAction::Release)),
+        ("restore-begin", Action::RestoreBegin { epoch: Epoch { number: 4, restore } }),
+        ("restore-part", Action::RestorePart { restore, part: 1, bytes: vec![1, 2, 3] }),
+        ("restore-end", Action::RestoreEnd { restore, parts: 2, sha256: [0xef; 32] }),
+    ]
+}
+
 #[test]
 fn commands() {
-    for (name, action) in actions() {
+    for (name, action) in actions().into_iter().chain(later_actions()) {
         record_is_golden(&format!("command-{name}.v1.hex"), &command(action));
     }
     let commands = actions().into_iter().map(|(_, action)| command(action)).collect();
@@ -124,6 +141,9 @@ fn outcomes() {
     record_is_golden("outcome-staged.v1.hex", &Outcome::Staged);
     record_is_golden("outcome-enrolled.v1.hex", &Outcome::Enrolled { node: 4 });
     record_is_golden("outcome-level.v1.hex", &Outcome::Level { level: 2 });
+    record_is_golden("outcome-record.v1.hex", &Outcome::Record);
+    record_is_golden("outcome-restoring.v1.hex", &Outcome::Restoring);
+    record_is_golden("outcome-restored.v1.hex", &Outcome::Restored { position: position(261) });
     let (from, to) = (key("r1"), ResourceKey::new("upstreams", "u1"));
     let rejections = [
         Rejection::Stale { key: key("r1") },
@@ -141,6 +161,9 @@ fn outcomes() {
         Rejection::Forgotten,
         Rejection::Stage { why: "why".into() },
         Rejection::Level { wanted: 3, level: 1, supported: 2 },
+        Rejection::RecordBehind { changes: 300, bytes: 70_000 },
+        Rejection::Record { why: "why".into() },
+        Rejection::Restore { why: "why".into() },
     ];
     let frames: Vec<u8> = rejections
         .into_iter()
@@ -151,6 +174,7 @@ fn outcomes() {
 
 #[test]
 fn deltas_and_buckets() {
+    record_is_golden("entry.v1.hex", &*entry());
     let changes = vec![Change { key: key("r1"), entry: Some(entry()) }, Change { key: key("r2"), entry: None }];
     let cause = Cause { author: "admin".into(), request: "k-1".into(), time: 1_790_000_002_000 };
     let delta =

@@ -10,7 +10,7 @@ const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (1, "protocol",   "protocol",         &["zstd", "crc32c"]),
     (2, "daemon",     "protocol/daemon",  &["tracing-subscriber", "fail"]),
     (3, "raft-store", "raft-store",       &["sled"]),
-    (4, "cp-node",    "cp-node",          &[]),
+    (4, "cp-node",    "cp-node",          &["tokio-postgres", "tokio-postgres-rustls"]),
     (4, "hfctl",      "cp-node/cli",      &[]),
     (4, "dp-proxy",   "dp-proxy",         &[]),
     (5, "chaos",      "chaos",            &[]),

@@ -268,6 +268,16 @@ impl ControlState {
         node
     }
 
+    /// A restore has begun a new life of the cluster: what was answered before it is forgotten.
+    pub(super) fn begin_life(&mut self, level: u32) {
+        self.proposals = OrdMap::new();
+        self.requests = OrdMap::new();
+        self.requests_by_age = OrdMap::new();
+        self.stages = OrdMap::new();
+        self.staged_bytes = 0;
+        self.level = self.level.max(level);
+    }
+
     pub(super) fn raise_level(&mut self, to: u32) -> Result<u32, Rejection> {
         if to < self.level {
             return Err(Rejection::Level { wanted: to, level: self.level, supported: LEVEL_MAX });

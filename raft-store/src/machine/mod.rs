@@ -6,17 +6,27 @@
 
 mod control;
 mod decide;
+mod outbox;
 mod record;
+mod restore;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use protocol::codec::{self, CodecError};
-use protocol::command::{Action, Batch, Command, Transaction, Write};
-use protocol::{ConfigState, Delta, Epoch, Outcome, Rejection, Text};
+use protocol::command::{Action, Batch, Command, RecordAction, Transaction, Write};
+use protocol::position::RestoreId;
+use protocol::{Chain, ConfigState, Delta, Entry, Epoch, Outcome, Position, Rejection, Text};
 
 pub use control::{ControlState, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS, STAGE_MILLIS, STAGED_BYTES_MAX};
 pub use decide::decide;
-pub use record::{ControlRecord, RecordError};
+pub use outbox::{
+    BACKLOG_BYTES_MAX, BACKLOG_CHANGES_MAX, Base, Marked, Outbox, OutboxItem, REGRESSION_BYTES_MAX,
+    REGRESSION_CHANGES_MAX, REGRESSION_MILLIS,
+};
+pub use record::{ControlRecord, RecordError, outbox_section, read_outbox, read_restoring, restoring_section};
+pub use restore::{RESTORE_BYTES_MAX, Restoring};
 
 /// The highest level that this build knows. It rises with every release that changes a rule, a command or a canonical
 /// form; what a rule does may depend only on the level that the state holds.
@@ -29,6 +39,10 @@ pub struct State {
     pub config: ConfigState,
     /// What only the control plane needs.
     pub control: ControlState,
+    /// What the durable record may not have yet.
+    pub outbox: Outbox,
+    /// A configuration that is being brought back.
+    pub restoring: Option<Restoring>,
 }
 
 /// What one command did.
@@ -45,6 +59,10 @@ pub struct Effect {
 pub struct Changed {
     /// All of it, with its cause.
     pub full: Delta,
+    /// What each of its changes replaces, in their order.
+    pub before: Vec<Option<Arc<Entry>>>,
+    /// The chain after it.
+    pub chain: Chain,
     /// The part that each gateway group concerned sees.
     pub views: Vec<(Text, Delta)>,
 }
@@ -69,7 +87,7 @@ impl State {
     pub fn new(epoch: Epoch) -> Self {
         let mut config = ConfigState::serving();
         config.begin_epoch(epoch);
-        Self { config, control: ControlState::default() }
+        Self { config, control: ControlState::default(), outbox: Outbox::default(), restoring: None }
     }
 
     /// Applies everything that a log entry carries.
@@ -79,6 +97,7 @@ impl State {
     pub fn apply_entry(&mut self, payload: &[u8], mut each: impl FnMut(&Self, Effect)) -> Result<(), Halt> {
         let batch: Batch = codec::open(payload)?;
         self.control.advance(batch.elapsed_millis);
+        self.outbox.advance(self.control.time_millis());
         for command in &batch.commands {
             let effect = self.apply(command)?;
             each(self, effect);
@@ -139,6 +158,26 @@ impl State {
                 Ok(level) => only(Outcome::Level { level }),
                 Err(rejection) => self.refuse(rejection),
             },
+            Action::Record(action) => match self.record(action) {
+                Ok(()) => only(Outcome::Record),
+                Err(rejection) => self.refuse(rejection),
+            },
+            Action::RestoreBegin { epoch } => {
+                match restore::begin(self.config.position(), &mut self.restoring, *epoch) {
+                    Ok(()) => only(Outcome::Restoring),
+                    Err(rejection) => self.refuse(rejection),
+                }
+            }
+            Action::RestorePart { restore, part, bytes } => {
+                match restore::part(&mut self.restoring, *restore, *part, bytes) {
+                    Ok(()) => only(Outcome::Restoring),
+                    Err(rejection) => self.refuse(rejection),
+                }
+            }
+            Action::RestoreEnd { restore, parts, sha256 } => match self.restore(*restore, *parts, sha256) {
+                Ok(position) => only(Outcome::Restored { position }),
+                Err(rejection) => self.refuse(rejection),
+            },
         };
         if let (Some(idempotency), Outcome::Done { .. }) = (&command.idempotency, &effect.outcome) {
             self.control.remember_request(&command.author, idempotency, &effect.outcome);
@@ -146,14 +185,46 @@ impl State {
         Ok(effect)
     }
 
+    fn record(&mut self, action: &RecordAction) -> Result<(), Rejection> {
+        match action {
+            RecordAction::On => {
+                self.outbox.turn_on(Base { position: self.config.position(), chain: self.config.chain() });
+                Ok(())
+            }
+            RecordAction::Off => {
+                self.outbox.turn_off();
+                Ok(())
+            }
+            RecordAction::Recorded(mark) => self.outbox.recorded(mark, self.control.time_millis()),
+            RecordAction::Release => self.outbox.release(),
+        }
+    }
+
+    /// A new life begins with what was brought back. Requests and proposals of the old one are forgotten: what they came
+    /// to is not part of the new one.
+    fn restore(&mut self, restore: RestoreId, parts: u32, sha256: &[u8; 32]) -> Result<Position, Rejection> {
+        let restored = restore::end(self.config.position(), &self.restoring, restore, parts, sha256)?;
+        self.config = restored.config;
+        self.restoring = None;
+        self.control.begin_life(restored.level);
+        self.outbox.restart(Base { position: self.config.position(), chain: self.config.chain() });
+        Ok(self.config.position())
+    }
+
     fn change(&mut self, command: &Command, writes: &[Write], if_revision: Option<u64>) -> Effect {
+        if let Err(rejection) = self.outbox.check_room() {
+            return self.refuse(rejection);
+        }
         match decide(&self.config, command, writes, if_revision) {
             Ok((written, full)) => {
+                let before: Vec<_> = full.changes.iter().map(|change| self.config.get(&change.key).cloned()).collect();
                 let evolved = self.config.evolve(&full);
                 let views =
                     evolved.expect("a delta that was decided on this state starts from it and names its digest");
+                let chain = self.config.chain();
+                self.outbox.push(|| OutboxItem::new(full.clone(), before.clone(), chain));
                 let outcome = Outcome::Done { position: full.position, written };
-                Effect { outcome, change: Some(Changed { full, views }) }
+                Effect { outcome, change: Some(Changed { full, before, chain, views }) }
             }
             Err(rejection) => self.refuse(rejection),
         }

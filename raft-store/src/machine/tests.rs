@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use protocol::command::{BasedOn, Draft, Idempotency, Origin, STAGE_PART_BYTES_MAX, StageId};
+use protocol::command::{BasedOn, Draft, Idempotency, Origin, RecordMark, STAGE_PART_BYTES_MAX, StageId};
 use protocol::entry::{Claim, Stamp};
 use protocol::outcome::{Written, WrittenHow};
 use protocol::position::RestoreId;
@@ -108,7 +108,26 @@ fn any_action() -> impl Strategy<Value = Action> {
             .prop_map(move |(n, parts)| Action::StageCommit { stage: stage(n), parts, raw_bytes: 9, sha256: [0; 32] }),
         1 => any::<[u8; 16]>().prop_map(|uuid| Action::Enrol { uuid }),
         1 => (0u32..=LEVEL_MAX).prop_map(|to| Action::RaiseLevel { to }),
+        1 => any_record_action().prop_map(Action::Record),
+        1 => (0u64..3, 0u8..2).prop_map(|(number, n)| Action::RestoreBegin { epoch: Epoch { number, restore: RestoreId([n; 16]) } }),
+        1 => (0u8..2, 0u32..3).prop_map(|(n, part)| Action::RestorePart { restore: RestoreId([n; 16]), part, bytes: vec![n] }),
+        1 => (0u8..2, 0u32..3)
+            .prop_map(|(n, parts)| Action::RestoreEnd { restore: RestoreId([n; 16]), parts, sha256: [0; 32] }),
     ]
+}
+
+/// A mark that fits cannot be made up without the state: [`law_the_outbox_holds_what_the_record_lacks`] makes those.
+fn any_record_action() -> impl Strategy<Value = RecordAction> {
+    prop_oneof![
+        4 => Just(RecordAction::On),
+        1 => Just(RecordAction::Off),
+        1 => Just(RecordAction::Release),
+        1 => (0u64..20).prop_map(|revision| RecordAction::Recorded(mark(revision, Chain::default(), 1, 1))),
+    ]
+}
+
+fn mark(revision: Revision, chain: Chain, timeline: u32, term: u64) -> RecordMark {
+    RecordMark { revision, chain, system: 7, timeline, term }
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
@@ -294,6 +313,10 @@ proptest! {
                 let stored = codec::seal(&ControlRecord::from(&other.control)).unwrap();
                 other.control = ControlState::try_from(codec::open::<ControlRecord>(&stored).unwrap()).unwrap();
                 prop_assert_eq!(&other.control, &one.control);
+                other.outbox = read_outbox(outbox_section(&other.outbox).unwrap().as_deref()).unwrap();
+                prop_assert_eq!(&other.outbox, &one.outbox);
+                other.restoring = read_restoring(restoring_section(other.restoring.as_ref()).unwrap().as_deref()).unwrap();
+                prop_assert_eq!(&other.restoring, &one.restoring);
             }
             let frame = codec::seal(batch).unwrap();
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -333,6 +356,323 @@ proptest! {
             prop_assert_eq!(&state.config, &after);
         }
     }
+}
+
+// === The outbox ===
+
+/// What a record may do next.
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Command),
+    /// It confirms a part, in percent, of what it lacks.
+    Confirm(u64),
+    /// It fails over and loses a part, in percent, of what is kept.
+    Regress(u64),
+    Time(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any_write().prop_map(|write| Step::Change(command(Action::Write(write)))),
+        2 => (0u64..=100).prop_map(Step::Confirm),
+        1 => (0u64..=100).prop_map(Step::Regress),
+        1 => (0..REGRESSION_MILLIS * 2).prop_map(Step::Time),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn law_the_outbox_holds_what_the_record_lacks(
+        early in prop::collection::vec(any_write(), 0..8),
+        steps in prop::collection::vec(any_step(), 1..80),
+    ) {
+        let mut state = State::new(epoch());
+        for write in early {
+            applied(&mut state, &command(Action::Write(write)));
+        }
+        applied(&mut state, &command(Action::Record(RecordAction::On)));
+        let start = state.config.position().revision;
+        // The record as a model: what it holds of the history, its timeline, and all that ever happened.
+        let (mut holds, mut timeline) = (start, 1);
+        let mut chains = BTreeMap::from([(start, state.config.chain())]);
+        let mut configs = BTreeMap::from([(start, state.config.clone())]);
+        for step in steps {
+            match step {
+                Step::Change(command) => {
+                    applied(&mut state, &command);
+                    chains.insert(state.config.position().revision, state.config.chain());
+                    configs.insert(state.config.position().revision, state.config.clone());
+                    continue;
+                }
+                Step::Confirm(percent) => {
+                    // The writer only ever reads on from where the record is.
+                    let lacking: Vec<_> = state.outbox.after(holds).cloned().collect();
+                    prop_assert_eq!(lacking.first().map(|item| item.delta.position.revision), (holds < state.config.position().revision).then_some(holds + 1));
+                    holds += lacking.len() as u64 * percent / 100;
+                }
+                Step::Regress(percent) => {
+                    let base = state.outbox.base().unwrap().position.revision;
+                    holds -= (holds - base.min(holds)) * percent / 100;
+                    timeline += 1;
+                }
+                Step::Time(millis) => {
+                    state.apply_entry(&codec::seal(&Batch { elapsed_millis: millis, commands: vec![] }).unwrap(), |_, _| {}).unwrap();
+                    continue;
+                }
+            }
+            let mark = mark(holds, chains[&holds], timeline, 1);
+            let effect = applied(&mut state, &command(Action::Record(RecordAction::Recorded(mark))));
+            prop_assert_eq!(effect.outcome, Outcome::Record);
+            let head = state.config.position().revision;
+            // Everything that is not recorded is there, without a gap, and counted.
+            let kept: Vec<u64> = state.outbox.after(holds).map(|item| item.delta.position.revision).collect();
+            prop_assert_eq!(kept, (holds + 1..=head).collect::<Vec<_>>());
+            prop_assert_eq!(state.outbox.backlog_changes(), head - holds);
+            let bytes: u64 = state.outbox.after(holds).map(|item| item.bytes).sum();
+            prop_assert_eq!(state.outbox.backlog_bytes(), bytes);
+            prop_assert_eq!(state.outbox.bytes(), state.outbox.newest_first().map(|item| item.bytes).sum::<u64>());
+            for item in state.outbox.newest_first() {
+                prop_assert_eq!(item.chain, chains[&item.delta.position.revision]);
+            }
+            // The configuration where it begins can be worked out, entry by entry.
+            let base = state.outbox.base().unwrap();
+            let backlog = crate::backlog::Backlog::of(&state);
+            let worked_out = backlog.config_at_base().unwrap();
+            prop_assert_eq!(&worked_out, &configs[&base.position.revision]);
+        }
+    }
+}
+
+fn on_with_changes(changes: u8) -> State {
+    let mut state = State::new(epoch());
+    applied(&mut state, &command(Action::Record(RecordAction::On)));
+    for n in 0..changes {
+        applied(&mut state, &command(Action::Write(put(0, draft(n, &[], None, false)))));
+    }
+    state
+}
+
+fn say(state: &mut State, mark: RecordMark) -> Outcome {
+    applied(state, &command(Action::Record(RecordAction::Recorded(mark)))).outcome
+}
+
+#[test]
+fn nothing_is_kept_without_a_record() {
+    let mut state = State::new(epoch());
+    applied(&mut state, &command(Action::Write(put(0, draft(1, &[], None, false)))));
+    assert!(!state.outbox.is_on() && state.outbox.bytes() == 0);
+    assert_eq!(outbox_section(&state.outbox), Ok(None));
+    let mut state = on_with_changes(3);
+    assert_eq!(state.outbox.backlog_changes(), 3);
+    applied(&mut state, &command(Action::Record(RecordAction::Off)));
+    assert!(!state.outbox.is_on() && state.outbox.bytes() == 0);
+}
+
+#[test]
+fn what_cannot_be_true_of_the_record_is_not_believed() {
+    let mut state = on_with_changes(5);
+    let chain = |state: &State, revision| state.outbox.chain_at(revision).unwrap();
+    let right = mark(3, chain(&state, 3), 2, 4);
+    let why = |outcome| match outcome {
+        Outcome::Refused { rejection: Rejection::Record { why }, .. } => why.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let foreign = RecordMark { chain: Chain([9; 32]), ..right };
+    assert_eq!(why(say(&mut state, foreign)), "revision 3 is not known with this chain");
+    assert_eq!(say(&mut state, right), Outcome::Record);
+    assert_eq!(why(say(&mut state, RecordMark { term: 3, ..right })), "the leader of term 4 knows better");
+    assert_eq!(why(say(&mut state, RecordMark { timeline: 1, ..right })), "its timeline 1 is older than 2");
+    assert_eq!(why(say(&mut state, RecordMark { system: 8, ..right })), "it is on another PostgreSQL system");
+    assert_eq!(state.outbox.backlog_changes(), 2);
+    applied(&mut state, &command(Action::Record(RecordAction::Release)));
+    assert_eq!(say(&mut state, RecordMark { system: 8, timeline: 1, ..right }), Outcome::Record, "any will do");
+    let regressed = mark(1, chain(&state, 1), 1, 4);
+    assert_eq!(say(&mut state, RecordMark { system: 8, ..regressed }), Outcome::Record);
+    assert_eq!(state.outbox.backlog_changes(), 4, "what was taken back is owed again");
+}
+
+#[test]
+fn recorded_changes_go_after_a_while_and_others_never() {
+    let mut state = on_with_changes(5);
+    let said = mark(3, state.outbox.chain_at(3).unwrap(), 1, 1);
+    say(&mut state, said);
+    let time = |state: &mut State, millis| {
+        let batch = Batch { elapsed_millis: millis, commands: vec![] };
+        state.apply_entry(&codec::seal(&batch).unwrap(), |_, _| {}).unwrap();
+    };
+    time(&mut state, REGRESSION_MILLIS);
+    assert_eq!(state.outbox.newest_first().count(), 5, "exactly the window");
+    time(&mut state, 1);
+    let kept: Vec<u64> = state.outbox.after(0).map(|item| item.delta.position.revision).collect();
+    assert_eq!(kept, [4, 5]);
+    time(&mut state, REGRESSION_MILLIS * 100);
+    assert_eq!(state.outbox.backlog_changes(), 2);
+}
+
+#[test]
+fn recorded_changes_are_bounded_in_number_and_what_waits_too() {
+    let mut outbox = Outbox::default();
+    let base = Base { position: State::new(epoch()).config.position(), chain: Chain::default() };
+    outbox.turn_on(base);
+    let item = |revision| OutboxItem {
+        delta: Delta {
+            prev: base.position,
+            position: Position { revision, ..base.position },
+            changes: vec![],
+            digest: protocol::Digest::default(),
+            cause: None,
+        },
+        before: vec![],
+        chain: Chain::default(),
+        bytes: 100,
+    };
+    let many = REGRESSION_CHANGES_MAX + 10;
+    for revision in 1..=many {
+        outbox.push(|| item(revision));
+    }
+    outbox.recorded(&mark(many, Chain::default(), 1, 1), 0).unwrap();
+    assert_eq!(outbox.newest_first().count() as u64, REGRESSION_CHANGES_MAX);
+    assert_eq!(outbox.base().unwrap().position.revision, 10);
+    outbox.push(|| OutboxItem { bytes: BACKLOG_BYTES_MAX - 1, ..item(many + 1) });
+    assert_eq!(outbox.check_room(), Ok(()), "one more is taken");
+    outbox.push(|| item(many + 2));
+    let refused = Rejection::RecordBehind { changes: 2, bytes: BACKLOG_BYTES_MAX + 99 };
+    assert_eq!(outbox.check_room(), Err(refused));
+    outbox.recorded(&mark(many + 2, Chain::default(), 1, 1), 0).unwrap();
+    assert_eq!(outbox.newest_first().count(), 1, "a change over the bound goes as soon as it is recorded");
+}
+
+#[test]
+fn a_full_backlog_refuses_changes_and_nothing_else() {
+    let mut state = on_with_changes(2);
+    let huge = OutboxItem { bytes: BACKLOG_BYTES_MAX, ..(**state.outbox.newest_first().next().unwrap()).clone() };
+    state.outbox.push(|| huge);
+    let write = command(Action::Write(put(0, draft(9, &[], None, false))));
+    assert!(matches!(refusal(applied(&mut state, &write)), Rejection::RecordBehind { .. }));
+    assert_eq!(applied(&mut state, &command(Action::Enrol { uuid: [1; 16] })).outcome, Outcome::Enrolled { node: 2 });
+}
+
+// === Restore ===
+
+/// A snapshot of everything, in parts, and the actions that bring it back.
+fn restore_of(state: &State, epoch: Epoch, part_bytes: usize) -> (Command, Vec<Command>, Command) {
+    let config = &state.config;
+    let header = protocol::snapshot::Header {
+        cluster: protocol::snapshot::ClusterId([5; 16]),
+        view: None,
+        position: config.position(),
+        changed_at: config.changed_at(),
+        chain: Some(config.chain()),
+        digest: config.digest(),
+        entries: config.len() as u64,
+        level: 1,
+        created: 0,
+    };
+    let mut bytes = Vec::new();
+    protocol::snapshot::write(&mut bytes, &header, config, &[], &protocol::snapshot::Unsealed).unwrap();
+    let restore = epoch.restore;
+    let parts: Vec<Command> = (0u32..)
+        .zip(bytes.chunks(part_bytes))
+        .map(|(part, bytes)| command(Action::RestorePart { restore, part, bytes: bytes.to_vec() }))
+        .collect();
+    let (count, sha256) = (u32::try_from(parts.len()).unwrap(), Sha256::digest(&bytes).into());
+    let end = command(Action::RestoreEnd { restore, parts: count, sha256 });
+    (command(Action::RestoreBegin { epoch }), parts, end)
+}
+
+fn lost_cluster() -> State {
+    let mut state = State::new(epoch());
+    for n in 0..12 {
+        applied(&mut state, &command(Action::Write(put(n, draft(n, &[], Some(n), n % 2 == 0)))));
+    }
+    applied(&mut state, &command(Action::Write(delete(3))));
+    state
+}
+
+#[test]
+fn a_restore_brings_everything_back_under_a_new_epoch_and_only_at_its_end() {
+    let lost = lost_cluster();
+    let next = Epoch { number: 2, restore: RestoreId([9; 16]) };
+    let (begin, parts, end) = restore_of(&lost, next, 100);
+    assert!(parts.len() > 3);
+    let mut fresh = State::new(Epoch { number: 1, restore: RestoreId([8; 16]) });
+    applied(&mut fresh, &command(Action::Record(RecordAction::On)));
+    let with_key = Command {
+        origin: Some(Origin { node: 1, boot: 1, sequence: 0, answered_below: 0 }),
+        idempotency: Some(Idempotency { key: "k".into(), fingerprint: [1; 32] }),
+        ..command(Action::Write(put(0, draft(77, &[], None, false))))
+    };
+    applied(&mut fresh, &with_key);
+    assert_eq!(applied(&mut fresh, &begin).outcome, Outcome::Restoring);
+    for part in parts.iter().rev() {
+        assert_eq!(applied(&mut fresh, part).outcome, Outcome::Restoring);
+        assert_eq!(fresh.config.len(), 1, "nothing is visible before the end");
+    }
+    // It goes on where it was after a snapshot of the control plane.
+    fresh.restoring = read_restoring(restoring_section(fresh.restoring.as_ref()).unwrap().as_deref()).unwrap();
+    let Outcome::Restored { position } = applied(&mut fresh, &end).outcome else { panic!("not restored") };
+    assert_eq!((position.epoch, position.revision), (next, lost.config.position().revision));
+    assert_eq!((fresh.config.digest(), fresh.config.chain()), (lost.config.digest(), lost.config.chain()));
+    assert!(fresh.config.iter().eq(lost.config.iter()), "with their own metadata");
+    assert_eq!(fresh.restoring, None);
+    assert_eq!(fresh.control.remembered_requests(), 0);
+    assert_eq!(fresh.outbox.base().map(|base| base.position), Some(position));
+    assert_eq!(fresh.outbox.backlog_changes(), 0);
+    // References, claims, groups and the next revision are as if nothing had happened.
+    let claimed = refusal(applied(&mut fresh, &command(Action::Write(put(5, draft(1, &[], Some(4), false))))));
+    assert!(matches!(claimed, Rejection::Claimed { .. }), "{claimed}");
+    assert_eq!(revision(&applied(&mut fresh, &with_key)), position.revision + 1, "its request is of another life");
+    assert_eq!(
+        applied(&mut fresh, &begin).outcome,
+        Outcome::Refused {
+            position: fresh.config.position(),
+            rejection: Rejection::Restore { why: "epoch 2 with this restore id has begun already".into() },
+        }
+    );
+    // Readers of the old life take the new one in full.
+    let old = lost.config.view("default").changed_at();
+    assert_eq!(fresh.config.catch_up("default", old, old), protocol::state::CatchUp::Full);
+}
+
+#[test]
+fn a_restore_that_is_incomplete_damaged_or_older_is_refused_and_can_go_on() {
+    let lost = lost_cluster();
+    let next = Epoch { number: 2, restore: RestoreId([9; 16]) };
+    let (begin, parts, end) = restore_of(&lost, next, 100);
+    let mut fresh = State::new(Epoch { number: 1, restore: RestoreId([8; 16]) });
+    let why = |state: &mut State, command: &Command| match refusal(applied(state, command)) {
+        Rejection::Restore { why } => why.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let not_begun = "it has not begun, or another one has begun since";
+    assert_eq!(why(&mut fresh, &parts[0]), not_begun);
+    assert_eq!(why(&mut fresh, &end), not_begun);
+    let same = command(Action::RestoreBegin { epoch: Epoch { number: 1, ..next } });
+    assert_eq!(why(&mut fresh, &same), "epoch 1 is not above the current one, 1");
+    applied(&mut fresh, &begin);
+    for part in &parts[1..] {
+        applied(&mut fresh, part);
+    }
+    assert_eq!(why(&mut fresh, &end), format!("{} of {} parts are there", parts.len() - 1, parts.len()));
+    let mut damaged = parts[0].clone();
+    if let Action::RestorePart { bytes, .. } = &mut damaged.action {
+        bytes[9] ^= 1;
+    }
+    applied(&mut fresh, &damaged);
+    assert_eq!(why(&mut fresh, &end), "its parts are not those that were sent");
+    assert_eq!(why(&mut fresh, &parts[0]), "a part came twice with other bytes");
+    assert!(fresh.config.is_empty());
+    // Another attempt begins anew, and takes the place of the first.
+    let again = Epoch { number: 2, restore: RestoreId([10; 16]) };
+    let (begin, parts, end) = restore_of(&lost, again, 100);
+    applied(&mut fresh, &begin);
+    for part in parts.iter().chain(&parts) {
+        applied(&mut fresh, part);
+    }
+    applied(&mut fresh, &begin);
+    assert!(matches!(applied(&mut fresh, &end).outcome, Outcome::Restored { .. }));
 }
 
 // === Single rules ===

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 
 use protocol::codec;
 use protocol::command::{
-    Action, BasedOn, Batch, Command, Draft, Idempotency, Origin, STAGE_PART_BYTES_MAX, StageId, Transaction, Write,
+    Action, BasedOn, Batch, Command, Draft, Idempotency, Origin, RecordAction, RecordMark, STAGE_PART_BYTES_MAX,
+    StageId, Transaction, Write,
 };
 use protocol::entry::Claim;
 use protocol::position::RestoreId;
+use protocol::snapshot::{self, ClusterId, Header, Unsealed};
 use protocol::{Epoch, Kind, Outcome, ResourceKey, Text};
 use raft_store::machine::State;
 use sha2::{Digest as _, Sha256};
@@ -66,8 +68,93 @@ fn word(outcome: &Outcome) -> String {
         Outcome::Staged => "staged".into(),
         Outcome::Enrolled { node } => format!("node {node}"),
         Outcome::Level { level } => format!("level {level}"),
+        Outcome::Record => "record".into(),
+        Outcome::Restoring => "restoring".into(),
+        Outcome::Restored { position } => format!("restored at {position}"),
         Outcome::Refused { rejection, .. } => rejection.to_string(),
     }
+}
+
+/// The outbox and a restore, entry by entry, as the log before.
+#[test]
+fn the_golden_log_of_the_record_replays_to_the_same_digests() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let frames: Vec<Vec<u8>> = a_log_with_a_record().iter().map(|batch| codec::seal(batch).unwrap()).collect();
+        std::fs::write(file("record-log.v1.bin"), frames.concat()).unwrap();
+        std::fs::write(file("record-log.v1.txt"), replay(&frames)).unwrap();
+    }
+    let frames = frames(&std::fs::read(file("record-log.v1.bin")).unwrap());
+    let expected = std::fs::read_to_string(file("record-log.v1.txt")).unwrap();
+    for (ours, golden) in replay(&frames).lines().zip(expected.lines()) {
+        assert_eq!(ours, golden);
+    }
+    assert_eq!(frames.len(), expected.lines().count());
+    for word in ["[record]", "not known with this chain", "knows better", "restoring", "restored at 2-", "not above"] {
+        assert!(expected.contains(word), "the golden log never says {word:?}");
+    }
+}
+
+fn a_log_with_a_record() -> Vec<Batch> {
+    let mut random = Lcg(20_261_125);
+    let mut state = State::new(epoch());
+    let mut log: Vec<Batch> = Vec::new();
+    let plain = |action| Command {
+        origin: None,
+        idempotency: None,
+        request: "r".into(),
+        author: "system".into(),
+        time: 1_790_000_000_000,
+        based_on: vec![],
+        action,
+    };
+    for i in 0..80 {
+        let head = state.config.position().revision;
+        let action = match i % 8 {
+            0 if i % 40 == 0 => Some(Action::Record(RecordAction::On)),
+            3 | 6 => {
+                let revision = head.saturating_sub(random.below(3));
+                let chain = state.outbox.chain_at(revision).unwrap_or_default();
+                let term = 5 - random.below(2);
+                Some(Action::Record(RecordAction::Recorded(RecordMark {
+                    revision,
+                    chain,
+                    system: 7,
+                    timeline: 1,
+                    term,
+                })))
+            }
+            7 if i == 39 => Some(Action::Record(RecordAction::Release)),
+            _ => None,
+        };
+        let commands = action.map_or_else(|| commands(&mut random, i), |action| vec![plain(action)]);
+        let batch = Batch { elapsed_millis: random.below(120_000), commands };
+        state.apply_entry(&codec::seal(&batch).unwrap(), |_, _| {}).unwrap();
+        log.push(batch);
+    }
+    let config = &state.config;
+    let header = Header {
+        cluster: ClusterId([5; 16]),
+        view: None,
+        position: config.position(),
+        changed_at: config.changed_at(),
+        chain: Some(config.chain()),
+        digest: config.digest(),
+        entries: config.len() as u64,
+        level: 1,
+        created: 0,
+    };
+    let mut bytes = Vec::new();
+    snapshot::write(&mut bytes, &header, config, &[], &Unsealed).unwrap();
+    let restore = RestoreId([8; 16]);
+    let begin = |number| Action::RestoreBegin { epoch: Epoch { number, restore } };
+    let mut actions = vec![begin(1), begin(2)];
+    let chunks: Vec<_> = bytes.chunks(300).collect();
+    let parts = u32::try_from(chunks.len()).unwrap();
+    actions.extend((0..).zip(chunks).map(|(part, b)| Action::RestorePart { restore, part, bytes: b.to_vec() }));
+    actions.push(Action::RestoreEnd { restore, parts, sha256: Sha256::digest(&bytes).into() });
+    log.extend(actions.into_iter().map(|action| Batch { elapsed_millis: 1, commands: vec![plain(action)] }));
+    log.push(Batch { elapsed_millis: 1, commands: commands(&mut random, 100) });
+    log
 }
 
 #[test]

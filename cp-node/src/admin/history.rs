@@ -1,0 +1,157 @@
+//! `/v1/history`, `?at_revision=`, `/v1/revert` and `/v1/record`: what the durable record tells, and what is asked of it.
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use protocol::command::{Action, Command, RecordAction, Transaction, Write};
+use protocol::resource::{KindInfo, admit};
+use protocol::{Outcome, ResourceKey};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::request::{Call, parse, read_body};
+use super::{Desk, render, write};
+use crate::record::{HistoryError, HistoryFilter};
+
+/// Rows in one page when the client does not say.
+const PAGE: u32 = 100;
+
+/// The most resources that one change may have written to be reverted.
+const REVERT_MAX: u32 = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revert {
+    revision: u64,
+    /// Also where a resource has been changed again since.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Serves a request about the past.
+pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer, Answer> {
+    let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
+    match (&call.method, &path[..]) {
+        (&Method::GET, ["history"]) => history(desk, &call).await,
+        (&Method::GET, ["record"]) => Ok(Answer::value(StatusCode::OK, &desk.record.status())),
+        (&Method::POST, ["record", "release"]) => tell(desk, &call, RecordAction::Release).await,
+        (&Method::POST, ["record", "off"]) => tell(desk, &call, RecordAction::Off).await,
+        (&Method::POST, ["revert"]) => revert(desk, &call, body).await,
+        (_, ["history" | "revert" | "record"] | ["record", "release" | "off"]) => {
+            Err(Answer::method_not_offered(call.method.as_str(), "this path"))
+        }
+        _ => Err(Answer::no_such_path()),
+    }
+}
+
+fn refused(e: &HistoryError) -> Answer {
+    match e {
+        HistoryError::None => Answer::bad(&e.to_string()),
+        HistoryError::Unknown(_) => Answer::error(StatusCode::NOT_FOUND, &e.to_string()),
+        HistoryError::Trouble(_) => Answer::not_applied(&e.to_string()),
+    }
+}
+
+async fn history(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
+    fn number<T: std::str::FromStr>(call: &Call, name: &str) -> Result<Option<T>, Answer> {
+        let bad = |_| Answer::bad(&format!("invalid argument {name}: should be a number"));
+        call.query.get(name).map(str::parse).transpose().map_err(bad)
+    }
+    let before = call.query.get("before").map(|text| {
+        let mut parts = text.splitn(3, '-');
+        let mut next = || parts.next();
+        let row = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+        Some(row)
+    });
+    if before == Some(None) {
+        return Err(Answer::bad("invalid argument before: should be the `next` of another page"));
+    }
+    let text = |name: &str| call.query.get(name).map(str::to_owned);
+    let filter = HistoryFilter {
+        kind: text("kind"),
+        id: text("id"),
+        author: text("author"),
+        since: number(call, "since")?,
+        until: number(call, "until")?,
+        revision: number(call, "revision")?,
+        before: before.flatten(),
+        limit: number(call, "limit")?.unwrap_or(PAGE),
+    };
+    let rows = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
+    let last = rows.last().filter(|_| rows.len() >= filter.limit as usize);
+    let next = last.map(|row| format!("{}-{}-{}", row.epoch, row.revision, row.seq));
+    Ok(Answer::value(StatusCode::OK, &json!({ "list": rows, "total": rows.len(), "next": next })))
+}
+
+/// A resource as it was.
+pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) -> Result<Answer, Answer> {
+    let revision = revision.parse::<i64>().ok().filter(|revision| *revision >= 0);
+    let revision = revision.ok_or_else(|| Answer::bad("invalid argument at_revision: should be a number"))?;
+    let body = desk.record.body_at(key, revision).await.map_err(|e| refused(&e))?;
+    let body = body.ok_or_else(Answer::missing)?;
+    let key_path = json!(render::key_path(key));
+    Ok(Answer::json(StatusCode::OK, format!("{{\"key\":{key_path},\"value\":{body},\"at_revision\":{revision}}}")))
+}
+
+/// Takes a change back, as a new change.
+async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
+    let body = read_body(body, desk.settings.body_max.0).await?;
+    let terms = call.terms(desk, &body)?;
+    let asked: Revert =
+        serde_json::from_slice(&body).map_err(|e| Answer::bad(&format!("invalid request body: {e}")))?;
+    let revision = i64::try_from(asked.revision).map_err(|_| Answer::bad("there is no such revision"))?;
+    let filter = HistoryFilter { revision: Some(revision), limit: REVERT_MAX, ..HistoryFilter::default() };
+    let rows = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
+    let epoch = i64::try_from(desk.feed.position().epoch.number).unwrap_or(i64::MAX);
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.epoch == epoch && row.op != "base").collect();
+    if rows.is_empty() {
+        let sentence = format!("the record holds no change with revision {revision}");
+        return Err(Answer::error(StatusCode::NOT_FOUND, &sentence));
+    }
+    if rows.len() >= REVERT_MAX as usize {
+        return Err(Answer::bad(&format!("a change of {REVERT_MAX} resources and more cannot be reverted")));
+    }
+    let mut writes = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let key = ResourceKey::new(&row.kind, &row.id);
+        let is_gone = row.op == "delete";
+        // A resource that was deleted must still be gone; another must not have been changed since.
+        let if_match = (!asked.force && !is_gone).then_some(asked.revision);
+        writes.push(match &row.old_body {
+            None => Write::Delete { key, if_match, force: false },
+            Some(old) => {
+                let kind = KindInfo::find(&row.kind)
+                    .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
+                let admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
+                    .map_err(|report| Answer::report(&report))?;
+                let draft = write::draft(&admitted, None);
+                Write::Put { key, draft, if_match, only_new: is_gone && !asked.force }
+            }
+        });
+    }
+    let action = Action::Transaction(Transaction { writes, if_revision: None });
+    let (position, written) = write::propose(desk, call, &terms, Vec::new(), action).await?;
+    let keys: Vec<_> = written.iter().map(|written| render::key_path(&written.key)).collect();
+    let answer = json!({ "revision": position.revision, "reverted": asked.revision, "keys": keys });
+    Ok(Answer::json(StatusCode::OK, answer.to_string()).at(position))
+}
+
+/// Says something of the record to all.
+async fn tell(desk: &Desk, call: &Call, action: RecordAction) -> Result<Answer, Answer> {
+    let terms = call.terms(desk, &[])?;
+    let command = Command {
+        origin: None,
+        idempotency: None,
+        request: terms.request.as_str().into(),
+        author: call.principal.name.as_str().into(),
+        time: desk.clock.now(),
+        based_on: Vec::new(),
+        action: Action::Record(action),
+    };
+    match desk.proposer.propose(command, Instant::now() + desk.deadline()).await {
+        Ok(Outcome::Refused { position, rejection }) => Err(Answer::rejection(&rejection, position)),
+        Ok(_) => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        Err(e) => Err(Answer::undecided(&e, &terms.request)),
+    }
+}

@@ -1,0 +1,170 @@
+//! What was changed, when and by whom, as PostgreSQL tells it.
+
+use protocol::ResourceKey;
+use serde::Serialize;
+
+use super::{Record, Trouble};
+
+/// Rows in one page, at most.
+pub(crate) const PAGE_MAX: u32 = 1000;
+
+/// Which rows are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HistoryFilter {
+    pub(crate) kind: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) author: Option<String>,
+    /// From this time on, in milliseconds since 1970.
+    pub(crate) since: Option<i64>,
+    /// Before this time.
+    pub(crate) until: Option<i64>,
+    /// Only this revision.
+    pub(crate) revision: Option<i64>,
+    /// Older than this row: epoch, revision, number within it.
+    pub(crate) before: Option<(i64, i64, i32)>,
+    pub(crate) limit: u32,
+}
+
+/// One change of one resource.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HistoryRow {
+    pub(crate) epoch: i64,
+    pub(crate) revision: i64,
+    pub(crate) seq: i32,
+    pub(crate) kind: String,
+    pub(crate) id: String,
+    pub(crate) op: String,
+    pub(crate) author: String,
+    pub(crate) request: String,
+    pub(crate) time_ms: i64,
+    pub(crate) old_body: Option<Box<serde_json::value::RawValue>>,
+    pub(crate) body: Option<Box<serde_json::value::RawValue>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryError {
+    /// This node has no record to ask.
+    #[error("this node has no record: set record.dsn")]
+    None,
+    /// No host of the DSN could answer.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    /// The record does not hold it.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl Record {
+    /// Rows that fit, newest first.
+    pub(crate) async fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, HistoryError> {
+        let (epoch, revision, seq) = match filter.before {
+            Some((epoch, revision, seq)) => (Some(epoch), Some(revision), Some(seq)),
+            None => (None, None, None),
+        };
+        let limit = i64::from(filter.limit.clamp(1, PAGE_MAX));
+        let rows = self
+            .ask(
+                "SELECT epoch, revision, seq, kind, id, op, author, request, time_ms, old_body, body
+                 FROM holdfast.history
+                 WHERE ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR id = $2)
+                    AND ($3::text IS NULL OR author = $3) AND ($4::int8 IS NULL OR time_ms >= $4)
+                    AND ($5::int8 IS NULL OR time_ms < $5) AND ($6::int8 IS NULL OR revision = $6)
+                    AND ($7::int8 IS NULL OR (epoch, revision, seq) < ($7, $8::int8, $9::int4))
+                 ORDER BY epoch DESC, revision DESC, seq DESC LIMIT $10",
+                &[
+                    &filter.kind,
+                    &filter.id,
+                    &filter.author,
+                    &filter.since,
+                    &filter.until,
+                    &filter.revision,
+                    &epoch,
+                    &revision,
+                    &seq,
+                    &limit,
+                ],
+            )
+            .await?;
+        rows.iter().map(row).collect::<Result<_, _>>().map_err(|e: tokio_postgres::Error| Trouble::from(e).into())
+    }
+
+    /// A resource's body as it was at a revision of the current epoch; `None` where it did not exist.
+    pub(crate) async fn body_at(&self, key: &ResourceKey, revision: i64) -> Result<Option<String>, HistoryError> {
+        let reach = self
+            .ask(
+                "SELECT min(revision), max(revision), (SELECT revision FROM holdfast.cursor) FROM holdfast.history
+                 WHERE epoch = (SELECT epoch FROM holdfast.cursor)",
+                &[],
+            )
+            .await?;
+        let first = |column| reach.first().and_then(|row| row.try_get::<_, Option<i64>>(column).ok().flatten());
+        let cursor = first(2).unwrap_or(0);
+        if revision > cursor {
+            return Err(HistoryError::Unknown(format!("the record only reaches to revision {cursor}")));
+        }
+        if first(0).is_some_and(|oldest| revision < oldest) && first(0) != Some(1) {
+            return Err(HistoryError::Unknown(format!("the record begins at revision {}", first(0).unwrap_or(0))));
+        }
+        let rows = self
+            .ask(
+                "SELECT body FROM holdfast.history WHERE kind = $1 AND id = $2 AND revision <= $3
+                    AND epoch = (SELECT epoch FROM holdfast.cursor)
+                 ORDER BY epoch DESC, revision DESC LIMIT 1",
+                &[&key.kind.as_str(), &key.id.as_str(), &revision],
+            )
+            .await?;
+        match rows.first() {
+            Some(row) => Ok(row.try_get(0).map_err(Trouble::from)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks over this node's own session for reading, which is opened when it is first needed, and again after trouble.
+    async fn ask(
+        &self,
+        sql: &str,
+        arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, HistoryError> {
+        let link = self.shared.link.as_ref().ok_or(HistoryError::None)?;
+        let mut session = self.shared.history.lock().await;
+        if let Some(open) = session.as_ref()
+            && let Ok(rows) = open.within(open.client.query(sql, arguments)).await
+        {
+            return Ok(rows);
+        }
+        *session = None;
+        let mut trouble = HistoryError::None;
+        for host in link.hosts() {
+            match link.connect(host).await {
+                Ok(open) => match open.within(open.client.query(sql, arguments)).await {
+                    Ok(rows) => {
+                        *session = Some(open);
+                        return Ok(rows);
+                    }
+                    Err(e) => trouble = e.into(),
+                },
+                Err(e) => trouble = e.into(),
+            }
+        }
+        Err(trouble)
+    }
+}
+
+fn row(row: &tokio_postgres::Row) -> Result<HistoryRow, tokio_postgres::Error> {
+    // What was admitted is JSON; a row that a hand has spoiled is shown without its body.
+    let json = |text: Option<String>| text.and_then(|text| serde_json::value::RawValue::from_string(text).ok());
+    Ok(HistoryRow {
+        epoch: row.try_get(0)?,
+        revision: row.try_get(1)?,
+        seq: row.try_get(2)?,
+        kind: row.try_get(3)?,
+        id: row.try_get(4)?,
+        op: row.try_get(5)?,
+        author: row.try_get(6)?,
+        request: row.try_get(7)?,
+        time_ms: row.try_get(8)?,
+        old_body: json(row.try_get(9)?),
+        body: json(row.try_get(10)?),
+    })
+}

@@ -1,0 +1,116 @@
+//! What to make of a PostgreSQL that was found. Pure: no connection, no clock.
+
+use protocol::{Chain, Revision};
+use raft_store::backlog::Backlog;
+
+use super::Trouble;
+
+/// What a PostgreSQL says of itself.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) system: u64,
+    pub(super) timeline: u32,
+    pub(super) is_standby: bool,
+    pub(super) is_read_only: bool,
+    pub(super) encoding: String,
+}
+
+/// Where the record in it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Cursor {
+    pub(super) cluster: String,
+    pub(super) epoch: u64,
+    pub(super) restore: String,
+    pub(super) revision: Revision,
+    pub(super) chain: Chain,
+    pub(super) term: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// There is nothing yet: begin where the outbox does.
+    Begin,
+    /// Go on from here. `lost` changes had been confirmed and are gone: they are written again first.
+    GoOn { from: Revision, lost: u64 },
+    /// It ends exactly where this life of the cluster began: take it over.
+    NextLife { from: Revision },
+}
+
+/// Whether this is the system on which the record is, and whether it may be written to.
+pub(super) fn system(found: &Found, backlog: &Backlog) -> Result<(), Trouble> {
+    if found.is_standby {
+        return Err(Trouble::Standby);
+    }
+    if let Some(mark) = backlog.outbox.mark()
+        && let Some(wanted) = mark.system
+    {
+        if found.system != wanted {
+            return Err(Trouble::OtherSystem { found: found.system, wanted });
+        }
+        if found.timeline < mark.timeline {
+            return Err(Trouble::OlderTimeline { found: found.timeline, wanted: mark.timeline });
+        }
+    }
+    if found.is_read_only {
+        return Err(Trouble::ReadOnly);
+    }
+    if found.encoding != "UTF8" {
+        return Err(Trouble::Encoding(found.encoding.clone()));
+    }
+    Ok(())
+}
+
+/// Whether what it holds is the beginning of this cluster's history.
+///
+/// The backlog is that of a leader which has applied everything that leaders before it have committed.
+pub(super) fn content(
+    cursor: Option<&Cursor>,
+    cluster: &str,
+    term: u64,
+    backlog: &Backlog,
+) -> Result<Verdict, Trouble> {
+    let head = backlog.config.position();
+    let Some(base) = backlog.outbox.base() else {
+        return Err(Trouble::Database("the cluster keeps no changes for a record".to_owned()));
+    };
+    let known = backlog.outbox.mark().map(|mark| mark.revision);
+    let Some(cursor) = cursor else {
+        let base = base.position.revision;
+        // What was recorded and is gone can be written again only while all of it is kept.
+        return match known {
+            Some(_) if base > 0 => Err(Trouble::TooFarBehind { found: 0, base }),
+            _ => Ok(Verdict::Begin),
+        };
+    };
+    if cursor.cluster != cluster {
+        return Err(Trouble::OtherCluster(cursor.cluster.clone()));
+    }
+    if cursor.epoch > head.epoch.number {
+        return Err(Trouble::HigherEpoch { found: cursor.epoch, here: head.epoch.number });
+    }
+    if cursor.epoch < head.epoch.number {
+        let (found, begun) = (cursor.revision, base.position.revision);
+        return if found == begun && cursor.chain == base.chain {
+            Ok(Verdict::NextLife { from: found })
+        } else {
+            Err(Trouble::OlderEpoch { found, base: begun })
+        };
+    }
+    if cursor.restore != head.epoch.restore.to_string() {
+        return Err(Trouble::EpochConflict(cursor.epoch));
+    }
+    if cursor.term > term {
+        return Err(Trouble::HigherTerm { found: cursor.term, here: term });
+    }
+    if cursor.revision > head.revision {
+        return Err(Trouble::Ahead { found: cursor.revision, head: head.revision });
+    }
+    if cursor.revision < base.position.revision {
+        return Err(Trouble::TooFarBehind { found: cursor.revision, base: base.position.revision });
+    }
+    if backlog.outbox.chain_at(cursor.revision) != Some(cursor.chain) {
+        return Err(Trouble::DifferentChain(cursor.revision));
+    }
+    Ok(Verdict::GoOn { from: cursor.revision, lost: known.unwrap_or(0).saturating_sub(cursor.revision) })
+}
