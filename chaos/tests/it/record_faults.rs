@@ -184,7 +184,7 @@ async fn cutter(
                 let is_last = number >= stop_after;
                 // Sign-in and look-up take some 1,500 bytes each way; a step is cut at ever other places.
                 let budget = if is_last { u64::MAX } else { 1200 + number * 61 };
-                let is_forward = number % 2 == 0;
+                let is_forward = number.is_multiple_of(2);
                 let (mut from_read, mut from_write) = from.into_split();
                 let (mut to_read, mut to_write) = to.into_split();
                 let forward = carry(&mut from_read, &mut to_write, if is_forward { budget } else { u64::MAX });

@@ -69,7 +69,6 @@ impl Writer {
         let mut pause = PAUSE_FIRST;
         let mut backlog = self.record.shared.backlog.clone();
         loop {
-            self.record.note(|writing| (writing.state, writing.trouble) = (State::Standby, None));
             let Some(term) = self.leading().await else { return };
             self.record.note(|writing| writing.state = State::Connecting);
             if !backlog.now().outbox.is_on() && !self.propose(RecordAction::On).await {
@@ -116,8 +115,15 @@ impl Writer {
                 return Some(term);
             }
             if leads {
+                // It cannot show yet that it leads.
+                tokio::time::sleep(PAUSE_FIRST).await;
                 continue;
             }
+            // A trouble stays visible while the same leader tries again; it is not another node's.
+            self.record.note(|writing| {
+                (writing.state, writing.trouble, writing.cursor) = (State::Standby, None, None);
+                writing.host.clear();
+            });
             metrics.changed().await.ok()?;
         }
     }

@@ -363,7 +363,7 @@ proptest! {
 /// What a record may do next.
 #[derive(Clone, Debug)]
 enum Step {
-    Change(Command),
+    Change(Box<Command>),
     /// It confirms a part, in percent, of what it lacks.
     Confirm(u64),
     /// It fails over and loses a part, in percent, of what is kept.
@@ -373,7 +373,7 @@ enum Step {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => any_write().prop_map(|write| Step::Change(command(Action::Write(write)))),
+        6 => any_write().prop_map(|write| Step::Change(Box::new(command(Action::Write(write))))),
         2 => (0u64..=100).prop_map(Step::Confirm),
         1 => (0u64..=100).prop_map(Step::Regress),
         1 => (0..REGRESSION_MILLIS * 2).prop_map(Step::Time),

@@ -3,9 +3,12 @@
 mod apply;
 mod delete;
 mod get;
+mod history;
 mod list;
 mod members;
 mod put;
+mod record;
+mod revert;
 mod status;
 
 use clap::Subcommand;
@@ -23,12 +26,18 @@ pub(crate) enum Verb {
     Delete(delete::Delete),
     /// Shows a resource.
     Get(get::Get),
+    /// Shows who changed what, and when.
+    History(history::History),
     /// Lists the resources of a kind.
     List(list::List),
     /// Shows the nodes of the control plane; promotes, demotes or removes one.
     Members(members::Members),
     /// Writes a resource.
     Put(put::Put),
+    /// Shows how the durable record is doing; lets it move to another PostgreSQL.
+    Record(record::Record),
+    /// Takes a change back.
+    Revert(revert::Revert),
     /// Shows the node that answers and the proxies that follow it.
     Status(status::Status),
 }
@@ -39,9 +48,12 @@ impl Verb {
             Self::Apply(verb) => verb.run(client, format),
             Self::Delete(verb) => verb.run(client),
             Self::Get(verb) => verb.run(client, format),
+            Self::History(verb) => verb.run(client, format),
             Self::List(verb) => verb.run(client, format),
             Self::Members(verb) => verb.run(client, format),
             Self::Put(verb) => verb.run(client, format),
+            Self::Record(verb) => verb.run(client, format),
+            Self::Revert(verb) => verb.run(client),
             Self::Status(verb) => verb.run(client, format),
         }
     }
