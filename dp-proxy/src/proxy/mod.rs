@@ -17,6 +17,7 @@ mod headers;
 mod host;
 mod request;
 mod upstream;
+mod values;
 mod wheel;
 mod worker;
 

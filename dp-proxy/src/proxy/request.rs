@@ -24,6 +24,7 @@ use super::upstream::connection::Connection;
 use super::upstream::exchange::{Exchange, ExchangeLimits, Failure, Receiving};
 use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
 use super::upstream::response_head::ResponseHead;
+use super::values::RequestValues;
 use super::worker::Worker;
 use crate::net;
 use crate::path::canonical;
@@ -104,11 +105,13 @@ async fn forward(
     if let Some(rule) = table.barred() {
         return Err(Refusal::Barred(rule.to_owned()));
     }
+    let values = RequestValues { parts, host: &host.name, path: &path, peer: client.peer, local: client.local };
     let ask = Ask {
         host: &host.name,
         path: &path,
         method: resource::Method::parse(parts.method.as_str()),
         remote: client.peer.ip(),
+        values: &values,
     };
     let found = table.find(&ask).ok_or(Refusal::NoRoute)?;
     account.matched(Matched {

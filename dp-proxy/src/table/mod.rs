@@ -23,11 +23,12 @@ mod tests;
 mod ticket;
 mod upstream;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::Vector;
-use protocol::resource::Method;
+use protocol::resource::{Method, Values, Variable};
 use protocol::{Position, Text};
 
 pub use cell::{Generation, Publisher, Reader, TableCell};
@@ -59,7 +60,8 @@ pub struct Table {
 }
 
 /// What is asked of a table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "the values of a request are not for printing")]
 pub struct Ask<'a> {
     /// The host in lower case, without a port; empty when there is none.
     pub host: &'a str,
@@ -69,6 +71,18 @@ pub struct Ask<'a> {
     pub method: Option<Method>,
     /// The client's address.
     pub remote: IpAddr,
+    /// Everything else about the request, for routes that ask for more.
+    pub values: &'a dyn Values,
+}
+
+/// A request of which nothing is known but what [`Ask`] says itself.
+#[derive(Clone, Copy, Debug)]
+pub struct NoValues;
+
+impl Values for NoValues {
+    fn value(&self, _: &Variable) -> Option<Cow<'_, [u8]>> {
+        None
+    }
 }
 
 /// The route that takes a request.
@@ -196,9 +210,9 @@ impl Table {
                 format!("{plain:?} {nodes:?}")
             });
             let service = self.service(route).map(|service| &service.id);
-            let Route { id, priority, methods, remote_addrs, timeouts, sealed, .. } = &**route;
+            let Route { id, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
             lines.push(format!(
-                "route {id}: {priority} {methods:?} {remote_addrs:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
+                "route {id}: {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
             ));
         }
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));

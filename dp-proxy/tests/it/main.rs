@@ -8,5 +8,6 @@ mod golden;
 mod harness;
 mod program;
 mod restart;
+mod routing;
 mod traffic;
 mod upstreams;

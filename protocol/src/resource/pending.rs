@@ -3,7 +3,7 @@
 //! Admission refuses it, and a proxy that gets it anyway (from a newer control plane) seals the resource: accepting it in
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
-use super::{Algorithm, Endpoints, Model, Route, Scheme, Service, Upstream};
+use super::{Algorithm, Endpoints, Expression, Model, Route, Scheme, Service, Upstream, Variable};
 use crate::report::{Path, Problem};
 
 /// Everything in a resource that this version cannot serve, each with its place.
@@ -51,8 +51,9 @@ fn not_served(path: Path, what: &str) -> Problem {
 
 fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
     let mut problems = plugin_problems(at, route.plugins.keys());
-    if !route.vars.is_empty() {
-        problems.push(not_served(at.property("vars"), "vars"));
+    let variables = route.vars.iter().flat_map(Expression::variables);
+    for name in variables.filter_map(Variable::unknown) {
+        problems.push(not_served(at.property("vars"), &format!("the variable {name:?}")));
     }
     if route.filter_func.is_some() {
         problems.push(not_served(at.property("filter_func"), "filter_func"));
@@ -110,7 +111,7 @@ mod tests {
     fn what_no_proxy_can_do_is_refused_with_its_place() {
         let routes = KindInfo::find("routes").unwrap();
         let body = json!({
-            "uri": "/x", "vars": [["arg_a", "==", "1"]], "plugins": {"nosuch": {}},
+            "uri": "/x", "vars": [["post_arg_a", "==", "1"]], "plugins": {"nosuch": {}},
             "upstream": {"type": "chash", "key": "uri", "scheme": "grpc", "nodes": {"a:1": 1}},
         });
         let report = admit(routes, Some("r"), body).unwrap_err();

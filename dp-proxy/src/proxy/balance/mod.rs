@@ -115,7 +115,8 @@ mod tests {
         let following = ConfigState::following();
         let state = ConfigState::from_entries(following, position, position, protocol::Chain::default(), entries);
         let table = Compiler::fresh(&state, &BTreeMap::new()).table();
-        let ask = Ask { host: "", path: "/", method: None, remote: [127, 0, 0, 1].into() };
+        let values = crate::table::NoValues;
+        let ask = Ask { host: "", path: "/", method: None, remote: [127, 0, 0, 1].into(), values: &values };
         table.upstream(table.find(&ask).unwrap().route).unwrap().clone()
     }
 

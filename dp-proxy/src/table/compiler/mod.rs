@@ -191,6 +191,7 @@ impl Compiler {
             priority: plan.priority,
             methods: plan.methods,
             remote_addrs: plan.remote_addrs,
+            vars: plan.vars,
             target,
             service,
             timeouts: plan.timeouts,
