@@ -35,6 +35,7 @@ use crate::settings::ProxySettings;
 use crate::table::TableCell;
 use worker::{Command, Setup};
 
+pub(crate) use balance::digest;
 pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
 
 /// All workers.

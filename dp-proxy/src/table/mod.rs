@@ -37,7 +37,7 @@ pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
 pub use ticket::Ticket;
-pub use upstream::{Node, NodeHost, Upstream};
+pub use upstream::{Balancing, Node, NodeHost, Upstream};
 
 use hosts::Hosts;
 use route::Target;
@@ -181,6 +181,17 @@ impl Table {
         }
     }
 
+    /// Every upstream, those of single routes and services included.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let of_routes = self.routes.iter().flatten().map(|route| &route.target);
+        let of_services = self.services.iter().flatten().map(|service| &service.target);
+        let owned = of_routes.chain(of_services).filter_map(|target| match target {
+            Some(Target::Own(upstream)) => Some(upstream),
+            _ => None,
+        });
+        self.upstreams.iter().flatten().chain(owned)
+    }
+
     /// How many routes it holds, those that are switched off included.
     #[must_use]
     pub fn routes(&self) -> usize {
@@ -205,7 +216,8 @@ impl Table {
         }
         for route in self.routes.iter().flatten() {
             let upstream = self.upstream(route).map(|upstream| {
-                let nodes: Vec<_> = upstream.nodes.iter().map(|node| (node.address(), node.weight)).collect();
+                let nodes: Vec<_> =
+                    upstream.nodes.iter().map(|node| (node.address(), node.weight, node.watch.is_watched())).collect();
                 let plain = Upstream { nodes: Box::default(), balance: Ticket::default(), ..Upstream::clone(upstream) };
                 format!("{plain:?} {nodes:?}")
             });

@@ -6,6 +6,7 @@ mod framing;
 mod going_away;
 mod golden;
 mod harness;
+mod health;
 mod program;
 mod restart;
 mod routing;

@@ -22,8 +22,8 @@ pub use route::{Method, MethodSet, Part, Route, RouteStatus, UriPattern};
 pub use service::Service;
 pub use table::{IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
-    ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashOn, KeepalivePool, Node, PassHost, PassiveCheck, Scheme,
-    Upstream, UpstreamTls,
+    ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
+    Scheme, Upstream, UpstreamTls,
 };
 pub use variable::{Known, Values, Variable, VariableText};
 
