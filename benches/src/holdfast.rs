@@ -86,6 +86,7 @@ impl Holdfast {
             "proxy.workers=1".to_owned(),
             format!("status.listen={}", dp(number, 7085)),
             format!("metrics.listen={}", dp(number, 9091)),
+            format!("control.listen={}", dp(number, 9090)),
             format!("control_plane.endpoints=[{}]", endpoints.join(", ")),
         ];
         self.dps.push(Process::spawn(&format!("dp-{number}"), &find("dp-proxy")?, &args("run", &settings), dir)?);

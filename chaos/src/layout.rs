@@ -39,6 +39,8 @@ pub struct DpAddresses {
     pub status: String,
     /// Metrics.
     pub metrics: String,
+    /// Where the health of nodes is told.
+    pub control: String,
 }
 
 impl Layout {
@@ -63,11 +65,11 @@ impl Layout {
         match self {
             Self::Test { .. } => {
                 let at = |listener| self.port(400 + number * 10 + listener);
-                DpAddresses { proxy: at(0), status: at(1), metrics: at(2) }
+                DpAddresses { proxy: at(0), status: at(1), metrics: at(2), control: at(3) }
             }
             Self::Demo => {
                 let at = |port: u16| format!("127.0.0.{}:{port}", 10 + number);
-                DpAddresses { proxy: at(9080), status: at(7085), metrics: at(9091) }
+                DpAddresses { proxy: at(9080), status: at(7085), metrics: at(9091), control: at(9090) }
             }
         }
     }

@@ -13,6 +13,7 @@
 
 pub mod disk;
 pub mod feed;
+pub mod health;
 pub mod net;
 pub mod path;
 pub mod proxy;

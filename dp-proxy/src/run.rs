@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::disk::{self, OpenError};
 use crate::feed::{self, Feed, Identity};
+use crate::health;
 use crate::net::{self, Dial, Tcp};
 use crate::proxy::Workers;
 use crate::settings::{Checked, DrainSettings};
@@ -63,6 +64,7 @@ pub struct Proxy {
     board: Arc<Board>,
     status: SocketAddr,
     metrics: SocketAddr,
+    control: SocketAddr,
     drain: DrainSettings,
     /// Listens when the first table is there.
     opening: JoinHandle<()>,
@@ -84,6 +86,7 @@ impl Proxy {
         let lock = disk.take_lock();
         let status = net::bind(settings.status).and_then(net::listen).map_err(system("status.listen"))?;
         let metrics = net::bind(settings.metrics).and_then(net::listen).map_err(system("metrics.listen"))?;
+        let control = net::bind(settings.control).and_then(net::listen).map_err(system("control.listen"))?;
         let cell = TableCell::default();
         let board = Arc::new(Board::default());
         let readiness = Arc::new(Readiness::new(board.clone()));
@@ -93,12 +96,15 @@ impl Proxy {
             readiness: readiness.clone(),
             board: board.clone(),
             disk: disk.stats.clone(),
+            cell: cell.clone(),
             figures: workers.figures(),
         });
-        let addresses = (status.local_addr(), metrics.local_addr());
+        let addresses = (status.local_addr(), metrics.local_addr(), control.local_addr());
         let servers = vec![
+            tokio::spawn(health::run(cell.health().clone(), seams.random.clone())),
             tokio::spawn(status::serve(status, Site::Status, sources.clone())),
-            tokio::spawn(status::serve(metrics, Site::Metrics, sources)),
+            tokio::spawn(status::serve(metrics, Site::Metrics, sources.clone())),
+            tokio::spawn(status::serve(control, Site::Control, sources)),
         ];
         let feed = feed::start(feed::Start {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
@@ -133,6 +139,7 @@ impl Proxy {
             board,
             status: addresses.0.map_err(system("status.listen"))?,
             metrics: addresses.1.map_err(system("metrics.listen"))?,
+            control: addresses.2.map_err(system("control.listen"))?,
             drain: settings.proxy.drain,
             opening,
             servers,
@@ -157,6 +164,12 @@ impl Proxy {
     #[must_use]
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
+    }
+
+    /// Where the health of nodes is told.
+    #[must_use]
+    pub fn control_address(&self) -> SocketAddr {
+        self.control
     }
 
     /// How it stands.

@@ -49,6 +49,7 @@ impl Dp {
             "proxy.workers=2".to_owned(),
             format!("status.listen={}", addresses.status),
             format!("metrics.listen={}", addresses.metrics),
+            format!("control.listen={}", addresses.control),
             format!("control_plane.endpoints=[{}]", endpoints.join(", ")),
         ];
         Self { number, addresses, settings, data_dir, dir: dir.to_owned(), process: None }

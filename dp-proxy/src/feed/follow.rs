@@ -23,6 +23,7 @@ use super::choice::Choice;
 use super::link::{Link, LinkError};
 use super::session::{Bounds, Event, Holding, Keep, Leave, Moved, Node, Session};
 use crate::disk::{DiskError, Image, Opened, Recovered, Store};
+use crate::health::Registry;
 use crate::net::Dial;
 use crate::settings::{ControlPlane, Endpoint, NodeSettings};
 use crate::standing::{Board, Connected, Source, Standing};
@@ -165,7 +166,7 @@ impl Follower {
     fn boot(start: Start, live: watch::Sender<bool>) -> Self {
         let Start { identity, control_plane, mut disk, cell, board, dial, random } = start;
         let recovered = std::mem::take(&mut disk.recovered);
-        let (compiler, state) = compile_recovered(&recovered);
+        let (compiler, state) = compile_recovered(&recovered, cell.health().clone());
         let found = recovered.base.is_some();
         let damaged = !recovered.findings.is_empty();
         let mut follower = Self {
@@ -604,9 +605,10 @@ impl Follower {
 
 /// Brings what the disk held into a table, step by step as it came: so it is known again what was served last in place
 /// of what could not be.
-fn compile_recovered(recovered: &Recovered) -> (Compiler, ConfigState) {
-    let Some(base) = &recovered.base else { return (Compiler::default(), ConfigState::following()) };
-    let mut compiler = Compiler::fresh(&base.state, &base.last_good);
+fn compile_recovered(recovered: &Recovered, health: Arc<Registry>) -> (Compiler, ConfigState) {
+    let compiler = Compiler::watching(health);
+    let Some(base) = &recovered.base else { return (compiler, ConfigState::following()) };
+    let mut compiler = compiler.with(&base.state, &base.last_good);
     for step in &recovered.steps {
         compiler.apply(&step.before, step.after.position(), &step.changes);
     }

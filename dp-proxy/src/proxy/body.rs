@@ -10,6 +10,7 @@ use protocol::resource::KeepalivePool;
 use tracing::warn;
 
 use super::account::Account;
+use super::balance::UnderWay;
 use super::error::UpstreamError;
 use super::upstream::exchange::{Cut, Receiving};
 use super::upstream::pool::Pools;
@@ -36,6 +37,8 @@ pub(crate) struct Streaming {
     pub(crate) pools: Rc<Pools>,
     pub(crate) endpoint: Ticket,
     pub(crate) keepalive: KeepalivePool,
+    /// Counts at the node until the answer is over.
+    pub(crate) _under_way: Option<UnderWay>,
 }
 
 impl ResponseBody {
@@ -59,7 +62,7 @@ impl ResponseBody {
     fn release_if_ended(&mut self) {
         let Kind::Upstream(slot) = &mut self.kind else { return };
         let Some(streaming) = slot.take_if(|streaming| streaming.receiving.is_ended()) else { return };
-        let Streaming { receiving, pools, endpoint, keepalive } = *streaming;
+        let Streaming { receiving, pools, endpoint, keepalive, .. } = *streaming;
         if let Some(connection) = receiving.into_connection() {
             pools.put(endpoint, connection, &keepalive);
         }

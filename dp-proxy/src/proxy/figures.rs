@@ -137,6 +137,8 @@ pub struct Figures {
     pub upstream_idle: Figure,
     /// Requests that were tried again.
     pub retries: Figure,
+    /// Requests that were sent to a node that is down, since all are.
+    pub all_down: Figure,
     /// Requests that a bug in this program ended.
     pub panics: Figure,
     /// Failures by [`Figures::UPSTREAM_ERRORS`].

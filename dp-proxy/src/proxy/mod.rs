@@ -17,6 +17,7 @@ mod headers;
 mod host;
 mod request;
 mod upstream;
+mod values;
 mod wheel;
 mod worker;
 
@@ -34,6 +35,7 @@ use crate::settings::ProxySettings;
 use crate::table::TableCell;
 use worker::{Command, Setup};
 
+pub(crate) use balance::digest;
 pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
 
 /// All workers.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::header::{self, HeaderValue};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::account::{Account, Matched};
-use super::balance::Tried;
+use super::balance::{Pick, Tried, UnderWay};
 use super::body::{ResponseBody, Streaming};
 use super::downstream::body::RequestBody;
 use super::downstream::client::Client;
@@ -24,10 +25,12 @@ use super::upstream::connection::Connection;
 use super::upstream::exchange::{Exchange, ExchangeLimits, Failure, Receiving};
 use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
 use super::upstream::response_head::ResponseHead;
+use super::values::RequestValues;
 use super::worker::Worker;
+use crate::health::{Outcome, Source};
 use crate::net;
 use crate::path::canonical;
-use crate::table::{Ask, Node, Route, Upstream};
+use crate::table::{Ask, Balancing, Node, Route, Upstream};
 
 /// What upstreams said before the last of them was given up; told in a header, as APISIX does.
 type UpstreamStatuses = SmallVec<[u16; 4]>;
@@ -104,11 +107,13 @@ async fn forward(
     if let Some(rule) = table.barred() {
         return Err(Refusal::Barred(rule.to_owned()));
     }
+    let values = RequestValues { parts, host: &host.name, path: &path, peer: client.peer, local: client.local };
     let ask = Ask {
         host: &host.name,
         path: &path,
         method: resource::Method::parse(parts.method.as_str()),
         remote: client.peer.ip(),
+        values: &values,
     };
     let found = table.find(&ask).ok_or(Refusal::NoRoute)?;
     account.matched(Matched {
@@ -127,20 +132,25 @@ async fn forward(
         path,
         host,
         framing: framing(parts, &body),
-        forwarded_port: client.local.port(),
-        client: client.peer.ip(),
+        client: client.peer,
+        local: client.local,
         body: (!body.is_ended()).then_some(body),
         timeouts: timeouts(found.route, upstream),
     };
     account.upstream_begins();
     let result = outbound.send(statuses).await;
     account.upstream_ends();
-    let (head, receiving, node) = result?;
+    let (head, receiving, node, under_way) = result?;
     let status = head.status;
     statuses.push(status.as_u16());
     account.answered(status, Some(node));
-    let streaming =
-        Streaming { receiving, pools: worker.pools.clone(), endpoint: node.endpoint, keepalive: upstream.keepalive };
+    let streaming = Streaming {
+        receiving,
+        pools: worker.pools.clone(),
+        endpoint: node.endpoint,
+        keepalive: upstream.keepalive,
+        _under_way: under_way,
+    };
     let mut response = Response::new(ResponseBody::streaming(Box::new(streaming)));
     *response.status_mut() = status;
     *response.headers_mut() = head.headers;
@@ -181,6 +191,9 @@ fn timeouts(route: &Route, upstream: &Upstream) -> Timeouts {
     route.timeouts.as_deref().copied().or(upstream.timeouts).unwrap_or(Timeouts::DEFAULT)
 }
 
+/// The head of an answer, the rest of it, the node that gives it, and where it counts meanwhile.
+type Answered<'r> = (ResponseHead, Receiving, &'r Node, Option<UnderWay>);
+
 /// A request on its way to one of several nodes.
 struct Outbound<'r> {
     worker: &'r Rc<Worker>,
@@ -189,8 +202,8 @@ struct Outbound<'r> {
     path: Cow<'r, str>,
     host: Host<'r>,
     framing: BodyFraming,
-    forwarded_port: u16,
-    client: std::net::IpAddr,
+    client: SocketAddr,
+    local: SocketAddr,
     /// Until it is sent.
     body: Option<RequestBody>,
     timeouts: Timeouts,
@@ -198,26 +211,41 @@ struct Outbound<'r> {
 
 impl<'r> Outbound<'r> {
     /// Tries one node after the other until one answers, as often and as long as the upstream allows. Another node is
-    /// tried only when nothing was sent to the one before.
-    async fn send(&mut self, statuses: &mut UpstreamStatuses) -> Result<(ResponseHead, Receiving, &'r Node), Refusal> {
+    /// tried only when the one before cannot have acted on the request, or when acting twice is as good as once and the
+    /// whole request is still there.
+    async fn send(&mut self, statuses: &mut UpstreamStatuses) -> Result<Answered<'r>, Refusal> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
         let mut begun = None;
         let mut last = None;
         loop {
-            let Some(place) = self.worker.turns.borrow_mut().pick(upstream, &tried) else {
-                return Err(last.unwrap_or(Refusal::NoNode));
-            };
+            let pick = self.worker.balancer.borrow_mut().pick(upstream, &tried, &self.values());
+            let Some(Pick { place, down }) = pick else { return Err(last.unwrap_or(Refusal::NoNode)) };
+            if down && tried.is_empty() {
+                self.worker.figures.all_down.add(1);
+            }
             tried.push(place);
             let node = &upstream.nodes[place];
-            let refusal = match self.try_node(node).await {
-                Ok((head, receiving)) => return Ok((head, receiving, node)),
-                Err(refusal) => refusal,
+            let counts = matches!(upstream.balancing, Balancing::LeastConnections | Balancing::Ewma);
+            let under_way = counts.then(|| self.worker.loads.begin(node.endpoint));
+            let (refusal, may_retry) = match self.try_node(node).await {
+                Ok((head, receiving)) => {
+                    if let Some(under_way) = &under_way {
+                        under_way.answered();
+                    }
+                    if let Some(monitor) = &node.watch.0 {
+                        monitor.report_status(head.status.as_u16(), Source::Passive);
+                    }
+                    return Ok((head, receiving, node, under_way));
+                }
+                Err(failed) => failed,
             };
+            if let (Some(monitor), Some(sign)) = (&node.watch.0, sign_of(&refusal)) {
+                monitor.report(sign, Source::Passive);
+            }
             if refusal.upstream_error().is_some() {
                 statuses.push(refusal.status().as_u16());
             }
-            let may_retry = matches!(refusal, Refusal::Connection(_) | Refusal::ConnectTimeout(_));
             let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
             let begun = *begun.get_or_insert_with(Instant::now);
             let in_time = upstream.retry_timeout.is_none_or(|limit| begun.elapsed() < limit);
@@ -236,19 +264,22 @@ impl<'r> Outbound<'r> {
     /// Sends the request to a node, over a connection that waits or else a new one. A connection that waited may have
     /// been closed by the node in this very moment; where the node cannot have acted on the request, that is no failure
     /// of the node, and a new connection is made.
-    async fn try_node(&mut self, node: &Node) -> Result<(ResponseHead, Receiving), Refusal> {
+    ///
+    /// Beside a failure: whether the request may be sent to another node.
+    async fn try_node(&mut self, node: &Node) -> Result<(ResponseHead, Receiving), (Refusal, bool)> {
         let figures = &self.worker.figures;
         if let Some(connection) = self.worker.pools.take(node.endpoint) {
             figures.upstream_reuses.add(1);
             match self.exchange(connection, node).await {
                 Ok(answer) => return Ok(answer),
                 Err((Failure::Closed | Failure::Io(_), true)) => figures.retries.add(1),
-                Err((failure, _)) => return Err(Refusal::Upstream(failure)),
+                Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
             }
         }
-        let connection = self.connect(node).await?;
+        // Nothing was sent: what was not touched of the body is still there.
+        let connection = self.connect(node).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
-        self.exchange(connection, node).await.map_err(|(failure, _)| Refusal::Upstream(failure))
+        self.exchange(connection, node).await.map_err(|(failure, may_retry)| (Refusal::Upstream(failure), may_retry))
     }
 
     /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
@@ -274,6 +305,16 @@ impl<'r> Outbound<'r> {
         })
     }
 
+    fn values(&self) -> RequestValues<'_> {
+        RequestValues {
+            parts: self.parts,
+            host: &self.host.name,
+            path: &self.path,
+            peer: self.client,
+            local: self.local,
+        }
+    }
+
     fn head_for<'h>(&'h self, node: &'h Node) -> RequestHead<'h> {
         RequestHead {
             method: &self.parts.method,
@@ -282,7 +323,7 @@ impl<'r> Outbound<'r> {
             headers: &self.parts.headers,
             host: self.host_for(node),
             body: self.framing,
-            forwarded: Forwarded { client: self.client, host: &self.host.name, port: self.forwarded_port },
+            forwarded: Forwarded { client: self.client.ip(), host: &self.host.name, port: self.local.port() },
         }
     }
 
@@ -310,6 +351,18 @@ impl<'r> Outbound<'r> {
             Err(Refusal::Connection(last))
         };
         timeout(limit, connect).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))
+    }
+}
+
+/// What a failure says about the node's health; `None` where the client is to blame.
+fn sign_of(refusal: &Refusal) -> Option<Outcome> {
+    match refusal {
+        Refusal::Connection(_) | Refusal::Upstream(Failure::Closed | Failure::Io(_)) => Some(Outcome::TcpFailure),
+        Refusal::ConnectTimeout(_) | Refusal::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => {
+            Some(Outcome::Timeout)
+        }
+        Refusal::Upstream(Failure::Head(_) | Failure::Informational) => Some(Outcome::HttpFailure),
+        _ => None,
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::balance::Turns;
+use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits, ClientStream};
 use super::error::Refusal;
 use super::figures::{Figures, Ledger};
@@ -61,7 +61,8 @@ pub(crate) struct Worker {
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) pools: Rc<Pools>,
     pub(crate) names: Rc<Names>,
-    pub(crate) turns: RefCell<Turns>,
+    pub(crate) balancer: RefCell<Balancer>,
+    pub(crate) loads: Rc<Loads>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) limits: Limits,
@@ -137,6 +138,7 @@ impl Worker {
     fn new(setup: Setup) -> Rc<Self> {
         let Setup { index, count, settings, cell, figures, .. } = setup;
         let limits = &settings.limits;
+        let loads = Rc::<Loads>::default();
         let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
         let mut http = http1::Builder::new();
         // Deadlines are ours: the parser's own would cost a timer per request.
@@ -149,7 +151,8 @@ impl Worker {
             wheel: Wheel::new(),
             pools: Rc::default(),
             names: Rc::new(Names::new(settings.dns_ttl.0)),
-            turns: RefCell::new(Turns::new(index)),
+            balancer: RefCell::new(Balancer::new(index, loads.clone())),
+            loads,
             ledger: RefCell::new(Ledger::new(figures.clone())),
             figures,
             limits: Limits {

@@ -33,6 +33,8 @@ pub struct Settings {
     pub status: StatusSettings,
     /// Prometheus metrics.
     pub metrics: MetricsSettings,
+    /// The health of nodes.
+    pub control: ControlSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -67,6 +69,16 @@ pub struct MetricsSettings {
     pub listen: SocketAddr,
 }
 
+/// The health of nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlSettings {
+    /// Where it is told. Only on this machine by default: what it tells is for operators.
+    pub listen: SocketAddr,
+}
+
+/// The port of the health of nodes, as APISIX's Control API.
+pub const CONTROL_PORT: u16 = 9090;
 /// The port of probes, as in APISIX.
 pub const STATUS_PORT: u16 = 7085;
 /// The port of metrics, as in APISIX.
@@ -83,6 +95,7 @@ impl Default for Settings {
             proxy: ProxySettings::default(),
             status: StatusSettings::default(),
             metrics: MetricsSettings::default(),
+            control: ControlSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -111,6 +124,12 @@ impl Default for MetricsSettings {
     }
 }
 
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], CONTROL_PORT)) }
+    }
+}
+
 /// Settings that were checked: what the program runs by.
 #[derive(Clone, Debug)]
 pub struct Checked {
@@ -128,6 +147,8 @@ pub struct Checked {
     pub status: SocketAddr,
     /// Where metrics are answered.
     pub metrics: SocketAddr,
+    /// Where the health of nodes is told.
+    pub control: SocketAddr,
 }
 
 /// Keys that cannot be used, each with the reason.
@@ -187,6 +208,7 @@ impl Settings {
             workers: if self.proxy.workers == 0 { cores() } else { self.proxy.workers },
             status: self.status.listen,
             metrics: self.metrics.listen,
+            control: self.control.listen,
         })
     }
 }

@@ -6,12 +6,14 @@
 //! | status | `GET /status/ready` | 200 when a verified table is live on all workers and the process is not draining, else 503 |
 //! | status | `POST /status/ready` `status=draining` | 204: not ready from now on (`status=ready` takes it back) |
 //! | status | `GET /status/config` | what is served, from whom, and what could not be |
+//! | control | `GET /v1/healthcheck[/upstreams/<id>]` | the health of checked nodes, by upstream |
 //! | metrics | `GET /metrics`, `GET /apisix/prometheus/metrics` | Prometheus text |
 //!
 //! Whether a control plane can be reached is shown and never an input of readiness: its outage must not take a fleet
 //! out of its load balancer.
 
 mod config;
+mod control;
 mod metrics;
 mod readiness;
 
@@ -36,6 +38,7 @@ use crate::disk::DiskStats;
 use crate::proxy::Figures;
 use crate::settings::NodeSettings;
 use crate::standing::Board;
+use crate::table::TableCell;
 pub use readiness::{Readiness, Unready};
 
 /// Everything that is told.
@@ -49,17 +52,21 @@ pub struct Sources {
     pub board: Arc<Board>,
     /// Its disk.
     pub disk: Arc<DiskStats>,
+    /// The table in force.
+    pub cell: TableCell,
     /// Its workers.
     pub figures: Vec<Arc<Figures>>,
 }
 
-/// Which of the two listeners a request came to.
+/// Which of the listeners a request came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Site {
     /// Probes and state.
     Status,
     /// Metrics.
     Metrics,
+    /// The health of nodes.
+    Control,
 }
 
 /// Connections at once; more wait. Probes and scrapes are few.
@@ -116,6 +123,13 @@ async fn answer(site: Site, sources: &Sources, request: Request<Incoming>) -> An
             let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             answer.headers_mut().insert(header::CONTENT_TYPE, text);
             answer
+        }
+        (Site::Control, "/v1/healthcheck", "GET" | "HEAD") => json(StatusCode::OK, control::all(sources).to_string()),
+        (Site::Control, path, "GET" | "HEAD") if path.starts_with("/v1/healthcheck/") => {
+            match control::one(sources, &path["/v1/healthcheck/".len()..]) {
+                Some(told) => json(StatusCode::OK, told.to_string()),
+                None => error(StatusCode::NOT_FOUND, "there is no such upstream, or its nodes are not checked"),
+            }
         }
         (Site::Status, "/status" | "/status/ready" | "/status/config", _)
         | (Site::Metrics, "/metrics" | "/apisix/prometheus/metrics", _) => {

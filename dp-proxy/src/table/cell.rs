@@ -13,11 +13,13 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
 use super::Table;
+use crate::health::Registry;
 
 /// The table in force.
 #[derive(Clone, Debug, Default)]
 pub struct TableCell {
     current: Arc<ArcSwap<Table>>,
+    health: Arc<Registry>,
 }
 
 /// Puts tables in force.
@@ -54,6 +56,18 @@ pub struct Reader {
 }
 
 impl TableCell {
+    /// The table in force, for whoever looks now and then.
+    #[must_use]
+    pub fn load(&self) -> Arc<Table> {
+        self.current.load_full()
+    }
+
+    /// What is known of the health of nodes, across all tables.
+    #[must_use]
+    pub fn health(&self) -> &Arc<Registry> {
+        &self.health
+    }
+
     /// A view for one worker.
     #[must_use]
     pub fn reader(&self) -> Reader {

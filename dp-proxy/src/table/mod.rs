@@ -23,11 +23,12 @@ mod tests;
 mod ticket;
 mod upstream;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::Vector;
-use protocol::resource::Method;
+use protocol::resource::{Method, Values, Variable};
 use protocol::{Position, Text};
 
 pub use cell::{Generation, Publisher, Reader, TableCell};
@@ -36,7 +37,7 @@ pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
 pub use ticket::Ticket;
-pub use upstream::{Node, NodeHost, Upstream};
+pub use upstream::{Balancing, Node, NodeHost, Upstream};
 
 use hosts::Hosts;
 use route::Target;
@@ -59,7 +60,8 @@ pub struct Table {
 }
 
 /// What is asked of a table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "the values of a request are not for printing")]
 pub struct Ask<'a> {
     /// The host in lower case, without a port; empty when there is none.
     pub host: &'a str,
@@ -69,6 +71,18 @@ pub struct Ask<'a> {
     pub method: Option<Method>,
     /// The client's address.
     pub remote: IpAddr,
+    /// Everything else about the request, for routes that ask for more.
+    pub values: &'a dyn Values,
+}
+
+/// A request of which nothing is known but what [`Ask`] says itself.
+#[derive(Clone, Copy, Debug)]
+pub struct NoValues;
+
+impl Values for NoValues {
+    fn value(&self, _: &Variable) -> Option<Cow<'_, [u8]>> {
+        None
+    }
 }
 
 /// The route that takes a request.
@@ -167,6 +181,17 @@ impl Table {
         }
     }
 
+    /// Every upstream, those of single routes and services included.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let of_routes = self.routes.iter().flatten().map(|route| &route.target);
+        let of_services = self.services.iter().flatten().map(|service| &service.target);
+        let owned = of_routes.chain(of_services).filter_map(|target| match target {
+            Some(Target::Own(upstream)) => Some(upstream),
+            _ => None,
+        });
+        self.upstreams.iter().flatten().chain(owned)
+    }
+
     /// How many routes it holds, those that are switched off included.
     #[must_use]
     pub fn routes(&self) -> usize {
@@ -191,14 +216,15 @@ impl Table {
         }
         for route in self.routes.iter().flatten() {
             let upstream = self.upstream(route).map(|upstream| {
-                let nodes: Vec<_> = upstream.nodes.iter().map(|node| (node.address(), node.weight)).collect();
+                let nodes: Vec<_> =
+                    upstream.nodes.iter().map(|node| (node.address(), node.weight, node.watch.is_watched())).collect();
                 let plain = Upstream { nodes: Box::default(), balance: Ticket::default(), ..Upstream::clone(upstream) };
                 format!("{plain:?} {nodes:?}")
             });
             let service = self.service(route).map(|service| &service.id);
-            let Route { id, priority, methods, remote_addrs, timeouts, sealed, .. } = &**route;
+            let Route { id, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
             lines.push(format!(
-                "route {id}: {priority} {methods:?} {remote_addrs:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
+                "route {id}: {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
             ));
         }
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));

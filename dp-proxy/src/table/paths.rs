@@ -107,7 +107,7 @@ impl Paths {
                 PathPattern::Template(_, segments) => template::matches(segments, &ask.path[used..]),
                 PathPattern::Exact(_) | PathPattern::Prefix(_) => true,
             };
-            (fits && route.takes_address(ask.remote)).then_some((route, candidate.route, candidate.pattern))
+            (fits && route.takes(ask)).then_some((route, candidate.route, candidate.pattern))
         };
         if let Some((candidates, used)) = passed.last().filter(|(_, used)| *used == ask.path.len())
             && let Some(found) = candidates.exact().iter().find_map(|candidate| takes(candidate, *used))

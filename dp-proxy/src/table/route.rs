@@ -1,15 +1,14 @@
 //! A route and a service as the request path sees them.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use protocol::Text;
-use protocol::resource::{HostPattern, MethodSet, Timeouts};
+use protocol::resource::{Expression, HostPattern, MethodSet, Timeouts};
 
-use super::Handle;
 use super::paths::PathPattern;
 use super::upstream::Upstream;
+use super::{Ask, Handle};
 
 /// A compiled route.
 #[derive(Clone, PartialEq, Debug)]
@@ -21,6 +20,8 @@ pub struct Route {
     pub(crate) methods: MethodSet,
     /// The client addresses it takes; empty: all.
     pub(crate) remote_addrs: Box<[IpNet]>,
+    /// More that it asks of a request.
+    pub(crate) vars: Option<Box<Expression>>,
     pub(crate) target: Option<Target>,
     pub(crate) service: Option<Handle>,
     /// Time limits that win over the upstream's.
@@ -53,8 +54,11 @@ pub(crate) enum Target {
 }
 
 impl Route {
-    pub(crate) fn takes_address(&self, address: IpAddr) -> bool {
-        self.remote_addrs.is_empty() || self.remote_addrs.iter().any(|net| net.contains(&address))
+    /// Whether it takes a request whose host, path and method it takes.
+    pub(crate) fn takes(&self, ask: &Ask<'_>) -> bool {
+        let address = ask.remote;
+        let takes_address = self.remote_addrs.is_empty() || self.remote_addrs.iter().any(|net| net.contains(&address));
+        takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
     }
 
     /// Its pattern of that number, as text.

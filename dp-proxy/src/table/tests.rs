@@ -1,12 +1,13 @@
 //! The laws of a table, over random histories, and the order of routes, as a table of cases.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use protocol::delta::Change;
 use protocol::entry::Stamp;
-use protocol::resource::{HostPattern, KindInfo, Model, Part, RouteStatus, UriPattern};
+use protocol::resource::{HostPattern, KindInfo, Model, Part, RouteStatus, UriPattern, Values, Variable};
 use protocol::{ConfigState, Delta, Entry, ResourceKey};
 use serde_json::{Value, json};
 
@@ -71,7 +72,18 @@ impl Growing {
 }
 
 fn ask<'a>(method: &str, host: &'a str, path: &'a str) -> Ask<'a> {
-    Ask { host, path, method: Method::parse(method), remote: "10.1.2.3".parse().unwrap() }
+    Ask { host, path, method: Method::parse(method), remote: "10.1.2.3".parse().unwrap(), values: &Arguments(&[]) }
+}
+
+/// The arguments of a request, which has nothing else that a condition could ask for.
+struct Arguments<'a>(&'a [(&'a str, &'a str)]);
+
+impl Values for Arguments<'_> {
+    fn value(&self, variable: &Variable) -> Option<Cow<'_, [u8]>> {
+        let Variable::Argument(name) = variable else { return None };
+        let found = self.0.iter().find(|(known, _)| *known == name.as_str());
+        found.map(|(_, value)| Cow::Borrowed(value.as_bytes()))
+    }
 }
 
 fn nodes(node: &str) -> Value {
@@ -169,7 +181,11 @@ fn law_11_what_cannot_be_compiled_makes_nothing_laxer() {
     it.put("routes", "lax", good("/*"));
     let sealed = |it: &Growing, host: &str, path: &str| it.goes_to(host, path).contains("cannot be served");
     // A new resource without a last good entry is sealed on what can be read of it.
-    it.put("routes", "vars", json!({"uri": "/v", "vars": [["a", "==", "b"]], "upstream": nodes("1.1.1.1:1")}));
+    it.put(
+        "routes",
+        "vars",
+        json!({"uri": "/v", "vars": [["no_such_variable", "==", "b"]], "upstream": nodes("1.1.1.1:1")}),
+    );
     it.put("routes", "plugin", json!({"uri": "/p", "hosts": ["a.com"], "plugins": {"new": {}}}));
     it.put("routes", "hosts", json!({"uri": "/h", "hosts": ["~^a"], "upstream": nodes("1.1.1.1:1")}));
     it.put("routes", "paths", json!({"uris": [{"re": "x"}], "host": "only.com", "upstream": nodes("1.1.1.1:1")}));
@@ -203,7 +219,7 @@ fn law_11_what_cannot_be_compiled_makes_nothing_laxer() {
     assert_eq!(it.find("GET", "b.com", "/k").as_deref(), Some("lax"));
     assert!(it.compiler.last_good().is_empty());
     // What uses a sealed service or upstream answers 503 as well.
-    it.put("upstreams", "u", json!({"type": "chash", "key": "uri", "nodes": {"1.1.1.1:1": 1}}));
+    it.put("upstreams", "u", json!({"scheme": "grpc", "nodes": {"1.1.1.1:1": 1}}));
     it.put("services", "s", json!({"hosts": ["s.com"], "plugins": {"new": {}}, "upstream_id": "u"}));
     it.put("routes", "of-u", json!({"uri": "/of-u", "upstream_id": "u"}));
     it.put("routes", "of-s", json!({"uri": "/of-s", "service_id": "s", "upstream": nodes("1.1.1.1:1")}));
@@ -246,6 +262,13 @@ fn tickets_stay_while_nodes_do() {
 
 const HOSTS: [&str; 6] = ["a.com", "b.a.com", "*.a.com", "*.com", "*", "[::1]"];
 const URIS: [&str; 12] = ["/", "/*", "*", "/a", "/a/", "/a/*", "/a*", "/a/:x", "/a/:x/*", "/a/*y/b", "/:x/b", "/a/b"];
+const VARS: [&str; 5] = [
+    r#"[["arg_a","==","1"]]"#,
+    r#"[["arg_a","!","==","1"]]"#,
+    r#"[["arg_n",">",5]]"#,
+    r#"["OR",["arg_a","~~","^[12]$"],["arg_n","in",["7"]]]"#,
+    r#"[["arg_a","~=",null],["arg_n","==",null]]"#,
+];
 const METHODS: [&str; 3] = ["GET", "POST", "PURGE"];
 const NODES: [&str; 4] = ["1.1.1.1:1", "2.2.2.2:2", "three.example:3", "four.example"];
 
@@ -276,9 +299,10 @@ fn a_route() -> impl Strategy<Value = Value> {
         prop::option::of(prop::sample::select(vec!["10.0.0.0/8", "192.168.1.1"])),
         prop::option::of(-1..2i64),
         prop::option::weighted(0.2, 0..2u8),
+        prop::option::weighted(0.3, prop::sample::select(VARS.to_vec())),
     );
     let target = (prop::option::of(an_upstream()), prop::option::of(id()), prop::option::of(id()));
-    (matches, target).prop_map(|((uris, hosts, methods, remote, priority, status), (own, upstream, service))| {
+    (matches, target).prop_map(|((uris, hosts, methods, remote, priority, status, vars), (own, upstream, service))| {
         let mut body = json!({"uris": uris, "plugins": {}});
         let mut set = |name: &str, value: Option<Value>| value.map(|value| body[name] = value);
         set("hosts", hosts.map(|hosts| json!(hosts)));
@@ -286,6 +310,7 @@ fn a_route() -> impl Strategy<Value = Value> {
         set("remote_addr", remote.map(Value::from));
         set("priority", priority.map(Value::from));
         set("status", status.map(Value::from));
+        set("vars", vars.map(|vars| serde_json::from_str(vars).unwrap()));
         set("upstream", own);
         set("upstream_id", upstream.map(Value::from));
         set("service_id", service.map(Value::from));
@@ -344,7 +369,7 @@ fn history() -> impl Strategy<Value = Vec<Vec<(ResourceKey, Option<String>)>>> {
 }
 
 /// Every route whose newest entry is served, with everything that decides about a match.
-fn naive_find(state: &ConfigState, ask: &Ask<'_>) -> Option<String> {
+fn naive_find(state: &ConfigState, ask: &Ask<'_>, a: Option<&str>, n: Option<u8>) -> Option<String> {
     let model = |key: &ResourceKey| {
         let entry = state.get(key)?;
         KindInfo::find(key.kind.as_str())?.read(&serde_json::from_str(&entry.body).ok()?).ok()
@@ -370,6 +395,7 @@ fn naive_find(state: &ConfigState, ask: &Ask<'_>) -> Option<String> {
         let Some(host_rank) = host_rank else { continue };
         let takes = route.status == RouteStatus::Enabled
             && route.methods.takes(ask.method)
+            && naive_vars(&state.get(key).unwrap().body, a, n)
             && (route.remote_addrs.is_empty() || route.remote_addrs.iter().any(|net| net.contains(&ask.remote)));
         for uri in route.uris.iter().filter(|_| takes) {
             let Some((exact, literal, parts)) = naive_path(uri, ask.path) else { continue };
@@ -380,6 +406,19 @@ fn naive_find(state: &ConfigState, ask: &Ask<'_>) -> Option<String> {
         }
     }
     best.map(|rank| rank.5.0)
+}
+
+/// Whether the conditions of a route hold for a request with these arguments, each told in plain words.
+fn naive_vars(body: &str, a: Option<&str>, n: Option<u8>) -> bool {
+    let body: Value = serde_json::from_str(body).unwrap();
+    let Some(vars) = body.get("vars") else { return true };
+    match VARS.iter().position(|text| serde_json::from_str::<Value>(text).unwrap() == *vars).unwrap() {
+        0 => a == Some("1"),
+        1 => a != Some("1"),
+        2 => n.is_some_and(|n| n > 5),
+        3 => matches!(a, Some("1" | "2")) || n == Some(7),
+        _ => a.is_some() && n.is_none(),
+    }
 }
 
 /// Whether a pattern takes a path: whether exactly, the length of its literal, the number of its parts.
@@ -425,7 +464,7 @@ proptest! {
     #[test]
     fn a_look_up_finds_what_a_naive_matcher_finds(
         history in prop::collection::vec(an_edit(), 1..40),
-        asked in prop::collection::vec((prop::sample::select(vec!["GET", "POST", "PURGE", "BREW"]), prop::sample::select(vec!["a.com", "b.a.com", "c.b.a.com", "x.com", "y.org", "[::1]", ""]), "/(a/?|b/?){0,4}", any::<bool>()), 40),
+        asked in prop::collection::vec((prop::sample::select(vec!["GET", "POST", "PURGE", "BREW"]), prop::sample::select(vec!["a.com", "b.a.com", "c.b.a.com", "x.com", "y.org", "[::1]", ""]), "/(a/?|b/?){0,4}", any::<bool>(), prop::option::of(prop::sample::select(vec!["1", "2", "3"])), prop::option::of(0..10u8)), 40),
     ) {
         let mut it = Growing::new();
         for (key, body) in history {
@@ -440,11 +479,15 @@ proptest! {
         }
         prop_assert!(it.compiler.rejected().is_empty());
         let table = it.compiler.table();
-        for (method, host, path, near) in asked {
+        for (method, host, path, near, a, n) in asked {
+            let n_text = n.map(|n| n.to_string());
+            let arguments: Vec<_> =
+                a.map(|a| ("a", a)).into_iter().chain(n_text.as_deref().map(|n| ("n", n))).collect();
+            let values = Arguments(&arguments);
             let remote = if near { "10.0.0.1" } else { "192.168.1.1" }.parse().unwrap();
-            let ask = Ask { remote, ..ask(method, host, &path) };
+            let ask = Ask { remote, values: &values, ..ask(method, host, &path) };
             let found = table.find(&ask).map(|found| found.route.id.to_string());
-            prop_assert_eq!(found, naive_find(&it.state, &ask), "{:?}", ask);
+            prop_assert_eq!(found, naive_find(&it.state, &ask, a, n), "{} {} {} {:?} {:?}", method, host, path, a, n);
         }
     }
 }

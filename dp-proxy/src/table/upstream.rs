@@ -5,9 +5,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use protocol::Text;
-use protocol::resource::{KeepalivePool, PassHost, Timeouts};
+use protocol::resource::{HashKey, KeepalivePool, PassHost, Timeouts};
 
 use super::ticket::Ticket;
+use crate::health::Watch;
+use crate::proxy::digest;
 
 /// A compiled upstream.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,6 +22,10 @@ pub struct Upstream {
     pub nodes: Box<[Node]>,
     /// The nodes of one priority each, the highest first.
     pub tiers: Box<[Range<usize>]>,
+    /// How one of them is chosen.
+    pub balancing: Balancing,
+    /// Whether the health of its nodes is checked.
+    pub is_watched: bool,
     /// Which `Host` the nodes see.
     pub pass_host: PassHost,
     /// The host for [`PassHost::Rewrite`].
@@ -36,6 +42,20 @@ pub struct Upstream {
     pub(crate) sealed: Option<Box<str>>,
 }
 
+/// How a node is chosen.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub enum Balancing {
+    /// In turns.
+    #[default]
+    RoundRobin,
+    /// The same node for the same key.
+    Hash(HashKey),
+    /// The one with the fewest requests under way.
+    LeastConnections,
+    /// The one that has answered most quickly of late.
+    Ewma,
+}
+
 /// One node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
@@ -49,6 +69,10 @@ pub struct Node {
     pub weight: u32,
     /// What it is called in a `Host` header: without the port where it is the scheme's.
     pub authority: Box<str>,
+    /// What consistent hashing knows it by: a number of its address.
+    pub seed: u64,
+    /// Its health, where that is checked.
+    pub watch: Watch,
 }
 
 /// A name, or an address.
@@ -67,6 +91,15 @@ impl NodeHost {
     pub(crate) fn parse(text: &str) -> Self {
         text.parse().map_or_else(|_| Self::Name(text.to_ascii_lowercase().into()), Self::Address)
     }
+
+    /// `host:port`.
+    pub(crate) fn with_port(&self, port: u16) -> String {
+        match self {
+            Self::Name(name) => format!("{name}:{port}"),
+            Self::Address(IpAddr::V4(address)) => format!("{address}:{port}"),
+            Self::Address(IpAddr::V6(address)) => format!("{}:{port}", bracketed(*address)),
+        }
+    }
 }
 
 impl Node {
@@ -79,17 +112,21 @@ impl Node {
             NodeHost::Address(IpAddr::V6(address)) => bracketed(*address),
         };
         let authority = if port == DEFAULT_PORT { name } else { format!("{name}:{port}") };
-        Self { endpoint: endpoint(&host, port), host, port, weight: node.weight, authority: authority.into() }
+        Self {
+            endpoint: endpoint(&host, port),
+            seed: digest(host.with_port(port).as_bytes()),
+            host,
+            port,
+            weight: node.weight,
+            authority: authority.into(),
+            watch: Watch::default(),
+        }
     }
 
     /// `host:port`, for logs and metrics.
     #[must_use]
     pub fn address(&self) -> String {
-        match &self.host {
-            NodeHost::Name(name) => format!("{name}:{}", self.port),
-            NodeHost::Address(IpAddr::V4(address)) => format!("{address}:{}", self.port),
-            NodeHost::Address(IpAddr::V6(address)) => format!("{}:{}", bracketed(*address), self.port),
-        }
+        self.host.with_port(self.port)
     }
 }
 

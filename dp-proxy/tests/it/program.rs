@@ -84,13 +84,14 @@ async fn it_runs_is_healthy_and_drains_at_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     // Ports of its own: taken by somebody else in between, the test says so.
     let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (proxy, status, metrics) = (free(), free(), free());
+    let (proxy, status, metrics, control) = (free(), free(), free(), free());
     let settings = [
         format!("data_dir={}", dir.path().display()),
         format!("proxy.listen=[{proxy}]"),
         "proxy.drain.delay=100ms".to_owned(),
         format!("status.listen={status}"),
         format!("metrics.listen={metrics}"),
+        format!("control.listen={control}"),
         format!("control_plane.endpoints=[{}]", node.address),
     ];
     let flags: Vec<String> = settings.iter().map(|setting| format!("--set={setting}")).collect();

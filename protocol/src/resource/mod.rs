@@ -4,24 +4,28 @@
 //! behind it. It collects every problem of a body, each with its JSON path.
 
 mod common;
+mod expression;
 mod pending;
 mod route;
 mod scope;
 mod service;
 mod table;
 mod upstream;
+mod variable;
 
 use serde_json::Value;
 
 pub use common::{HostPattern, Timeouts};
+pub use expression::Expression;
 pub use pending::unsupported;
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, UriPattern};
 pub use service::Service;
 pub use table::{IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
-    ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashOn, KeepalivePool, Node, PassHost, PassiveCheck, Scheme,
-    Upstream, UpstreamTls,
+    ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
+    Scheme, Upstream, UpstreamTls,
 };
+pub use variable::{Known, Values, Variable, VariableText};
 
 use crate::entry::Claim;
 use crate::json;

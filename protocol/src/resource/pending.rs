@@ -3,7 +3,9 @@
 //! Admission refuses it, and a proxy that gets it anyway (from a newer control plane) seals the resource: accepting it in
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
-use super::{Algorithm, Endpoints, Model, Route, Scheme, Service, Upstream};
+use super::{
+    Algorithm, CheckType, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Upstream, Variable,
+};
 use crate::report::{Path, Problem};
 
 /// Everything in a resource that this version cannot serve, each with its place.
@@ -19,15 +21,7 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
 
 /// What is stored and has no effect yet, but does no harm.
 pub(super) fn warnings(model: &Model) -> Vec<String> {
-    let upstream = match model {
-        Model::Route(route) => route.upstream.as_ref(),
-        Model::Service(service) => service.upstream.as_ref(),
-        Model::Upstream(upstream) => Some(&**upstream),
-    };
     let mut warnings = Vec::new();
-    if upstream.is_some_and(|upstream| upstream.checks.is_some()) {
-        warnings.push("health checks are stored and not run by this version of holdfast".to_owned());
-    }
     let websocket = match model {
         Model::Route(route) => route.enable_websocket,
         Model::Service(service) => service.enable_websocket,
@@ -51,8 +45,9 @@ fn not_served(path: Path, what: &str) -> Problem {
 
 fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
     let mut problems = plugin_problems(at, route.plugins.keys());
-    if !route.vars.is_empty() {
-        problems.push(not_served(at.property("vars"), "vars"));
+    let variables = route.vars.iter().flat_map(Expression::variables);
+    for name in variables.filter_map(Variable::unknown) {
+        problems.push(not_served(at.property("vars"), &format!("the variable {name:?}")));
     }
     if route.filter_func.is_some() {
         problems.push(not_served(at.property("filter_func"), "filter_func"));
@@ -84,8 +79,18 @@ fn plugin_problems<'p>(at: &Path, names: impl Iterator<Item = &'p String>) -> Ve
 
 fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if upstream.algorithm != Algorithm::RoundRobin {
-        problems.push(not_served(at.property("type"), "an upstream type other than roundrobin"));
+    if upstream.algorithm == Algorithm::ConsistentHash {
+        let key = upstream.hash_key();
+        if upstream.hash_on == HashOn::Consumer {
+            problems.push(not_served(at.property("hash_on"), "hashing on the consumer"));
+        }
+        let variables = key.iter().flat_map(HashKey::variables);
+        for name in variables.filter_map(Variable::unknown) {
+            problems.push(not_served(at.property("key"), &format!("the variable {name:?}")));
+        }
+    }
+    if upstream.checks.as_ref().is_some_and(|checks| checks.active.kind == CheckType::Https) {
+        problems.push(not_served(at.property("checks").property("active").property("type"), "a health check by https"));
     }
     if upstream.scheme != Scheme::Http {
         problems.push(not_served(at.property("scheme"), "a scheme other than http"));
@@ -110,13 +115,13 @@ mod tests {
     fn what_no_proxy_can_do_is_refused_with_its_place() {
         let routes = KindInfo::find("routes").unwrap();
         let body = json!({
-            "uri": "/x", "vars": [["arg_a", "==", "1"]], "plugins": {"nosuch": {}},
-            "upstream": {"type": "chash", "key": "uri", "scheme": "grpc", "nodes": {"a:1": 1}},
+            "uri": "/x", "vars": [["post_arg_a", "==", "1"]], "plugins": {"nosuch": {}},
+            "upstream": {"type": "chash", "key": "hostname", "scheme": "grpc", "nodes": {"a:1": 1}},
         });
         let report = admit(routes, Some("r"), body).unwrap_err();
         assert_eq!(report.summary(), "unknown plugin [nosuch]");
         let places: Vec<_> = report.problems.iter().map(|p| p.path.to_string()).collect();
-        assert_eq!(places, ["$.plugins.nosuch", "$.vars", "$.upstream.type", "$.upstream.scheme"]);
+        assert_eq!(places, ["$.plugins.nosuch", "$.vars", "$.upstream.key", "$.upstream.scheme"]);
     }
 
     #[test]
@@ -127,6 +132,6 @@ mod tests {
             "upstream": {"nodes": {"a:1": 1}, "checks": {"active": {}}},
         });
         let warnings = admit(routes, Some("r"), body).unwrap().warnings;
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
     }
 }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::common::{HostPattern, SCRIPT_CHARS_MAX, Timeouts, read_labelling, reference};
+use super::expression::Expression;
 use super::scope::{Fields, Scope};
 use super::service::plugins;
 use super::upstream::Upstream;
@@ -26,8 +27,8 @@ pub struct Route {
     pub methods: MethodSet,
     /// The client addresses it takes; empty: all.
     pub remote_addrs: Vec<IpNet>,
-    /// Conditions on variables of the request, as APISIX writes them.
-    pub vars: Vec<Value>,
+    /// Conditions on variables of the request; `None`: it takes all.
+    pub vars: Option<Expression>,
     /// A Lua function as one more condition.
     pub filter_func: Option<String>,
     /// Among routes with one host and path, the higher goes first.
@@ -216,9 +217,7 @@ impl Route {
             hosts: read_one_or_many(&fields, "host", "hosts", HostPattern::read),
             methods: fields.optional("methods", read_methods).unwrap_or_default(),
             remote_addrs: read_one_or_many(&fields, "remote_addr", "remote_addrs", read_net),
-            vars: fields
-                .optional("vars", |s| Some(s.items(0)?.into_iter().map(|item| item.value.clone()).collect()))
-                .unwrap_or_default(),
+            vars: fields.optional("vars", |s| Expression::read(&s)),
             filter_func: fields.optional("filter_func", read_function),
             priority: fields.optional("priority", |s| s.integer(i64::MIN, i64::MAX)).unwrap_or(0),
             status: fields.optional("status", read_status).unwrap_or_default(),

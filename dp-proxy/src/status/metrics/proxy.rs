@@ -23,6 +23,12 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
             sum(|f| &f.upstream_reuses),
         ),
         ("retries_total", Type::Counter, "Requests sent once more.", sum(|f| &f.retries)),
+        (
+            "all_nodes_down_total",
+            Type::Counter,
+            "Requests to nodes that are down, since all are.",
+            sum(|f| &f.all_down),
+        ),
         ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
     ] {
         page.single(&format!("holdfast_dp_{name}"), kind, help, value);

@@ -19,6 +19,7 @@ use super::paths::PathPattern;
 use super::route::{Route, Service, Target};
 use super::slots::Slots;
 use super::{Handle, Table};
+use crate::health::Registry;
 use plan::{RoutePlan, ServicePlan, TargetPlan, judge};
 use upstreams::Upstreams;
 
@@ -70,7 +71,19 @@ impl Compiler {
     /// Compiles a whole configuration. `last_good` are the entries that were served in place of ones that could not be.
     #[must_use]
     pub fn fresh(state: &ConfigState, last_good: &BTreeMap<ResourceKey, Arc<Entry>>) -> Self {
-        let mut compiler = Self::default();
+        Self::watching(Arc::default()).with(state, last_good)
+    }
+
+    /// One of nothing, whose nodes are to be watched there.
+    #[must_use]
+    pub fn watching(health: Arc<Registry>) -> Self {
+        Self { upstreams: Upstreams::watching(health), ..Self::default() }
+    }
+
+    /// Compiles a whole configuration into one that has none yet. `last_good` is as for [`Self::fresh`].
+    #[must_use]
+    pub fn with(self, state: &ConfigState, last_good: &BTreeMap<ResourceKey, Arc<Entry>>) -> Self {
+        let mut compiler = self;
         for kind in ORDER {
             for (key, entry) in state.of_kind(&protocol::Kind::new(kind)) {
                 compiler.take(key, Some(entry), last_good.get(key));
@@ -191,6 +204,7 @@ impl Compiler {
             priority: plan.priority,
             methods: plan.methods,
             remote_addrs: plan.remote_addrs,
+            vars: plan.vars,
             target,
             service,
             timeouts: plan.timeouts,

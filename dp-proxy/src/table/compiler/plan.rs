@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use protocol::resource::{
-    HostPattern, KindInfo, MethodSet, Model, Route, RouteStatus, Service, Timeouts, Upstream, UriPattern, unsupported,
+    Expression, HostPattern, KindInfo, MethodSet, Model, Route, RouteStatus, Service, Timeouts, Upstream, UriPattern,
+    unsupported,
 };
 use protocol::{Entry, Text};
 
@@ -19,6 +20,7 @@ pub(super) struct RoutePlan {
     pub(super) hosts: Hosts,
     pub(super) methods: MethodSet,
     pub(super) remote_addrs: Box<[IpNet]>,
+    pub(super) vars: Option<Box<Expression>>,
     pub(super) priority: i64,
     pub(super) enabled: bool,
     pub(super) service: Option<Text>,
@@ -81,6 +83,7 @@ impl RoutePlan {
             hosts: if route.hosts.is_empty() { Hosts::None } else { Hosts::Some(route.hosts) },
             methods: route.methods,
             remote_addrs: route.remote_addrs.into(),
+            vars: route.vars.map(Box::new),
             priority: route.priority,
             enabled: route.status == RouteStatus::Enabled,
             service: route.service_id.map(|key| key.id),
@@ -101,6 +104,7 @@ impl RoutePlan {
             hosts: outline.hosts,
             methods: outline.methods,
             remote_addrs: outline.remote_addrs.into(),
+            vars: None,
             priority: outline.priority,
             enabled: !outline.disabled,
             service: outline.service,

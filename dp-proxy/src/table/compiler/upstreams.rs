@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use imbl::Vector;
 use protocol::Text;
-use protocol::resource::{self, Endpoints};
+use protocol::resource::{self, Algorithm, Endpoints};
 
 use super::super::Handle;
 use super::super::route::Target;
 use super::super::slots::Slots;
 use super::super::ticket::{NamedTickets, Tickets};
-use super::super::upstream::{Node, NodeHost, Upstream, tiers};
+use super::super::upstream::{Balancing, Node, NodeHost, Upstream, tiers};
 use super::UPSTREAMS;
+use crate::health::{Registry, Watch};
 
 type Slab = Vector<Option<Arc<Upstream>>>;
 
@@ -21,9 +22,15 @@ pub(super) struct Upstreams {
     shared: Slots,
     endpoints: NamedTickets<(NodeHost, u16)>,
     balances: Tickets,
+    health: Arc<Registry>,
 }
 
 impl Upstreams {
+    /// Upstreams whose nodes are watched there.
+    pub(super) fn watching(health: Arc<Registry>) -> Self {
+        Self { health, ..Self::default() }
+    }
+
     /// Puts a shared upstream in place, or seals it for a reason.
     pub(super) fn put(&mut self, id: &Text, model: Result<&resource::Upstream, &str>, slab: &mut Slab) {
         let old = self.shared.get(id).and_then(|handle| slab.get(handle.index())?.clone());
@@ -79,7 +86,12 @@ impl Upstreams {
         let compiled = listed
             .iter()
             .map(|node| (node.priority, Node::compile(node, |host, port| endpoints.take((host.clone(), port)))));
-        let (nodes, tiers) = tiers(compiled.collect());
+        let (mut nodes, tiers) = tiers(compiled.collect());
+        if let Some(checks) = &model.checks {
+            for node in &mut nodes {
+                node.watch = Watch(Some(self.health.watch(&node.host, node.port, &node.authority, checks)));
+            }
+        }
         let balance = self.balance_over(&nodes, old);
         let others = u32::try_from(nodes.len().saturating_sub(1)).unwrap_or(u32::MAX);
         Arc::new(Upstream {
@@ -87,6 +99,8 @@ impl Upstreams {
             balance,
             nodes,
             tiers,
+            balancing: balancing(model),
+            is_watched: model.checks.is_some(),
             pass_host: model.pass_host,
             upstream_host: model.upstream_host.as_deref().map(Into::into),
             retries: model.retries.unwrap_or(others),
@@ -103,6 +117,8 @@ impl Upstreams {
             balance: self.balance_over(&[], old),
             nodes: Box::default(),
             tiers: Box::default(),
+            balancing: Balancing::default(),
+            is_watched: false,
             pass_host: resource::PassHost::default(),
             upstream_host: None,
             retries: 0,
@@ -128,5 +144,15 @@ impl Upstreams {
         for node in &*old.nodes {
             self.endpoints.give_back(&(node.host.clone(), node.port));
         }
+    }
+}
+
+fn balancing(model: &resource::Upstream) -> Balancing {
+    match model.algorithm {
+        Algorithm::RoundRobin => Balancing::RoundRobin,
+        // A key that is not served was refused before.
+        Algorithm::ConsistentHash => model.hash_key().map_or_else(Balancing::default, Balancing::Hash),
+        Algorithm::LeastConnections => Balancing::LeastConnections,
+        Algorithm::Ewma => Balancing::Ewma,
     }
 }

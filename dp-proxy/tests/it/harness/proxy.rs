@@ -22,7 +22,7 @@ pub(crate) fn settings(dir: &Path, nodes: &[&Node]) -> Settings {
     let mut settings = Settings { data_dir: dir.to_owned(), ..Settings::default() };
     settings.node.name = "dp-test".into();
     settings.control_plane.endpoints = nodes.iter().map(|node| node.address.to_string()).collect();
-    for address in [&mut settings.status.listen, &mut settings.metrics.listen] {
+    for address in [&mut settings.status.listen, &mut settings.metrics.listen, &mut settings.control.listen] {
         *address = "127.0.0.1:0".parse().unwrap();
     }
     settings.proxy.listen = vec!["127.0.0.1:0".parse().unwrap()];

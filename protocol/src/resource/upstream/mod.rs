@@ -10,6 +10,7 @@ pub use node::Node;
 
 use super::common::{Timeouts, duration, host, read_labelling, reference};
 use super::scope::{Fields, Scope};
+use super::variable::{Variable, VariableText};
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem};
 
@@ -93,6 +94,25 @@ pub enum HashOn {
     Consumer,
     /// A text with several variables in it.
     VarsCombinations,
+}
+
+/// The value that consistent hashing hashes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HashKey {
+    /// Of one variable.
+    Variable(Variable),
+    /// Of a text with variables in it.
+    Text(VariableText),
+}
+
+impl HashKey {
+    /// The variables in it.
+    pub fn variables(&self) -> Vec<&Variable> {
+        match self {
+            Self::Variable(variable) => vec![variable],
+            Self::Text(text) => text.variables().collect(),
+        }
+    }
 }
 
 /// What is spoken to the nodes.
@@ -222,6 +242,19 @@ impl Upstream {
         if !good {
             let message = format!("failed to match pattern \"{pattern}\" with \"{key}\"");
             fields.problem(Problem::known_as(Path::default(), &message, fields.path.property("key"), message.clone()));
+        }
+    }
+
+    /// What consistent hashing hashes; `None` when something else chooses, or when it is the consumer.
+    #[must_use]
+    pub fn hash_key(&self) -> Option<HashKey> {
+        let key = self.key.as_ref().filter(|_| self.algorithm == Algorithm::ConsistentHash)?;
+        match self.hash_on {
+            HashOn::Vars => Some(HashKey::Variable(Variable::parse(key))),
+            HashOn::Header => Some(HashKey::Variable(Variable::parse(&format!("http_{key}")))),
+            HashOn::Cookie => Some(HashKey::Variable(Variable::parse(&format!("cookie_{key}")))),
+            HashOn::VarsCombinations => Some(HashKey::Text(VariableText::parse(key))),
+            HashOn::Consumer => None,
         }
     }
 

@@ -1,0 +1,137 @@
+//! Which nodes are up.
+//!
+//! ```text
+//!   compiler --watch(node, checks)--> Registry --new monitors--> probes (telemetry thread)
+//!   workers <--is_up-- Monitor <--report-- probes, and what workers see of the traffic
+//! ```
+//!
+//! A [`Monitor`] belongs to an address under one set of checks, not to a generation of the table: an edit that leaves
+//! both as they are finds it again, however many upstreams name it, and one that changes the checks takes the last
+//! verdict over. Workers read one flag; they write only when a node fails or comes back.
+
+mod monitor;
+mod probe;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use protocol::resource::Checks;
+use tokio::sync::{Notify, Semaphore};
+
+pub(crate) use monitor::{Monitor, Outcome, Source};
+pub(crate) use probe::run;
+
+use crate::table::NodeHost;
+
+/// Everything that is watched. A monitor lives as long as a table that holds its node.
+#[derive(Debug, Default)]
+pub struct Registry {
+    watched: Mutex<Watched>,
+    /// Told when there is a new monitor.
+    added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    monitors: HashMap<Key, Weak<Monitor>>,
+    /// Monitors that nobody probes yet.
+    new: Vec<Weak<Monitor>>,
+    /// Probes at once, by the text of the checks.
+    slots: HashMap<String, Weak<Semaphore>>,
+}
+
+/// An address under one set of checks, told as its text.
+type Key = (NodeHost, u16, String);
+
+impl Registry {
+    /// The monitor of an address under these checks.
+    pub(crate) fn watch(&self, host: &NodeHost, port: u16, authority: &str, checks: &Checks) -> Arc<Monitor> {
+        let text = format!("{checks:?}");
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (host.clone(), port, text.clone());
+        if let Some(monitor) = watched.monitors.get(&key).and_then(Weak::upgrade) {
+            return monitor;
+        }
+        let same = watched.monitors.iter().filter(|((other, at, _), _)| other == host && *at == port);
+        let was_up = same.filter_map(|(_, monitor)| monitor.upgrade()).next().is_none_or(|other| other.is_up());
+        let slots = watched.slots.get(&text).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let slots = usize::try_from(checks.active.concurrency).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))
+        });
+        watched.slots.insert(text, Arc::downgrade(&slots));
+        let monitor = Arc::new(Monitor::new(host.clone(), port, authority, checks.clone(), slots, was_up));
+        watched.monitors.insert(key, Arc::downgrade(&monitor));
+        watched.new.push(Arc::downgrade(&monitor));
+        drop(watched);
+        self.added.notify_one();
+        monitor
+    }
+
+    /// Takes the monitors that nobody probes yet, and forgets those that are gone.
+    fn take_new(&self) -> Vec<Weak<Monitor>> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.monitors.retain(|_, monitor| monitor.strong_count() > 0);
+        watched.slots.retain(|_, slots| slots.strong_count() > 0);
+        std::mem::take(&mut watched.new)
+    }
+}
+
+/// A node's monitor, where it has one. Two are equal when they are one.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(pub(crate) Option<Arc<Monitor>>);
+
+impl PartialEq for Watch {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Watch {}
+
+impl Watch {
+    /// Whether nothing speaks against the node.
+    pub(crate) fn is_up(&self) -> bool {
+        self.0.as_ref().is_none_or(|monitor| monitor.is_up())
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks(successes: u8) -> Checks {
+        let body =
+            serde_json::json!({"nodes": {"a:1": 1}, "checks": {"active": {"healthy": {"successes": successes}}}});
+        let upstreams = protocol::resource::KindInfo::find("upstreams").unwrap();
+        match upstreams.read(&body).unwrap() {
+            protocol::resource::Model::Upstream(upstream) => upstream.checks.unwrap(),
+            _ => unreachable!("it was read as an upstream"),
+        }
+    }
+
+    #[test]
+    fn a_monitor_outlives_edits_and_its_verdict_outlives_changed_checks() {
+        let registry = Registry::default();
+        let host = NodeHost::parse("10.0.0.1");
+        let first = registry.watch(&host, 80, "10.0.0.1", &checks(1));
+        assert!(Arc::ptr_eq(&first, &registry.watch(&host, 80, "10.0.0.1", &checks(1))), "one for all who name it");
+        for _ in 0..2 {
+            first.report(Outcome::TcpFailure, Source::Active);
+        }
+        assert!(!first.is_up());
+        let other = registry.watch(&host, 80, "10.0.0.1", &checks(3));
+        assert!(!Arc::ptr_eq(&first, &other) && !other.is_up(), "the verdict is taken over");
+        assert!(registry.watch(&host, 81, "10.0.0.1:81", &checks(1)).is_up());
+        drop((first, other));
+        assert_eq!(registry.take_new().iter().filter(|new| new.strong_count() > 0).count(), 0);
+        assert!(registry.watch(&host, 80, "10.0.0.1", &checks(1)).is_up(), "nobody remembers what nobody uses");
+    }
+}

@@ -1,0 +1,166 @@
+//! Probes: asks every watched node at its own pace, from the moment that it is in the table.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use protocol::resource::{ActiveCheck, CheckType};
+use protocol::seam::Random;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{Monitor, Outcome, Registry, Source};
+use crate::net;
+use crate::table::NodeHost;
+
+/// Probes at once, whatever the upstreams say: each holds a socket.
+const PROBES_MAX: usize = 512;
+/// Nodes that came together are first asked within so long, each at a moment of its own.
+const SPREAD: Duration = Duration::from_secs(1);
+/// What is read of an answer to find its status.
+const ANSWER_BYTES_MAX: usize = 1024;
+
+/// Probes what is watched, for ever.
+pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
+    let all = Arc::new(Semaphore::new(PROBES_MAX));
+    let mut probing = JoinSet::new();
+    loop {
+        for monitor in registry.take_new() {
+            let seed = u64::from_be_bytes(random.bytes16()[..8].try_into().expect("8 of 16 bytes"));
+            probing.spawn(probe_on(monitor, all.clone(), Jitter(seed)));
+        }
+        tokio::select! {
+            () = registry.added.notified() => {}
+            Some(_) = probing.join_next() => {}
+        }
+    }
+}
+
+/// Asks one node until nobody uses it any more.
+async fn probe_on(monitor: Weak<Monitor>, all: Arc<Semaphore>, mut jitter: Jitter) {
+    let mut wait = SPREAD.mul_f64(jitter.next());
+    loop {
+        sleep(wait).await;
+        let Some(monitor) = monitor.upgrade() else { return };
+        let check = &monitor.checks.active;
+        {
+            let _own = monitor.slots.acquire().await;
+            let _all = all.acquire().await;
+            match timeout(check.timeout, ask(&monitor)).await {
+                Ok(Ok(Some(status))) => monitor.report_status(status, Source::Active),
+                Ok(Ok(None)) => monitor.report(Outcome::Success, Source::Active),
+                Ok(Err(outcome)) => monitor.report(outcome, Source::Active),
+                Err(_) => monitor.report(Outcome::Timeout, Source::Active),
+            }
+        }
+        let interval = if monitor.is_up() { check.healthy_interval } else { check.unhealthy_interval };
+        // A tenth more or less: nodes that were asked together drift apart.
+        wait = interval.mul_f64(0.9 + 0.2 * jitter.next());
+    }
+}
+
+/// The status of the answer; `None` where a connection is all that is asked for.
+async fn ask(monitor: &Monitor) -> Result<Option<u16>, Outcome> {
+    let check = &monitor.checks.active;
+    let mut stream = connect(monitor).await?;
+    if check.kind == CheckType::Tcp {
+        return Ok(None);
+    }
+    let request = request(check, &monitor.authority);
+    stream.write_all(request.as_bytes()).await.map_err(|_| Outcome::TcpFailure)?;
+    let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
+    loop {
+        if let Some(status) = status(&answer) {
+            return Ok(Some(status));
+        }
+        let read = stream.read_buf(&mut answer).await.map_err(|_| Outcome::TcpFailure)?;
+        if read == 0 {
+            return Err(Outcome::TcpFailure);
+        }
+        if answer.len() >= ANSWER_BYTES_MAX && status(&answer).is_none() {
+            return Err(Outcome::HttpFailure);
+        }
+    }
+}
+
+async fn connect(monitor: &Monitor) -> Result<TcpStream, Outcome> {
+    let port = monitor.checks.active.port.unwrap_or(monitor.port);
+    let addresses: Vec<SocketAddr> = match &monitor.host {
+        NodeHost::Address(address) => vec![SocketAddr::new(*address, port)],
+        NodeHost::Name(name) => {
+            let found = tokio::net::lookup_host((&**name, port)).await;
+            found.map_err(|_| Outcome::TcpFailure)?.collect()
+        }
+    };
+    for address in addresses {
+        if let Ok(stream) = net::connect(address).await {
+            return Ok(stream);
+        }
+    }
+    Err(Outcome::TcpFailure)
+}
+
+fn request(check: &ActiveCheck, authority: &str) -> String {
+    // A line break in a field would make another line of the head.
+    let line = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    let host = check.host.as_deref().unwrap_or(authority);
+    let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", check.http_method, line(&check.http_path), line(host));
+    for header in &check.req_headers {
+        let _ = write!(text, "{}\r\n", line(header));
+    }
+    if !check.http_req_body.is_empty() {
+        let _ = write!(text, "Content-Length: {}\r\n", check.http_req_body.len());
+    }
+    text.push_str("Connection: close\r\n\r\n");
+    text.push_str(&check.http_req_body);
+    text
+}
+
+/// The status of an answer, once its first line is whole.
+fn status(answer: &[u8]) -> Option<u16> {
+    let end = memchr::memchr(b'\n', answer)?;
+    let line = str::from_utf8(&answer[..end]).ok()?;
+    let rest = line.strip_prefix("HTTP/1.")?.get(2..)?;
+    rest.get(..3)?.parse().ok()
+}
+
+/// Fractions that differ from node to node and from time to time; nothing depends on which.
+struct Jitter(u64);
+
+impl Jitter {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+        let fraction = (self.0 >> 11) as f64 / (1u64 << 53) as f64;
+        fraction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_gives_the_status() {
+        for (answer, expected) in [
+            (&b"HTTP/1.1 200 OK\r\n"[..], Some(200)),
+            (b"HTTP/1.0 503\r\n", Some(503)),
+            (b"HTTP/1.1 200", None),
+            (b"SSH-2.0-x\r\n", None),
+            (b"HTTP/1.1 2x0 OK\r\n", None),
+            (b"HTTP/1.\n", None),
+        ] {
+            assert_eq!(status(answer), expected);
+        }
+    }
+
+    #[test]
+    fn jitter_stays_within_one() {
+        let mut jitter = Jitter(7);
+        assert!((0..1000).all(|_| (0.0..1.0).contains(&jitter.next())));
+    }
+}

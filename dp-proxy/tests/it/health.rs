@@ -1,0 +1,164 @@
+//! Health: nodes that die and come back, seen by probes and by the traffic.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::harness::client::{Client, get};
+use crate::harness::origin::Origin;
+use crate::harness::proxy::Scene;
+use crate::harness::until;
+
+/// An origin that answers with its name and this status.
+async fn origin(name: &'static str, status: u16) -> Origin {
+    changing(name, Arc::new(AtomicU16::new(status))).await
+}
+
+/// One whose status may change.
+async fn changing(name: &'static str, status: Arc<AtomicU16>) -> Origin {
+    Origin::with(move |mut conversation| {
+        let status = status.clone();
+        async move {
+            while conversation.request().await.is_some() {
+                let status = status.load(Ordering::Relaxed);
+                let head = format!("HTTP/1.1 {status} x\r\nX-Origin: {name}\r\nContent-Length: 0\r\n\r\n");
+                conversation.send(head).await;
+            }
+        }
+    })
+    .await
+}
+
+fn nodes(addresses: &[SocketAddr]) -> Value {
+    addresses.iter().map(|address| (address.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn probing() -> Value {
+    json!({"active": {
+        "http_path": "/probe", "timeout": 0.5,
+        "healthy": {"interval": 1, "successes": 1},
+        "unhealthy": {"interval": 1, "http_failures": 1, "tcp_failures": 1, "timeouts": 1},
+    }})
+}
+
+async fn told(scene: &Scene, name: &str) -> Value {
+    get(scene.dp.proxy.control_address(), "control", &format!("/v1/healthcheck/{name}")).await.json()
+}
+
+/// The status of each node, by port.
+async fn standing(scene: &Scene, name: &str) -> Vec<(u64, String)> {
+    let told = told(scene, name).await;
+    let mut all: Vec<_> = told["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| (node["port"].as_u64().unwrap(), node["status"].as_str().unwrap().to_owned()))
+        .collect();
+    all.sort();
+    all
+}
+
+async fn origins_of(scene: &Scene, requests: usize) -> Vec<String> {
+    let mut client = Client::connect(scene.dp.address()).await;
+    let mut seen = Vec::new();
+    for _ in 0..requests {
+        let answer = client.get("x", "/").await;
+        seen.push(answer.header("x-origin").unwrap_or("none").to_owned());
+    }
+    seen.sort();
+    seen.dedup();
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_find_a_dead_node_before_any_request_does_and_take_it_back() {
+    let status = Arc::new(AtomicU16::new(503));
+    let (good, bad) = (origin("good", 200).await, changing("bad", status.clone()).await);
+    let (good_at, bad_at) = (good.address, bad.address);
+    let upstream = json!({"nodes": nodes(&[good_at, bad_at]), "checks": probing()});
+    let scene =
+        Scene::with(&[("upstreams", "u", upstream), ("routes", "r", json!({"uri": "/", "upstream_id": "u"}))]).await;
+    // No request was sent yet.
+    until("the probes find it", async || is(&scene, bad_at, "unhealthy").await).await;
+    assert_eq!(origins_of(&scene, 20).await, ["good"]);
+    assert_eq!(scene.dp.metric("holdfast_dp_all_nodes_down_total").await, 0.0);
+    // An edit that leaves the checks and nodes as they are leaves the verdict too; so does one that changes the checks.
+    let mut checks = probing();
+    for retries in [1, 2] {
+        let upstream = json!({"nodes": nodes(&[good_at, bad_at]), "checks": checks, "retries": retries});
+        scene.put("upstreams", "u", upstream).await;
+        assert!(is(&scene, bad_at, "unhealthy").await);
+        assert_eq!(origins_of(&scene, 20).await, ["good"]);
+        checks["active"]["healthy"]["successes"] = json!(2);
+    }
+    // All are down: all are asked, and that is counted.
+    drop(good);
+    until("the probes find it too", async || is(&scene, good_at, "unhealthy").await).await;
+    assert!(origins_of(&scene, 20).await.contains(&"bad".to_owned()));
+    assert!(scene.dp.metric("holdfast_dp_all_nodes_down_total").await > 0.0);
+    // One comes back.
+    status.store(200, Ordering::Relaxed);
+    until("the probes take it back", async || is(&scene, bad_at, "healthy").await).await;
+    assert_eq!(origins_of(&scene, 20).await, ["bad"]);
+    let control = scene.dp.proxy.control_address();
+    assert_eq!(get(control, "control", "/v1/healthcheck").await.json().as_array().unwrap().len(), 1);
+    assert_eq!(get(control, "control", "/v1/healthcheck/upstreams/none").await.status, 404);
+}
+
+/// Whether a node stands so.
+async fn is(scene: &Scene, node: SocketAddr, status: &str) -> bool {
+    standing(scene, "upstreams/u").await.contains(&(node.port().into(), status.to_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_traffic_judges_nodes_too() {
+    let (good, bad) = (origin("good", 200).await, origin("bad", 500).await);
+    // Probes take any connection for a good sign, and the traffic knows better.
+    let checks = json!({
+        "active": {"type": "tcp", "healthy": {"interval": 60}, "unhealthy": {"interval": 60}},
+        "passive": {"unhealthy": {"http_statuses": [500], "http_failures": 2}},
+    });
+    let upstream = json!({"nodes": nodes(&[good.address, bad.address]), "checks": checks});
+    let scene = Scene::tuned(
+        &[("upstreams", "u", upstream), ("routes", "r", json!({"uri": "/", "upstream_id": "u"}))],
+        |settings| settings.proxy.workers = 1,
+    )
+    .await;
+    assert_eq!(origins_of(&scene, 4).await, ["bad", "good"]);
+    assert!(is(&scene, bad.address, "unhealthy").await);
+    assert_eq!(origins_of(&scene, 20).await, ["good"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_may_be_repeated_outlives_the_node_that_broke_it() {
+    let breaks = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        conversation.reset();
+    })
+    .await;
+    let good = origin("good", 200).await;
+    let upstream = json!({"nodes": nodes(&[breaks.address, good.address])});
+    let scene = Scene::with(&[("routes", "r", json!({"uri": "/", "upstream": upstream}))]).await;
+    assert_eq!(origins_of(&scene, 20).await, ["good"]);
+    assert!(breaks.connections() > 0, "it was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_stays_with_one_node() {
+    let (a, b, c) = (origin("a", 200).await, origin("b", 200).await, origin("c", 200).await);
+    let upstream = json!({"type": "chash", "key": "arg_k", "nodes": nodes(&[a.address, b.address, c.address])});
+    let scene = Scene::with(&[("routes", "r", json!({"uri": "/", "upstream": upstream}))]).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for key in 0..40 {
+        let path = format!("/?k={key}");
+        let first = scene.dp.get(&path).await.header("x-origin").unwrap().to_owned();
+        // Each on a connection of its own: over both workers.
+        for _ in 0..3 {
+            assert_eq!(scene.dp.get(&path).await.header("x-origin"), Some(first.as_str()));
+        }
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 3, "forty keys reach every node");
+}
