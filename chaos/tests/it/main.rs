@@ -3,10 +3,15 @@
 
 mod admin_load;
 mod behind;
+mod crash;
 mod demo;
+mod failing;
 mod fleet;
 mod leader_kills;
 mod members;
+mod power_cut;
+mod proxy_disk;
 mod quorum;
 mod slow_link;
 mod stopping;
+mod store;
