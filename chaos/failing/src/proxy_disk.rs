@@ -129,8 +129,10 @@ impl Node {
 
     fn edit(&mut self) -> Bytes {
         let position = self.state.position().next();
-        let length = self.luck.below(if self.luck.below(4) == 0 { BODY_BYTES_MAX } else { 500 });
-        let body: String = (0..length).map(|_| char::from(b'a' + u8::try_from(self.luck.below(26)).unwrap_or(0))).collect();
+        let bound = if self.luck.below(4) == 0 { BODY_BYTES_MAX } else { 500 };
+        let length = self.luck.below(bound);
+        let body: String =
+            (0..length).map(|_| char::from(b'a' + u8::try_from(self.luck.below(26)).unwrap_or(0))).collect();
         let entry = Some(entry(&body, position.revision));
         let changes = vec![Change { key: key(self.luck.below(KEYS)), entry }];
         let (prev, digest) = (self.state.changed_at(), self.state.digest_after(&changes));

@@ -6,6 +6,7 @@ mod behind;
 mod crash;
 mod demo;
 mod failing;
+mod failpoints;
 mod fleet;
 mod leader_kills;
 mod members;

@@ -158,10 +158,10 @@ fn cut_again_and_again(
     let mut journal = Journal::at(&place.path().join("journal"));
     for number in 0..=cuts {
         let mut fate = luck.fate(points, 500);
-        fate.failpoints = [&fate.failpoints, always].into_iter().filter(|part| !part.is_empty()).fold(
-            String::new(),
-            |all, part| if all.is_empty() { part.to_owned() } else { format!("{all};{part}") },
-        );
+        fate.failpoints = [&fate.failpoints, always]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .fold(String::new(), |all, part| if all.is_empty() { part.to_owned() } else { format!("{all};{part}") });
         let life = program.live(&fate, Some(journal.path()));
         take(&life).map_err(|broken| format!("cut {number}, {fate:?}: {broken}"))?;
         disk.take(&mut journal, &program.directory).map_err(|e| format!("{e:#}"))?;
@@ -176,8 +176,7 @@ fn cut_store(forgets: Forgets, cuts: u64, luck: &mut Luck, always: &str) -> (sto
     let points = failpoints::of(&["log::", "durable::"]).unwrap();
     let points: Vec<String> = points.into_iter().filter(|name| !always.starts_with(name)).collect();
     let mut promises = store::Promises::default();
-    let result =
-        cut_again_and_again("failing-store", forgets, cuts, luck, &points, always, |life| promises.take(life));
+    let result = cut_again_and_again("failing-store", forgets, cuts, luck, &points, always, |life| promises.take(life));
     (promises.counts, result)
 }
 

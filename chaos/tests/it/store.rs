@@ -175,7 +175,8 @@ impl Promises {
         }
         match at {
             Some(at) if at >= self.acknowledged => {
-                self.counts.purges += self.operations.iter().filter(|(_, what)| what.starts_with("purge")).count() as u64;
+                self.counts.purges +=
+                    self.operations.iter().filter(|(_, what)| what.starts_with("purge")).count() as u64;
                 Ok(())
             }
             Some(at) => Err(format!(
