@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test bench compiler peers postgres nextest clean
+.PHONY: demo test failing bench compiler peers postgres nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -15,10 +15,17 @@ demo: compiler
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p chaos
 	exec target/debug/chaos demo $(if $(ONCE),--once)
 
+# Programs that fail where a test wants them to. Failpoints are in no other: these have names of their own.
+FAILING := cargo build --package failing --features failpoints
+
+failing: compiler
+	$(FAILING)
+
 # Everything: format, lints, and all tests, whose summary comes last.
 test: compiler nextest postgres
 	@$(PART) "format" cargo fmt --all --check
 	@$(PART) "build" cargo build --workspace --all-targets
+	@$(PART) "programs with failpoints" $(FAILING)
 	@$(PART) "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@$(PART) "tests" cargo nextest run --workspace
 

@@ -7,6 +7,7 @@
 pub mod binaries;
 pub mod cluster;
 pub mod demo;
+pub mod failpoints;
 pub mod http;
 pub mod layout;
 pub mod link;

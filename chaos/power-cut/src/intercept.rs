@@ -358,11 +358,16 @@ unsafe extern "C" fn truncate64(path: *const c_char, length: off_t) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn symlink(target: *const c_char, path: *const c_char) -> c_int {
-    if held().is_some_and(|layer| unsafe { layer.inside(libc::AT_FDCWD, path) }.is_some()) {
+unsafe extern "C" fn symlinkat(target: *const c_char, at: c_int, path: *const c_char) -> c_int {
+    if held().is_some_and(|layer| unsafe { layer.inside(at, path) }.is_some()) {
         give_up("a symbolic link is made");
     }
-    unsafe { answer(libc::syscall(libc::SYS_symlinkat, target, libc::AT_FDCWD, path)) }
+    unsafe { answer(libc::syscall(libc::SYS_symlinkat, target, at, path)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn symlink(target: *const c_char, path: *const c_char) -> c_int {
+    unsafe { symlinkat(target, libc::AT_FDCWD, path) }
 }
 
 #[unsafe(no_mangle)]

@@ -59,8 +59,9 @@ impl Layer {
             Some((b'/', relative)) => relative,
             Some(_) => return None,
         };
-        let parts: Vec<&[u8]> = relative.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
-        if parts.iter().any(|part| matches!(*part, b"." | b"..")) {
+        let is_name = |part: &&[u8]| !matches!(*part, b"" | b".");
+        let parts: Vec<&[u8]> = relative.split(|byte| *byte == b'/').filter(is_name).collect();
+        if parts.contains(&&b".."[..]) {
             give_up("a path below the directory goes up");
         }
         Some(parts.join(&b'/'))

@@ -3,13 +3,19 @@
 
 mod admin_load;
 mod behind;
+mod crash;
 mod demo;
+mod failing;
+mod failpoints;
 mod fleet;
 mod hfctl;
 mod leader_kills;
 mod members;
+mod power_cut;
+mod proxy_disk;
 mod quorum;
 mod record;
 mod record_faults;
 mod slow_link;
 mod stopping;
+mod store;

@@ -28,8 +28,7 @@ use std::sync::Arc;
 use protocol::{ConfigState, Entry, ResourceKey};
 
 pub use recover::{Finding, Recovered, Step};
-pub(crate) use store::mark;
-pub use store::{DiskError, DiskStats, OpenError, Opened, Store, open};
+pub use store::{DiskError, DiskStats, OpenError, Opened, Store, mark, open};
 
 /// Everything that a base holds: enough to start from.
 #[derive(Clone, Debug)]

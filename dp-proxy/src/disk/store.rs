@@ -220,7 +220,7 @@ impl Drop for Store {
 
 /// The frame that says that nothing changed up to a position.
 #[must_use]
-pub(crate) fn mark(position: Position) -> Bytes {
+pub fn mark(position: Position) -> Bytes {
     codec::seal(&Mark { position }).expect("a position is small").into()
 }
 

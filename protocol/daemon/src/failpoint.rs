@@ -2,7 +2,8 @@
 //!
 //! `failpoint!("log::before_sync")` does nothing in a release: the feature `failpoints` is off there, and the name is not
 //! even compiled in. With it, the environment variable `FAILPOINTS` says what happens where (`name=panic`,
-//! `name=return(eio)`, `name=1*off->exit`, …; see the crate `fail`).
+//! `name=return(eio)`, …; see the crate `fail`). `name=return(abort)` ends the process there as a crash does, and
+//! `name=20*off->return(abort)` does so when it comes by for the twenty-first time.
 
 /// A point at which a test can stop, delay or fail this process. With an expression, a configured `return` gives the
 /// value of that expression back from the enclosing function.
@@ -22,11 +23,20 @@ macro_rules! failpoint {
     };
 }
 
+/// What a point is told to return so that it ends the process instead.
+#[cfg(feature = "failpoints")]
+const ABORT: &str = "abort";
+
 /// Evaluates a point; `Some` when it is configured to `return`.
 #[cfg(feature = "failpoints")]
 #[must_use = "a configured return must be obeyed"]
 pub fn hit(name: &str) -> Option<String> {
-    fail::eval(name, |argument| argument.unwrap_or_default())
+    let argument = fail::eval(name, |argument| argument.unwrap_or_default())?;
+    if argument == ABORT {
+        // Nothing is unwound, flushed or closed.
+        std::process::abort();
+    }
+    Some(argument)
 }
 
 /// Reads `FAILPOINTS`. Called once at the start of a program; the guard must live as long as the program.

@@ -14,6 +14,7 @@ const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (4, "hfctl",      "cp-node/cli",      &[]),
     (4, "dp-proxy",   "dp-proxy",         &[]),
     (5, "chaos",      "chaos",            &[]),
+    (5, "failing",    "chaos/failing",    &[]),
     (5, "power-cut",  "chaos/power-cut",  &[]),
     (5, "benches",    "benches",          &[]),
 ];

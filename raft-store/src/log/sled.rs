@@ -234,7 +234,7 @@ impl LogBackend for SledLog {
             #[cfg(feature = "failpoints")]
             {
                 // The negative control of the power-cut test: it must find what this sync is for.
-                daemon::failpoint::hit("log::skip_sync").is_some()
+                failpoint::hit("log::skip_sync").is_some()
             }
             #[cfg(not(feature = "failpoints"))]
             false
