@@ -16,5 +16,6 @@ pub mod patience;
 pub mod postgres;
 pub mod power_cut;
 pub mod process;
+pub mod s3;
 pub mod sample;
 pub mod upstream;

@@ -11,6 +11,8 @@
 //! Consensus and what nodes say to each other run on a runtime of their own; the Admin API and the feed on another.
 
 mod admin;
+mod archiver;
+pub mod bootstrap;
 mod feed;
 mod maintenance;
 mod members;

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use cp_node::bootstrap::{self, Plan};
 use cp_node::node::{self, Ended, Node, NodeError, Seams};
 use cp_node::settings::Settings;
 use daemon::settings;
+use daemon::settings::units::Span;
 use daemon::signals::Termination;
 
 #[global_allocator]
@@ -29,6 +31,30 @@ enum Command {
     Run(Common),
     /// Founds a cluster with this node as its first voter. Once per cluster.
     Init(Common),
+    /// Brings a cluster back whose disks are all lost, with this node as its first voter. An operator's decision: see to
+    /// it that no node of the old cluster runs any more.
+    Bootstrap {
+        /// Where the configuration comes from.
+        #[arg(long, value_enum, default_value_t = Source::Auto)]
+        from: Source,
+        /// The file, as `hfctl backup` wrote it.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Come back although proxies have served more than what was found.
+        #[arg(long)]
+        accept_loss: bool,
+        /// For how long proxies may say how far they are; 0s: nobody is asked.
+        #[arg(long, default_value = "15s", value_name = "TIME")]
+        witness_window: Span,
+        /// Go on with a bootstrap that did not finish, by its restore id.
+        #[arg(long, value_name = "RESTORE ID")]
+        resume: Option<protocol::position::RestoreId>,
+        /// Take the next free epoch, past the claims of bootstraps that came to nothing for good.
+        #[arg(long, conflicts_with = "resume")]
+        past_claims: bool,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Gets this node its place in a running cluster; then run it.
     Join {
         /// The peer address of a node of the cluster. Repeatable.
@@ -49,12 +75,27 @@ enum Command {
     },
 }
 
+/// Where a lost configuration comes from.
+#[derive(Clone, Copy, ValueEnum)]
+enum Source {
+    /// The newest of what is set.
+    Auto,
+    /// The object store.
+    Archive,
+    /// A file.
+    File,
+    /// The durable record.
+    Record,
+}
+
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Checks them.
     Validate(Common),
     /// Prints them as they are in effect, secrets masked.
     Print(Common),
+    /// Prints the public half of the key that signs the archive, for the proxies' `archive.trusted_keys`.
+    ArchiveKey(Common),
 }
 
 #[derive(Args)]
@@ -113,6 +154,28 @@ fn execute(command: Command) -> Result<(), Failure> {
             );
             Ok(())
         }
+        Command::Bootstrap { from, file, accept_loss, witness_window, resume, past_claims, common } => {
+            let settings = common.load()?;
+            start_logs(&settings)?;
+            let from = match from {
+                Source::Auto => bootstrap::From::Auto,
+                Source::Archive => bootstrap::From::Archive,
+                Source::File => bootstrap::From::File,
+                Source::Record => bootstrap::From::Record,
+            };
+            let plan = Plan { from, file, accept_loss, window: witness_window.0, resume, past_claims };
+            let restored = block_on(bootstrap::bootstrap(&settings, &plan, &Seams::real()))?;
+            println!(
+                "cluster {} is back from {}: {} resources at {}, where it was at {}; {} proxies were heard. Now run it: cp-node run",
+                restored.identity.cluster,
+                restored.from,
+                restored.resources,
+                restored.position,
+                restored.found,
+                restored.witnesses.len()
+            );
+            Ok(())
+        }
         Command::Join { peer, learner, common } => {
             let mut settings = common.load()?;
             start_logs(&settings)?;
@@ -132,11 +195,17 @@ fn execute(command: Command) -> Result<(), Failure> {
             println!("the settings are good");
             Ok(())
         }
+        Command::Config { what: ConfigCommand::ArchiveKey(common) } => {
+            let key = common.load()?.archive.signing_key();
+            println!("{}", key.map_err(|e| Failure { code: EX_CONFIG, message: e.to_string() })?.public());
+            Ok(())
+        }
         Command::Config { what: ConfigCommand::Print(common) } => {
             let mut settings = common.load()?;
             for key in settings.admin.keys.iter_mut().filter(|key| !key.key.is_empty()) {
                 key.key = "***".to_owned();
             }
+            settings.archive = settings.archive.masked();
             if !settings.record.dsn.0.is_empty() {
                 settings.record.dsn.0 = "***".to_owned();
             }

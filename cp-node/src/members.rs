@@ -227,10 +227,10 @@ impl Members {
             if let Some((voters, retain)) = self.half_made() {
                 tracing::warn!(?voters, "a change of the membership was left half made, it is finished");
                 self.report(self.change_voters(voters, retain).await);
-            } else if let Some(ready) = self.ready_learner() {
-                if self.report(self.set_vote(ready, true).await) {
-                    tracing::info!(node_id = ready, "a learner has caught up and votes now");
-                }
+            } else if let Some(ready) = self.ready_learner()
+                && self.report(self.set_vote(ready, true).await)
+            {
+                tracing::info!(node_id = ready, "a learner has caught up and votes now");
             }
         }
     }

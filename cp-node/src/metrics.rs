@@ -96,6 +96,7 @@ impl Collector for Live {
         self.encode_raft(&mut put)?;
         self.encode_log(&mut put)?;
         self.encode_feed(&mut put)?;
+        self.encode_archive(&mut put)?;
         self.encode_record(&mut put)?;
         self.encode_proposals(&mut put)
     }
@@ -157,6 +158,22 @@ impl Live {
         let revision = self.describe.feed.position().revision;
         let lag = fleet.lowest_revision().map_or(0, |lowest| revision.saturating_sub(lowest));
         put.gauge("feed_lag_revisions", "How far the slowest connected proxy is behind this node", lag)
+    }
+
+    fn encode_archive(&self, put: &mut Put<'_, '_>) -> std::fmt::Result {
+        let Some(archiver) = self.describe.archiver.get() else { return Ok(()) };
+        let figures = archiver.report().figures();
+        put.gauge("archive_keeps", "Whether this node keeps the archive: the leader does", u64::from(figures.keeps))?;
+        put.gauge("archive_revision", "The last revision that this node has brought there", figures.revision)?;
+        put.seconds("archive_behind", "For how long the archive has lacked something", figures.behind)?;
+        if let Some(age) = figures.age {
+            put.seconds("archive_age", "Since this node last found everything in the archive", age)?;
+        }
+        put.counter("archive_failures", "Attempts to write the archive that failed", figures.failures)?;
+        put.counter("archive_segments", "Segments put into the archive", figures.done.segments)?;
+        put.counter("archive_bases", "Bases put into the archive", figures.done.bases)?;
+        put.counter("archive_put_bytes", "Bytes put into the archive", figures.done.bytes)?;
+        put.counter("archive_removed_objects", "Objects that retention took away", figures.done.removed)
     }
 
     fn encode_record(&self, put: &mut Put<'_, '_>) -> std::fmt::Result {

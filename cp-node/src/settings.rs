@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use archive::ArchiveSettings;
 use daemon::logging::LogSettings;
 use daemon::settings::units::{ByteSize, Span};
 use raft_store::machine::{BACKLOG_BYTES_MAX, BACKLOG_CHANGES_MAX};
@@ -29,6 +30,8 @@ pub struct Settings {
     pub record: RecordSettings,
     /// Consensus.
     pub raft: RaftSettings,
+    /// The object store that holds signed copies of the configuration.
+    pub archive: ArchiveSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -367,13 +370,24 @@ impl Settings {
         if self.feed.heartbeat.0 < Duration::from_millis(50) {
             return bad("feed.heartbeat", "must be at least 50ms");
         }
+        if let Err(e) = self.archive.check() {
+            return bad(e.key, &e.problem);
+        }
+        if self.archive.is_set() && self.archive.signing_key_file.is_none() {
+            return bad("archive.signing_key_file", "is needed with an archive: what is put there is signed");
+        }
         let record = &self.record;
         if !record.dsn.0.is_empty() && record.dsn_file.is_some() {
             return bad("record.dsn", "and record.dsn_file cannot both be set");
         }
-        if record.connect_timeout.0.is_zero() || record.statement_timeout.0.is_zero() || record.backlog_age.0.is_zero()
-        {
-            return bad("record.connect_timeout", "record.statement_timeout and record.backlog_age must be above 0");
+        for (key, is_zero) in [
+            ("record.connect_timeout", record.connect_timeout.0.is_zero()),
+            ("record.statement_timeout", record.statement_timeout.0.is_zero()),
+            ("record.backlog_age", record.backlog_age.0.is_zero()),
+        ] {
+            if is_zero {
+                return bad(key, "must be above 0");
+            }
         }
         if !(1..=BACKLOG_CHANGES_MAX).contains(&record.backlog_changes) {
             return bad("record.backlog_changes", &format!("must be 1 to {BACKLOG_CHANGES_MAX}"));
@@ -451,6 +465,14 @@ mod tests {
         let mut settings = Settings::default();
         change(&mut settings);
         settings.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_archive_needs_a_key_that_signs() {
+        assert_eq!(
+            problem(|s| s.archive.directory = "/archive".into()),
+            "archive.signing_key_file: is needed with an archive: what is put there is signed"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How this node is doing: for peers, for probes, for operators.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -15,6 +15,7 @@ use raft_store::types::{NodeId, Raft};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::archiver::{ArchiveStatus, Archiver};
 use crate::feed::Fleet;
 use crate::raft::{LeaderContact, Reach};
 use crate::record::{Record, RecordStatus};
@@ -35,6 +36,8 @@ pub(crate) struct Describe {
     pub(crate) reach: Reach,
     /// Set when the node is on its way down.
     pub(crate) draining: Arc<AtomicBool>,
+    /// The archiver, once it has started, where there is an archive.
+    pub(crate) archiver: Arc<OnceLock<Archiver>>,
     pub(crate) record: Record,
 }
 
@@ -59,6 +62,9 @@ pub(crate) struct NodeStatus {
     pub(crate) disk_bytes: u64,
     /// Proxies connected to it.
     pub(crate) streams: u64,
+    /// The archive, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) archive: Option<ArchiveStatus>,
     /// The durable record.
     pub(crate) record: RecordStatus,
 }
@@ -121,6 +127,7 @@ impl Describe {
             digest: config.digest().to_string(),
             disk_bytes: self.log.disk_bytes(),
             streams: self.fleet.connected() as u64,
+            archive: self.archiver.get().map(|archiver| archiver.report().status()),
             record: self.record.status(),
         }
     }

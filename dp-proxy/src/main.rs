@@ -122,7 +122,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Config(ConfigCommand::Print) => {
-            let text = daemon::settings::print(&settings).map_err(std::io::Error::other)?;
+            let masked = Settings { archive: settings.archive.clone().masked(), ..settings };
+            let text = daemon::settings::print(&masked).map_err(std::io::Error::other)?;
             print!("{text}");
             Ok(())
         }

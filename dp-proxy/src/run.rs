@@ -109,6 +109,7 @@ impl Proxy {
         let feed = feed::start(feed::Start {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
+            archive: settings.archive,
             disk,
             cell,
             board: board.clone(),

@@ -10,6 +10,7 @@ use protocol::snapshot::ClusterId;
 use protocol::{Digest, Position, ResourceKey};
 use tokio::time::Instant;
 
+use crate::archive::ArchiveBoard;
 use crate::feed::Node;
 use crate::table::Rejected;
 
@@ -44,6 +45,8 @@ pub enum Source {
     None,
     /// From this proxy's disk; no control plane has confirmed it since the start.
     Disk,
+    /// From the archive or a given file; no control plane has confirmed it since the start.
+    Archive,
     /// From a control plane, or confirmed by one since the start.
     ControlPlane,
 }
@@ -79,6 +82,8 @@ pub struct Board {
     pub retained_tables: AtomicU64,
     /// From a step's arrival to its being served.
     pub update_time: Histogram,
+    /// The archive.
+    pub archive: Arc<ArchiveBoard>,
 }
 
 impl Board {

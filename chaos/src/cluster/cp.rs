@@ -66,6 +66,19 @@ impl Cp {
         Ok(())
     }
 
+    /// Brings a lost cluster back with it.
+    ///
+    /// # Errors
+    /// What it said.
+    pub async fn bootstrap(&mut self, flags: &[&str]) -> Result<()> {
+        let mut words = vec!["bootstrap"];
+        words.extend_from_slice(flags);
+        let mut process = self.spawn(&words)?;
+        let status = process.ended(READY_MAX).await?;
+        ensure!(status.success(), "cp-node bootstrap: {status}: {}", process.printed());
+        Ok(())
+    }
+
     /// Takes it out of its cluster while it runs; its process then ends by itself.
     ///
     /// # Errors

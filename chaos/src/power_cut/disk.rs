@@ -526,7 +526,7 @@ mod tests {
     fn a_disk_can_forget_what_it_is_told() {
         let mut played = Played::new(Forgets { data_of: Some("a"), names: false });
         played.with_a();
-        assert_eq!(played.file("a", Cut::AllLost).unwrap(), []);
+        assert_eq!(played.file("a", Cut::AllLost).unwrap(), Vec::<u8>::new());
         played.does(Kind::SyncAll, A, 0, b"");
         assert_eq!(played.file("a", Cut::AllLost).unwrap(), [1; 8192], "only `fdatasync` is forgotten");
         let mut played = Played::new(Forgets { data_of: None, names: true });

@@ -2,6 +2,7 @@
 //! Real processes, disks and sockets: what Holdfast promises, with the faults that it promises it against.
 
 mod admin_load;
+mod archive;
 mod behind;
 mod crash;
 mod demo;

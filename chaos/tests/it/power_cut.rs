@@ -166,7 +166,7 @@ fn cut_again_and_again(
         take(&life).map_err(|broken| format!("cut {number}, {fate:?}: {broken}"))?;
         disk.take(&mut journal, &program.directory).map_err(|e| format!("{e:#}"))?;
         let seed = luck.seed();
-        let cut = if seed % 5 == 0 { Cut::AllLost } else { Cut::SomeLost { seed } };
+        let cut = if seed.is_multiple_of(5) { Cut::AllLost } else { Cut::SomeLost { seed } };
         disk.cut_at(&program.directory, cut).unwrap();
     }
     Ok(())

@@ -84,6 +84,47 @@ impl Client {
         self.send(&Method::GET, path, &[], None)
     }
 
+    /// Fetches a file: its position and its bytes. Asking twice is no harm.
+    pub(crate) fn download(&mut self, path: &str) -> Result<(Option<String>, Vec<u8>), Failure> {
+        let mut reasons = Vec::new();
+        for server in &self.servers {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri(format!("{server}{path}"))
+                .header("x-api-key", &self.key)
+                .body(())
+                .map_err(|e| Failure::Usage(e.to_string()))?;
+            let request = self.agent.configure_request(request).timeout_global(Some(left));
+            let mut response = match self.agent.run(request.build()) {
+                Ok(response) => response,
+                Err(e) => {
+                    reasons.push(format!("{server}: {e}"));
+                    continue;
+                }
+            };
+            if response.status().as_u16() != 200 {
+                match read(response) {
+                    Attempt::Answered(answer) => {
+                        refused_or(answer, false)?;
+                        reasons.push(format!("{server}: an answer that is no file"));
+                    }
+                    Attempt::NotApplied(reason) | Attempt::Unknown(reason) => {
+                        reasons.push(format!("{server}: {reason}"));
+                    }
+                }
+                continue;
+            }
+            let position = response.headers().get("x-holdfast-position").and_then(|p| p.to_str().ok());
+            let position = position.map(ToOwned::to_owned);
+            match response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec() {
+                Ok(bytes) => return Ok((position, bytes)),
+                Err(e) => reasons.push(format!("{server}: {e}")),
+            }
+        }
+        Err(Failure::Unreachable(reasons))
+    }
+
     /// Sends a request until a node answers it for good.
     pub(crate) fn send(
         &mut self,

@@ -70,6 +70,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<String, Failure> {
+    if let Some(result) = cli.verb.offline(cli.output) {
+        return result;
+    }
     let key = key(cli.key_file.as_deref())?;
     let timeout: Duration = cli.timeout.0;
     let mut client = Client::new(&cli.server, key, timeout, &SystemRandom)?;

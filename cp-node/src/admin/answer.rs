@@ -16,7 +16,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(super) status: StatusCode,
-    body: String,
+    body: Vec<u8>,
     headers: HeaderMap,
     /// What was read for it has changed meanwhile: it may be admitted again.
     pub(super) is_stale: bool,
@@ -28,7 +28,7 @@ impl Answer {
         body.push('\n');
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self { status, body, headers, is_stale: false }
+        Self { status, body: body.into_bytes(), headers, is_stale: false }
     }
 
     /// Any serializable value.
@@ -41,7 +41,14 @@ impl Answer {
 
     /// No body.
     pub(super) fn empty(status: StatusCode) -> Self {
-        Self { status, body: String::new(), headers: HeaderMap::new(), is_stale: false }
+        Self { status, body: Vec::new(), headers: HeaderMap::new(), is_stale: false }
+    }
+
+    /// A file.
+    pub(super) fn file(body: Vec<u8>) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        Self { status: StatusCode::OK, body, headers, is_stale: false }
     }
 
     /// An error with its sentence.

@@ -5,6 +5,7 @@
 
 mod answer;
 mod auth;
+mod backup;
 mod cluster;
 mod history;
 mod list;

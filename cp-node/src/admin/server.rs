@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, Query};
-use super::{Desk, cluster, history, resources, transactions};
+use super::{Desk, backup, cluster, history, resources, transactions};
 use crate::net::{self, Listener, Stream};
 
 /// How long connections are served on after the listener has closed. Each is closed with its next answer, so that clients
@@ -149,6 +149,7 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
     }
     let path: Vec<String> = call.path.clone();
     match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["backup"] => backup::serve(desk, call).await,
         ["transactions"] => transactions::serve(desk, call, body).await,
         ["history"] | ["revert"] | ["record"] | ["record", _] => history::serve(desk, call, body).await,
         ["cluster", ..] | ["fleet"] | ["status"] => cluster::serve(desk, call).await,

@@ -30,11 +30,28 @@ const JOIN_PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// [`NodeError`]; [`raft_store::disk::DiskError::Taken`] when the directory is somebody's already.
 pub async fn found(settings: &Settings, seams: &Seams) -> Result<Identity, NodeError> {
+    let cluster = ClusterId(seams.random.bytes16());
+    let epoch = Epoch { number: 1, restore: RestoreId(seams.random.bytes16()) };
+    found_as(settings, seams, cluster, epoch, async |_| Ok(())).await
+}
+
+/// Founds a cluster that has a name already, and does something with it before it is anybody's. What fails there leaves
+/// the directory nobody's.
+///
+/// # Errors
+/// [`NodeError`], also that of `then`.
+pub(crate) async fn found_as(
+    settings: &Settings,
+    seams: &Seams,
+    cluster: ClusterId,
+    epoch: Epoch,
+    then: impl AsyncFnOnce(&Raft) -> Result<(), NodeError>,
+) -> Result<Identity, NodeError> {
     settings.check()?;
     let data = DataDir::open(&settings.data_dir.0)?;
     let identity = Identity {
-        cluster: ClusterId(seams.random.bytes16()),
-        epoch: Epoch { number: 1, restore: RestoreId(seams.random.bytes16()) },
+        cluster,
+        epoch,
         node: 1,
         uuid: seams.random.bytes16(),
         name: settings.node_name().into(),
@@ -60,8 +77,10 @@ pub async fn found(settings: &Settings, seams: &Seams) -> Result<Identity, NodeE
     raft.initialize(members).await.map_err(|e| failed(&e))?;
     let leads = raft.wait(Some(FOUND_MAX)).applied_index_at_least(Some(1), "the founder leads").await;
     leads.map_err(|e| failed(&e))?;
+    let done = then(&raft).await;
     raft.shutdown().await.map_err(|e| failed(&e))?;
     log.close().await;
+    done?;
     // Last of all: before this the directory is nobody's, and founding can begin again.
     data.claim(&identity)?;
     Ok(identity)

@@ -13,11 +13,14 @@ use raft_store::ReplicaError;
 use raft_store::disk::DiskError;
 use raft_store::log::LogError;
 
+pub(crate) use found::found_as;
 pub use found::{found, join, leave};
+pub(crate) use start::grpc_server;
 pub use start::{Addresses, Node};
 pub use stop::Ended;
 
 use crate::admin::KeyError;
+use crate::bootstrap::BootstrapError;
 use crate::net::{Net, TcpNet};
 use crate::record::BadDsn;
 use crate::settings::BadSetting;
@@ -89,6 +92,9 @@ pub enum NodeError {
     /// Consensus cannot start.
     #[error("consensus cannot start: {0}")]
     Consensus(String),
+    /// A cluster was not brought back.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
     /// No node could be joined.
     #[error("no node of the cluster could be joined:\n{}", .0.join("\n"))]
     Join(Vec<String>),
@@ -107,6 +113,10 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    pub(super) fn archive(e: archive::BadArchive) -> Self {
+        Self::Setting(BadSetting { key: e.key.to_owned(), problem: e.problem })
+    }
+
     /// The process' exit code: 78 (`EX_CONFIG`) for what only an operator can mend in the settings, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -20,6 +20,7 @@ use tonic::transport::Server;
 
 use super::{NodeError, Seams, found};
 use crate::admin::{self, Desk, Keys};
+use crate::archiver::{self, Archiver};
 use crate::feed::{FeedService, Fleet, FullStates};
 use crate::maintenance;
 use crate::members::Members;
@@ -52,6 +53,7 @@ pub struct Node {
     pub(super) peer_server: JoinHandle<()>,
     pub(super) probes: Option<JoinHandle<()>>,
     pub(super) upkeep: Vec<JoinHandle<()>>,
+    pub(super) archiver: Option<Archiver>,
     /// Where it listens: peer, admin, feed, status.
     pub addresses: Addresses,
 }
@@ -143,6 +145,7 @@ impl Node {
     pub async fn start(settings: Settings, seams: Seams, raft_runtime: &Handle) -> Result<Self, NodeError> {
         settings.check()?;
         let keys = Keys::load(&settings.admin.keys)?;
+        let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
         let link = record::Link::new(&settings.record, seams.net.clone())?;
         let data = DataDir::open(&settings.data_dir.0)?;
         let identity = match data.identity()? {
@@ -194,7 +197,24 @@ impl Node {
         };
         let contact = LeaderContact::new();
         let core = raft_runtime.spawn(Core::start(start, contact.clone(), applied, feed_reader.clone()));
-        let core = core.await.map_err(|e| NodeError::Consensus(e.to_string()))??;
+        let mut core = core.await.map_err(|e| NodeError::Consensus(e.to_string()))??;
+        let archiver = archive.map(|archive| {
+            let (archiver, task) = Archiver::start(archiver::Start {
+                archive,
+                interval: settings.archive.interval.0,
+                changes: settings.archive.changes,
+                cluster: identity.cluster,
+                node: identity.node,
+                raft: core.raft.clone(),
+                feed: feed_reader.clone(),
+                applied: core.describe.applied.clone(),
+                clock: seams.clock.clone(),
+            });
+            core.upkeep.push(task);
+            // Nobody else sets it.
+            let _ = core.describe.archiver.set(archiver.clone());
+            archiver
+        });
         let metrics = Metrics::new(core.describe.clone(), core.batcher.clone(), core.proposer.clone());
         let full = FullStates::new(identity.cluster, seams.clock.clone(), settings.feed.full_sends_max);
         let service = FeedService {
@@ -271,6 +291,7 @@ impl Node {
             peer_server: core.peer_server,
             probes,
             upkeep,
+            archiver,
             addresses,
         })
     }
@@ -339,6 +360,7 @@ impl Core {
             contact: contact.clone(),
             reach,
             draining,
+            archiver: Arc::default(),
             record,
         };
         let service = PeerService {
@@ -389,7 +411,7 @@ async fn serve_feed(listener: Box<dyn Listener>, service: FeedService, mut stopp
 }
 
 /// Half-open connections give no error by themselves: both listeners ask whether the other end is still there.
-fn grpc_server() -> Server {
+pub(crate) fn grpc_server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))

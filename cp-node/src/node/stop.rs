@@ -52,6 +52,10 @@ impl Node {
     pub async fn stop(self) {
         let began = Instant::now();
         self.draining.store(true, Ordering::Relaxed);
+        // While it still serves: what comes after this the next leader brings to the archive.
+        if let Some(archiver) = &self.archiver {
+            archiver.flush().await;
+        }
         self.stop_admin.send_replace(true);
         if tokio::time::timeout(REQUESTS_MAX, self.admin).await.is_err() {
             tracing::warn!("some requests to the Admin API did not end in time");

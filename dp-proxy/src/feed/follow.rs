@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use archive::{ArchiveSettings, Found};
 use bytes::Bytes;
 use protocol::grpc::feed_down::Kind as Down;
 use protocol::grpc::feed_up::Kind as Up;
@@ -22,6 +23,7 @@ use tracing::{debug, error, info, info_span, warn};
 use super::choice::Choice;
 use super::link::{Link, LinkError};
 use super::session::{Bounds, Event, Holding, Keep, Leave, Moved, Node, Session};
+use crate::archive::{self as archived, Interest};
 use crate::disk::{DiskError, Image, Opened, Recovered, Store};
 use crate::health::Registry;
 use crate::net::Dial;
@@ -56,6 +58,8 @@ pub struct Start {
     pub identity: Identity,
     /// Whom it follows.
     pub control_plane: ControlPlane,
+    /// The archive, where there is one.
+    pub archive: Option<ArchiveSettings>,
     /// Its disk, and what was found there.
     pub disk: Opened,
     /// Where tables are published.
@@ -97,13 +101,18 @@ impl Drop for Feed {
 ///
 /// # Errors
 /// Those of the operating system: no thread, or no runtime.
-pub fn start(start: Start) -> io::Result<Feed> {
+pub fn start(mut start: Start) -> io::Result<Feed> {
     let (stop, stopped) = oneshot::channel();
     let (live_sender, live) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let run = move || {
+        let archive = start.archive.take();
         let mut feed = Follower::boot(start, live_sender);
         runtime.block_on(async {
+            feed.archive = archive.map(|settings| {
+                let (group, board) = (&feed.identity.node.group, feed.board.archive.clone());
+                archived::start(settings, group, board, feed.random.clone(), feed.interest())
+            });
             tokio::select! {
                 () = feed.follow() => {}
                 _ = stopped => {}
@@ -138,6 +147,8 @@ struct Follower {
     rejected: Arc<BTreeMap<protocol::ResourceKey, Rejected>>,
     /// Set when nothing but the full configuration will do.
     need_full: bool,
+    /// Where it is looked while no control plane is followed.
+    archive: Option<archived::Source>,
 }
 
 /// A stream that is being served.
@@ -164,7 +175,7 @@ enum Over {
 
 impl Follower {
     fn boot(start: Start, live: watch::Sender<bool>) -> Self {
-        let Start { identity, control_plane, mut disk, cell, board, dial, random } = start;
+        let Start { identity, control_plane, archive: _, mut disk, cell, board, dial, random } = start;
         let recovered = std::mem::take(&mut disk.recovered);
         let (compiler, state) = compile_recovered(&recovered, cell.health().clone());
         let found = recovered.base.is_some();
@@ -182,6 +193,7 @@ impl Follower {
             connected: None,
             rejected: Arc::default(),
             need_full: false,
+            archive: None,
             compiler,
             identity,
             control_plane,
@@ -208,7 +220,7 @@ impl Follower {
     async fn follow(&mut self) {
         let endpoints = self.control_plane.endpoints.clone();
         if endpoints.is_empty() {
-            warn!("control_plane.endpoints is empty: what is on the disk is served, and no change will arrive");
+            warn!("control_plane.endpoints is empty: no change will arrive but from the archive, where there is one");
         }
         let ControlPlane { reconnect_min, reconnect_max, .. } = self.control_plane;
         let mut choice = Choice::new(endpoints.len(), reconnect_min, reconnect_max, &*self.random);
@@ -269,6 +281,7 @@ impl Follower {
             };
             tokio::select! {
                 () = end => return,
+                found = next_found(&mut self.archive) => self.take_archived(*found).await,
                 _ = ticks.tick() => {
                     self.keep_house().await;
                 }
@@ -449,6 +462,65 @@ impl Follower {
         self.post();
     }
 
+    /// Takes what was found in the archive, if it leads forward.
+    async fn take_archived(&mut self, found: Found) {
+        let (theirs, ours) = (found.state.position(), self.holding.state.position());
+        if let Some(cluster) = self.holding.cluster.filter(|cluster| *cluster != found.cluster) {
+            error!(theirs = %found.cluster, ours = %cluster, "what the archive has is another cluster's");
+            return;
+        }
+        match theirs.compare(&ours) {
+            Ok(std::cmp::Ordering::Greater) => {}
+            // A control plane was faster.
+            Ok(_) => return,
+            Err(conflict) => {
+                error!(reason = %conflict, "what the archive has is refused");
+                return;
+            }
+        }
+        let arrived = Instant::now();
+        let follows = |steps: &Vec<(protocol::Delta, Bytes)>| matches!(&steps[..], [(first, _), ..] if first.prev == self.holding.state.changed_at());
+        let burst = match found.steps.filter(follows) {
+            Some(steps) => {
+                let mut burst = Vec::with_capacity(steps.len());
+                for (delta, frame) in steps {
+                    let before = self.holding.state.clone();
+                    if let Err(e) = self.holding.state.evolve(&delta) {
+                        error!(reason = %e, "a step from the archive does not fit");
+                        break;
+                    }
+                    let position = delta.position;
+                    burst.push(Moved { before, changes: delta.changes, keep: Keep::Frame(frame), position });
+                }
+                burst
+            }
+            None => {
+                let before = std::mem::replace(&mut self.holding.state, found.state);
+                let changes = self.holding.state.changes_since(&before);
+                vec![Moved { before, changes, keep: Keep::Base, position: theirs }]
+            }
+        };
+        if self.holding.cluster.replace(found.cluster).is_none()
+            && let Some(store) = &self.store
+        {
+            info!(cluster = %found.cluster, "first contact: from now on only this cluster is followed");
+            drop(store.pin(found.cluster));
+        }
+        info!(from = %ours, position = %self.holding.state.position(), "serving what the archive has");
+        self.put_to_use(burst, arrived).await;
+        self.source = Source::Archive;
+        self.board.archive.taken.fetch_add(1, Ordering::Relaxed);
+        self.post();
+    }
+
+    fn interest(&self) -> Interest {
+        Interest {
+            cluster: self.holding.cluster,
+            state: self.holding.state.clone(),
+            followed: self.connected.is_some() && self.source == Source::ControlPlane,
+        }
+    }
+
     /// Compiles steps, keeps them, and puts the table in force: in this order, so that nothing is served that a restart
     /// would take back.
     async fn put_to_use(&mut self, burst: Vec<Moved>, arrived: Instant) {
@@ -588,6 +660,9 @@ impl Follower {
     }
 
     fn post(&self) {
+        if let Some(archive) = &self.archive {
+            archive.interest.send_replace(self.interest());
+        }
         let state = &self.served;
         self.board.write(Standing {
             position: state.position(),
@@ -632,6 +707,15 @@ async fn poll_probe(probe: &mut Option<Probe>) -> (usize, Result<Candidate, Stri
         Some(probe) => probe.await,
         None => std::future::pending().await,
     }
+}
+
+async fn next_found(archive: &mut Option<archived::Source>) -> Box<Found> {
+    if let Some(source) = archive
+        && let Some(found) = source.found.recv().await
+    {
+        return found;
+    }
+    std::future::pending().await
 }
 
 /// What is there already, without waiting.

@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use archive::ArchiveSettings;
 use daemon::logging::LogSettings;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Whom it follows.
     pub control_plane: ControlPlaneSettings,
+    /// What it starts from, and goes on from, while no control plane answers.
+    pub archive: ArchiveSettings,
     /// The traffic.
     pub proxy: ProxySettings,
     /// Probes and the state of this proxy.
@@ -92,6 +95,7 @@ impl Default for Settings {
             node: NodeSettings::default(),
             data_dir: DATA_DIR.into(),
             control_plane: ControlPlaneSettings::default(),
+            archive: ArchiveSettings::default(),
             proxy: ProxySettings::default(),
             status: StatusSettings::default(),
             metrics: MetricsSettings::default(),
@@ -139,6 +143,8 @@ pub struct Checked {
     pub data_dir: PathBuf,
     /// Whom it follows.
     pub control_plane: ControlPlane,
+    /// The archive, where there is one.
+    pub archive: Option<ArchiveSettings>,
     /// The traffic.
     pub proxy: ProxySettings,
     /// How many workers there are.
@@ -192,6 +198,7 @@ impl Settings {
             bad.push(("data_dir", "must name a directory".to_owned()));
         }
         let control_plane = self.control_plane.check(&mut bad);
+        let archive = check_archive(&self.archive, &mut bad);
         self.proxy.check(&mut bad);
         if let Err(e) = self.log.check() {
             bad.push(("log.filter", e.to_string()));
@@ -204,6 +211,7 @@ impl Settings {
             node,
             data_dir: self.data_dir.clone(),
             control_plane,
+            archive,
             proxy: self.proxy.clone(),
             workers: if self.proxy.workers == 0 { cores() } else { self.proxy.workers },
             status: self.status.listen,
@@ -211,6 +219,24 @@ impl Settings {
             control: self.control.listen,
         })
     }
+}
+
+/// The archive, if one is set: then somebody must be trusted.
+fn check_archive(archive: &ArchiveSettings, bad: &mut Vec<(&'static str, String)>) -> Option<ArchiveSettings> {
+    if let Err(e) = archive.check() {
+        bad.push((e.key, e.problem));
+    }
+    if !archive.is_set() && archive.file.as_os_str().is_empty() {
+        return None;
+    }
+    if archive.trusted_keys.is_empty() {
+        let problem = "must name the public key of whoever signs: nothing else is believed";
+        bad.push(("archive.trusted_keys", problem.to_owned()));
+    }
+    if archive.signing_key_file.is_some() {
+        bad.push(("archive.signing_key_file", "is for control-plane nodes: a proxy signs nothing".to_owned()));
+    }
+    Some(archive.clone())
 }
 
 /// The name that the kernel has for this machine.

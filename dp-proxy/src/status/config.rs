@@ -35,6 +35,7 @@ pub(super) fn render(sources: &Sources) -> Value {
         "source": match standing.source {
             Source::None => "none",
             Source::Disk => "disk",
+            Source::Archive => "archive",
             Source::ControlPlane => "control_plane",
         },
         "volatile": standing.volatile,
@@ -46,6 +47,10 @@ pub(super) fn render(sources: &Sources) -> Value {
             "region": connected.map(|c| &c.node.region),
             "version": connected.map(|c| &c.node.version),
             "leader_contact_age_ms": connected.and_then(|c| c.leader_contact_age).map(|age| age.as_millis()),
+        },
+        "archive": {
+            "place": sources.board.archive.place(),
+            "refused": sources.board.archive.last_refused(),
         },
         "rejected": rejected,
         "last_good": last_good,

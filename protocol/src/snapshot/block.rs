@@ -34,6 +34,25 @@ pub(super) fn write(out: &mut impl Write, kind: u8, raw: &[u8]) -> io::Result<()
 
 /// Reads the next block: its kind and its content. At most a few MiB are allocated, whatever the bytes say.
 pub(super) fn read(input: &mut impl Read) -> Result<(u8, Vec<u8>), SnapshotError> {
+    let Packed { kind, raw_bytes, stored } = read_packed(input)?;
+    let raw = zstd::bulk::decompress(&stored, raw_bytes)
+        .map_err(|_| SnapshotError::Damaged("a block does not decompress to its announced size"))?;
+    if raw.len() != raw_bytes {
+        return Err(SnapshotError::Damaged("a block does not decompress to its announced size"));
+    }
+    Ok((kind, raw))
+}
+
+/// A block as it stands in the file.
+pub(super) struct Packed {
+    pub(super) kind: u8,
+    /// What it announces to unpack to.
+    pub(super) raw_bytes: usize,
+    stored: Vec<u8>,
+}
+
+/// Reads the next block and does not unpack it.
+pub(super) fn read_packed(input: &mut impl Read) -> Result<Packed, SnapshotError> {
     let mut header = [0; HEADER_BYTES];
     input.read_exact(&mut header).map_err(SnapshotError::io)?;
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -46,10 +65,5 @@ pub(super) fn read(input: &mut impl Read) -> Result<(u8, Vec<u8>), SnapshotError
     if crc32c::crc32c_append(crc32c::crc32c(&header[..9]), &stored) != crc {
         return Err(SnapshotError::Damaged("a block's checksum does not match"));
     }
-    let raw = zstd::bulk::decompress(&stored, raw_bytes)
-        .map_err(|_| SnapshotError::Damaged("a block does not decompress to its announced size"))?;
-    if raw.len() != raw_bytes {
-        return Err(SnapshotError::Damaged("a block does not decompress to its announced size"));
-    }
-    Ok((header[0], raw))
+    Ok(Packed { kind: header[0], raw_bytes, stored })
 }

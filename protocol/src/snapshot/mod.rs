@@ -21,7 +21,7 @@ mod write;
 
 use bincode::{Decode, Encode};
 
-pub use read::{Expected, Loaded, SnapshotError, read, read_header};
+pub use read::{Examined, Expected, Loaded, SnapshotError, examine, inspect, read, read_header};
 pub use seal::{MacKey, Seal, SealError, Sealer, Unsealed, Verifier};
 pub use write::{Summary, write};
 

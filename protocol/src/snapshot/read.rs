@@ -75,6 +75,12 @@ pub enum SnapshotError {
         /// The view asked for.
         wanted: Option<crate::Text>,
     },
+    /// It would unpack to more than is taken.
+    #[error("it unpacks to more than {max} bytes")]
+    TooLarge {
+        /// The bound.
+        max: u64,
+    },
     /// Nobody that counts vouches for it.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -119,6 +125,17 @@ pub fn read(
         blocks += 1;
         content.take(kind, raw, header.entries)?;
     }
+    let Footer { sha256, .. } = check_footer(input, blocks, verifier)?;
+    let (state, sections) = content.finish(base, &header)?;
+    Ok(Loaded { header, state, sections, sha256 })
+}
+
+/// Reads the footer and what must not be behind it.
+fn check_footer<R: Read>(
+    input: Hashing<'_, R>,
+    blocks: u64,
+    verifier: &impl Verifier,
+) -> Result<Footer, SnapshotError> {
     let (sha256, bytes): ([u8; 32], _) = (input.hash.finalize().into(), input.bytes);
     let footer: Footer = read_record(input.input).map_err(|e| in_record("footer", e))?;
     if footer.sha256 != sha256 || footer.bytes != bytes || footer.blocks != blocks {
@@ -129,8 +146,57 @@ pub fn read(
     if input.input.read(&mut trailing).map_err(SnapshotError::io)? != 0 {
         return Err(SnapshotError::Damaged("there is something behind its footer"));
     }
-    let (state, sections) = content.finish(base, &header)?;
-    Ok(Loaded { header, state, sections, sha256 })
+    Ok(footer)
+}
+
+/// What can be said of a snapshot that was not unpacked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Examined {
+    /// Its header.
+    pub header: Header,
+    /// Its footer.
+    pub footer: Footer,
+    /// What it unpacks to.
+    pub raw_bytes: u64,
+}
+
+/// Reads a snapshot to its end and unpacks nothing: whoever did not make it is found out before a byte of it is
+/// believed, and what would unpack to more than `raw_bytes_max` is refused before any memory is set aside.
+///
+/// # Errors
+/// [`SnapshotError`], with the reason.
+pub fn examine(
+    input: &mut impl Read,
+    expected: &Expected,
+    verifier: &impl Verifier,
+    raw_bytes_max: u64,
+) -> Result<Examined, SnapshotError> {
+    let examined = inspect(input, verifier)?;
+    check_header(&examined.header, expected)?;
+    if examined.raw_bytes > raw_bytes_max {
+        return Err(SnapshotError::TooLarge { max: raw_bytes_max });
+    }
+    Ok(examined)
+}
+
+/// As [`examine`], of whatever cluster and view.
+///
+/// # Errors
+/// [`SnapshotError`], with the reason.
+pub fn inspect(input: &mut impl Read, verifier: &impl Verifier) -> Result<Examined, SnapshotError> {
+    let mut input = Hashing { input, hash: Sha256::new(), bytes: 0 };
+    let header = read_header(&mut input)?;
+    let (mut blocks, mut raw_bytes) = (0, 0);
+    loop {
+        let packed = block::read_packed(&mut input)?;
+        if packed.kind == block::END {
+            break;
+        }
+        blocks += 1;
+        raw_bytes += packed.raw_bytes as u64;
+    }
+    let footer = check_footer(input, blocks, verifier)?;
+    Ok(Examined { header, footer, raw_bytes })
 }
 
 /// Reads no more than the magic and the header.

@@ -1,6 +1,7 @@
 //! The verbs: a file and a line each.
 
 mod apply;
+mod backup;
 mod delete;
 mod get;
 mod history;
@@ -9,6 +10,7 @@ mod members;
 mod put;
 mod record;
 mod revert;
+mod snapshot;
 mod status;
 
 use clap::Subcommand;
@@ -22,6 +24,8 @@ use crate::render::Format;
 pub(crate) enum Verb {
     /// Brings resources to what a file says, in one transaction.
     Apply(apply::Apply),
+    /// Writes everything that is configured into a signed snapshot file.
+    Backup(backup::Backup),
     /// Deletes a resource.
     Delete(delete::Delete),
     /// Shows a resource.
@@ -38,6 +42,8 @@ pub(crate) enum Verb {
     Record(record::Record),
     /// Takes a change back.
     Revert(revert::Revert),
+    /// Looks at a snapshot file; needs no node.
+    Snapshot(snapshot::Snapshot),
     /// Shows the node that answers and the proxies that follow it.
     Status(status::Status),
 }
@@ -46,6 +52,7 @@ impl Verb {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         match self {
             Self::Apply(verb) => verb.run(client, format),
+            Self::Backup(verb) => verb.run(client, format),
             Self::Delete(verb) => verb.run(client),
             Self::Get(verb) => verb.run(client, format),
             Self::History(verb) => verb.run(client, format),
@@ -54,7 +61,18 @@ impl Verb {
             Self::Put(verb) => verb.run(client, format),
             Self::Record(verb) => verb.run(client, format),
             Self::Revert(verb) => verb.run(client),
+            Self::Snapshot(verb) => verb.run(format),
             Self::Status(verb) => verb.run(client, format),
+        }
+    }
+}
+
+impl Verb {
+    /// What a verb says that asks no node; `None`: it asks one.
+    pub(crate) fn offline(&self, format: Format) -> Option<Result<String, Failure>> {
+        match self {
+            Self::Snapshot(verb) => Some(verb.run(format)),
+            _ => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! work; everything else is ours, in seconds and bytes, under `holdfast_dp_`.
 
 mod apisix;
+mod archive;
 mod disk;
 mod feed;
 mod proxy;
@@ -11,7 +12,7 @@ use super::Sources;
 use text::Page;
 
 /// Every subject.
-const SUBJECTS: [fn(&Sources, &mut Page); 4] = [apisix::write, disk::write, feed::write, proxy::write];
+const SUBJECTS: [fn(&Sources, &mut Page); 5] = [apisix::write, archive::write, disk::write, feed::write, proxy::write];
 
 pub(super) fn render(sources: &Sources) -> String {
     let mut page = Page::default();
