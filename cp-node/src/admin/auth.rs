@@ -132,7 +132,7 @@ mod tests {
         }
         match keys().check(&method, &headers, &Query::parse(query)) {
             Ok(principal) => format!("ok {}", principal.name),
-            Err(answer) => format!("{answer:?}"),
+            Err(answer) => answer.text(),
         }
     }
 

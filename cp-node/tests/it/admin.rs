@@ -179,7 +179,7 @@ async fn bad_requests_name_the_place() {
             "routes/1?durability=record",
             r#"{"uri":"/x","upstream":{"nodes":{}}}"#,
             400,
-            "durability=record needs a record, and this node has none",
+            "durability=record needs a record, and this cluster has none",
         ),
         ("GET", "routes?consistency=often", "", 400, "consistency \"often\" is neither linearizable nor stale"),
     ] {

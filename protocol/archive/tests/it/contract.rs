@@ -52,7 +52,13 @@ async fn objects(store: &dyn ObjectStore) {
     for bad in ["", "/a", "a/", "a//b", "a/../b", "a/./b", "a/\0"] {
         assert_eq!(store.get(bad, MAX, None).await, Err(StoreError::Key(bad.to_owned())), "{bad:?}");
     }
+}
+
+/// Left-overs of uploads that were never finished are looked for; nothing younger than the bound is taken.
+async fn cleaning(store: &dyn ObjectStore) {
+    store.put("a/1/x", Bytes::from_static(b"kept"), When::Always).await.unwrap();
     assert_eq!(store.clean("a/", Duration::from_secs(3600)).await, Ok(0));
+    assert!(store.get("a/1/x", MAX, None).await.is_ok());
 }
 
 async fn conditions(store: Arc<dyn ObjectStore>) {
@@ -102,6 +108,7 @@ async fn a_directory() {
     let settings = ArchiveSettings { directory: root.path().join("archive"), ..ArchiveSettings::default() };
     let store = settings.open().await.unwrap();
     objects(&*store).await;
+    cleaning(&*store).await;
     conditions(store.clone()).await;
     // What a crash left half written is no object, and is cleaned up once it is old.
     std::fs::write(root.path().join("archive/c/x.tmp"), "half").unwrap();
@@ -128,6 +135,7 @@ async fn a_store_that_is_exact_about_conditions() {
     let server = Moto::start().await;
     let store = server.settings.open().await.unwrap();
     objects(&*store).await;
+    cleaning(&*store).await;
     conditions(store).await;
 }
 
