@@ -378,7 +378,7 @@ impl Settings {
         }
         let record = &self.record;
         if !record.dsn.0.is_empty() && record.dsn_file.is_some() {
-            return bad("record.dsn", "and record.dsn_file cannot both be set");
+            return bad("record.dsn", "is set beside record.dsn_file: only one of them can be");
         }
         for (key, is_zero) in [
             ("record.connect_timeout", record.connect_timeout.0.is_zero()),
@@ -497,5 +497,21 @@ mod tests {
             problem(|s| s.admin.keys = vec![key("a", "1"), key("a", "2")]),
             "admin.keys[1]: has the name of another key"
         );
+        for (expected, change) in [
+            ("raft.keep_entries: must be at least 1", (|s| s.raft.keep_entries = 0) as fn(&mut Settings)),
+            ("feed.full_sends_max: must be at least 1", |s| s.feed.full_sends_max = 0),
+            ("record.dsn: is set beside record.dsn_file: only one of them can be", |s| {
+                s.record.dsn.0 = "host=pg".into();
+                s.record.dsn_file = Some("/dsn".into());
+            }),
+            ("record.statement_timeout: must be above 0", |s| s.record.statement_timeout = Span(Duration::ZERO)),
+            ("record.backlog_age: must be above 0", |s| s.record.backlog_age = Span(Duration::ZERO)),
+            ("record.backlog_bytes: must be 1 byte to 512 MiB", |s| s.record.backlog_bytes.0 = 0),
+            ("archive.signing_key_file: is needed with an archive: what is put there is signed", |s| {
+                s.archive.directory = "/archive".into();
+            }),
+        ] {
+            assert_eq!(problem(change), expected);
+        }
     }
 }
