@@ -33,34 +33,47 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct Watched {
-    monitors: HashMap<Key, Weak<Monitor>>,
+    monitors: HashMap<Address, Vec<Watching>>,
     /// Monitors that nobody probes yet.
     new: Vec<Weak<Monitor>>,
     /// Probes at once, by the text of the checks.
     slots: HashMap<String, Weak<Semaphore>>,
 }
 
-/// An address under one set of checks, told as its text.
-type Key = (NodeHost, u16, String);
+/// Where a node listens.
+type Address = (NodeHost, u16);
+
+/// One of an address's monitors: few addresses have two.
+#[derive(Debug)]
+struct Watching {
+    /// The checks, told as their text.
+    checks: String,
+    monitor: Weak<Monitor>,
+}
 
 impl Registry {
     /// The monitor of an address under these checks.
     pub(crate) fn watch(&self, host: &NodeHost, port: u16, authority: &str, checks: &Checks) -> Arc<Monitor> {
         let text = format!("{checks:?}");
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (host.clone(), port, text.clone());
-        if let Some(monitor) = watched.monitors.get(&key).and_then(Weak::upgrade) {
-            return monitor;
+        let address = (host.clone(), port);
+        let mut was_up = None;
+        for watching in watched.monitors.get(&address).into_iter().flatten() {
+            let Some(monitor) = watching.monitor.upgrade() else { continue };
+            if watching.checks == text {
+                return monitor;
+            }
+            was_up.get_or_insert(monitor.is_up());
         }
-        let same = watched.monitors.iter().filter(|((other, at, _), _)| other == host && *at == port);
-        let was_up = same.filter_map(|(_, monitor)| monitor.upgrade()).next().is_none_or(|other| other.is_up());
         let slots = watched.slots.get(&text).and_then(Weak::upgrade).unwrap_or_else(|| {
             let slots = usize::try_from(checks.active.concurrency).unwrap_or(usize::MAX);
             Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))
         });
-        watched.slots.insert(text, Arc::downgrade(&slots));
+        watched.slots.insert(text.clone(), Arc::downgrade(&slots));
+        let was_up = was_up.unwrap_or(true);
         let monitor = Arc::new(Monitor::new(host.clone(), port, authority, checks.clone(), slots, was_up));
-        watched.monitors.insert(key, Arc::downgrade(&monitor));
+        let watching = Watching { checks: text, monitor: Arc::downgrade(&monitor) };
+        watched.monitors.entry(address).or_default().push(watching);
         watched.new.push(Arc::downgrade(&monitor));
         drop(watched);
         self.added.notify_one();
@@ -70,7 +83,10 @@ impl Registry {
     /// Takes the monitors that nobody probes yet, and forgets those that are gone.
     fn take_new(&self) -> Vec<Weak<Monitor>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.monitors.retain(|_, monitor| monitor.strong_count() > 0);
+        watched.monitors.retain(|_, of_address| {
+            of_address.retain(|watching| watching.monitor.strong_count() > 0);
+            !of_address.is_empty()
+        });
         watched.slots.retain(|_, slots| slots.strong_count() > 0);
         std::mem::take(&mut watched.new)
     }
