@@ -188,7 +188,15 @@ impl Live {
         put.counter("record_changes", "Changes of resources in them", record.changes)?;
         put.counter("record_troubles", "Attempts to write that failed or were refused", record.troubles)?;
         put.counter("record_regressions", "Times that the record had lost what it confirmed", record.regressions)?;
-        put.counter("record_regressed_revisions", "Revisions lost in them and written again", record.regressed_changes)
+        put.counter(
+            "record_regressed_revisions",
+            "Revisions lost in them and written again",
+            record.regressed_changes,
+        )?;
+        let (rows, bytes, gaps) = record.embedded.map_or((0, 0, 0), |embedded| embedded.figures());
+        put.gauge("record_embedded_rows", "Changes of resources that this node's own record holds", rows)?;
+        put.gauge("record_embedded_bytes", "What these take", bytes)?;
+        put.gauge("record_embedded_gaps", "Gaps in them", gaps)
     }
 
     fn encode_proposals(&self, put: &mut Put<'_, '_>) -> std::fmt::Result {

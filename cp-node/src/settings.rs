@@ -261,6 +261,10 @@ pub struct RecordSettings {
     pub backlog_age: Span,
     /// What a write waits for when it does not say: `raft` or `record`.
     pub durability: Durability,
+    /// How many changes of resources this node keeps on its own disk, where it has no connection string; 0: none.
+    pub embedded_changes: u64,
+    /// How many bytes of them.
+    pub embedded_bytes: ByteSize,
 }
 
 impl Default for RecordSettings {
@@ -275,6 +279,8 @@ impl Default for RecordSettings {
             backlog_bytes: ByteSize(256 << 20),
             backlog_age: Span(Duration::from_secs(24 * 3600)),
             durability: Durability::Raft,
+            embedded_changes: 100_000,
+            embedded_bytes: ByteSize(256 << 20),
         }
     }
 }

@@ -8,6 +8,7 @@
 //!   <data_dir>/boot          how often the node has started
 //!   <data_dir>/log/          the log
 //!   <data_dir>/snapshots/    snapshots
+//!   <data_dir>/history/      the embedded record, where the node keeps one; it can be taken away
 //! ```
 
 use std::fs::File;
@@ -145,6 +146,12 @@ impl DataDir {
         self.path.join("snapshots")
     }
 
+    /// Where the embedded record is.
+    #[must_use]
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history")
+    }
+
     /// Whose it is; `None` when it is nobody's yet.
     ///
     /// # Errors
@@ -178,7 +185,7 @@ impl DataDir {
     /// [`DiskError::Taken`] when it is somebody's.
     pub fn clear(&self) -> Result<(), DiskError> {
         self.check_unclaimed()?;
-        for part in [self.path.join("log"), self.snapshots()] {
+        for part in [self.path.join("log"), self.snapshots(), self.history()] {
             match std::fs::remove_dir_all(&part) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(durable::at(&part, e).into()),
                 _ => {}

@@ -11,6 +11,7 @@
 
 pub mod backlog;
 pub mod disk;
+pub mod embedded;
 pub mod feed;
 pub mod log;
 pub mod machine;

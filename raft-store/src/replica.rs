@@ -17,9 +17,10 @@ use protocol::{ConfigState, Delta, Epoch, Outcome, Text};
 use tokio::sync::watch;
 
 use crate::backlog::{Backlog, BacklogReader};
+use crate::embedded::{Tail, TailReader};
 use crate::feed::Feed;
 use crate::log::Durability;
-use crate::machine::{self, ControlRecord, ControlState, State};
+use crate::machine::{self, ControlRecord, ControlState, OutboxItem, State};
 use crate::snapshots::{SnapshotHandle, SnapshotStore, SnapshotWriter};
 use crate::types::{Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::wire::SnapshotMetaRecord;
@@ -36,6 +37,8 @@ pub struct Replica {
     newest: Option<Snapshot>,
     feed: Feed,
     backlog: watch::Sender<Arc<Backlog>>,
+    /// The last changes in full, where somebody on this node wants them.
+    tail: Option<watch::Sender<Arc<Tail>>>,
     applied: watch::Sender<Applied>,
     durability: Durability,
     snapshots: Arc<dyn SnapshotStore>,
@@ -106,6 +109,7 @@ impl Replica {
             newest: None,
             feed: Feed::new(State::new(start.epoch).config),
             backlog: watch::Sender::new(Arc::new(Backlog::of(&State::new(start.epoch)))),
+            tail: None,
             applied: watch::Sender::new(Applied::default()),
             durability: start.durability,
             snapshots: start.snapshots,
@@ -144,6 +148,12 @@ impl Replica {
         BacklogReader::new(self.backlog.subscribe())
     }
 
+    /// The embedded record begins here. From now on the last changes are kept for it.
+    pub fn tail(&mut self) -> TailReader {
+        let tail = self.tail.get_or_insert_with(|| watch::Sender::new(Arc::new(Tail::new(&self.state.config))));
+        TailReader::new(tail.subscribe())
+    }
+
     /// How far it has come.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<Applied> {
@@ -175,6 +185,9 @@ impl Replica {
         self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) });
         self.feed.replace(self.state.config.clone());
         self.backlog.send_replace(Arc::new(Backlog::of(&self.state)));
+        if let Some(tail) = &self.tail {
+            tail.send_replace(Arc::new(Tail::new(&self.state.config)));
+        }
         self.newest.iter().for_each(|snapshot| report_snapshot(&self.applied, snapshot));
         self.report();
     }
@@ -208,6 +221,8 @@ impl RaftStateMachine<TypeConfig> for Replica {
         failpoint!("replica::before_apply");
         let mut replies = Vec::with_capacity(entries.len());
         let mut steps: Vec<(Text, Delta)> = Vec::new();
+        let mut changes: Vec<Arc<OutboxItem>> = Vec::new();
+        let wants_changes = self.tail.is_some();
         let mut restored = false;
         for entry in entries {
             let mut outcomes = Outcomes::default();
@@ -222,9 +237,15 @@ impl RaftStateMachine<TypeConfig> for Replica {
                             // No step leads from one life of the cluster to the next.
                             restored = true;
                             steps.clear();
+                            changes.clear();
                         }
                         outcomes.0.push(effect.outcome);
-                        steps.extend(effect.change.into_iter().flat_map(|change| change.views));
+                        if let Some(change) = effect.change {
+                            steps.extend(change.views);
+                            if wants_changes {
+                                changes.push(Arc::new(OutboxItem::new(change.full, change.before, change.chain)));
+                            }
+                        }
                     });
                     applied.map_err(|halt| {
                         tracing::error!(log_index = entry.log_id.index, error = %halt, "this node cannot go on");
@@ -241,6 +262,10 @@ impl RaftStateMachine<TypeConfig> for Replica {
             self.feed.publish(self.state.config.clone(), steps);
         }
         self.backlog.send_replace(Arc::new(Backlog::of(&self.state)));
+        if let Some(tail) = &self.tail {
+            let newest = if restored { Tail::new(&self.state.config) } else { tail.borrow().then(changes) };
+            tail.send_replace(Arc::new(newest));
+        }
         self.report();
         failpoint!("replica::after_apply");
         Ok(replies)

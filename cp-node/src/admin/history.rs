@@ -1,24 +1,29 @@
 //! `/v1/history`, `?at_revision=`, `/v1/revert` and `/v1/record`: what the durable record tells, and what is asked of it.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use protocol::command::{Action, Command, RecordAction, Transaction, Write};
 use protocol::resource::{KindInfo, admit};
-use protocol::{Outcome, ResourceKey};
-use serde::Deserialize;
+use protocol::{Outcome, Position, ResourceKey};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, parse, read_body};
 use super::{Desk, render, write};
-use crate::record::{HistoryError, HistoryFilter};
+use crate::record::{HistoryError, HistoryFilter, PAGE_MAX, Told};
 
 /// Rows in one page when the client does not say.
 const PAGE: u32 = 100;
 
 /// The most resources that one change may have written to be reverted.
 const REVERT_MAX: u32 = 1000;
+
+/// How long an answer waits for what this node has applied; then it goes without.
+const TAKEN_IN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +32,19 @@ struct Revert {
     /// Also where a resource has been changed again since.
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Serialize)]
+struct Page {
+    #[serde(flatten)]
+    told: Told,
+    total: usize,
+    next: Option<String>,
+}
+
+/// What this node has applied shall be in the answer, where it is this node that keeps it.
+async fn taken_in(desk: &Desk, position: Position) {
+    desk.record.has_taken_in(position, Instant::now() + TAKEN_IN_MAX).await;
 }
 
 /// Serves a request about the past.
@@ -49,7 +67,7 @@ fn refused(e: &HistoryError) -> Answer {
     match e {
         HistoryError::None => Answer::bad(&e.to_string()),
         HistoryError::Unknown(_) => Answer::error(StatusCode::NOT_FOUND, &e.to_string()),
-        HistoryError::Trouble(_) => Answer::not_applied(&e.to_string()),
+        HistoryError::Trouble(_) | HistoryError::Embedded(_) => Answer::not_applied(&e.to_string()),
     }
 }
 
@@ -75,20 +93,26 @@ async fn history(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
         since: number(call, "since")?,
         until: number(call, "until")?,
         revision: number(call, "revision")?,
+        above: number(call, "above")?,
+        upto: number(call, "upto")?,
         before: before.flatten(),
         limit: number(call, "limit")?.unwrap_or(PAGE),
     };
-    let rows = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
-    let last = rows.last().filter(|_| rows.len() >= filter.limit as usize);
+    taken_in(desk, desk.feed.position()).await;
+    let told = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
+    let last = told.list.last().filter(|_| told.list.len() >= filter.limit.clamp(1, PAGE_MAX) as usize);
     let next = last.map(|row| format!("{}-{}-{}", row.epoch, row.revision, row.seq));
-    Ok(Answer::value(StatusCode::OK, &json!({ "list": rows, "total": rows.len(), "next": next })))
+    let total = told.list.len();
+    Ok(Answer::value(StatusCode::OK, &Page { told, total, next }))
 }
 
 /// A resource as it was.
 pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) -> Result<Answer, Answer> {
     let revision = revision.parse::<i64>().ok().filter(|revision| *revision >= 0);
     let revision = revision.ok_or_else(|| Answer::bad("invalid argument at_revision: should be a number"))?;
-    let body = desk.record.body_at(key, revision).await.map_err(|e| refused(&e))?;
+    let now = desk.feed.config();
+    taken_in(desk, now.position()).await;
+    let body = desk.record.body_at(key, revision, now).await.map_err(|e| refused(&e))?;
     let body = body.ok_or_else(Answer::missing)?;
     let key_path = json!(render::key_path(key));
     Ok(Answer::json(StatusCode::OK, format!("{{\"key\":{key_path},\"value\":{body},\"at_revision\":{revision}}}")))
@@ -102,7 +126,10 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
         serde_json::from_slice(&body).map_err(|e| Answer::bad(&format!("invalid request body: {e}")))?;
     let revision = i64::try_from(asked.revision).map_err(|_| Answer::bad("there is no such revision"))?;
     let filter = HistoryFilter { revision: Some(revision), limit: REVERT_MAX, ..HistoryFilter::default() };
-    let rows = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
+    // Whichever node made the change: this one has applied it before it looks.
+    desk.config(false).await?;
+    taken_in(desk, desk.feed.position()).await;
+    let rows = desk.record.history(&filter).await.map_err(|e| refused(&e))?.list;
     let epoch = i64::try_from(desk.feed.position().epoch.number).unwrap_or(i64::MAX);
     let rows: Vec<_> = rows.into_iter().filter(|row| row.epoch == epoch && row.op != "base").collect();
     if rows.is_empty() {
@@ -125,7 +152,12 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
                     .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
                 let admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
                     .map_err(|report| Answer::report(&report))?;
-                let draft = write::draft(&admitted, None);
+                let mut draft = write::draft(&admitted, None);
+                // Not only its body comes back.
+                if let Some(old) = &row.old_entry {
+                    draft.groups.clone_from(&old.groups);
+                    draft.ttl_seconds = old.ttl_seconds;
+                }
                 Write::Put { key, draft, if_match, only_new: is_gone && !asked.force }
             }
         });

@@ -8,6 +8,7 @@ use openraft::storage::RaftLogStorage;
 use protocol::grpc::feed_server::FeedServer;
 use protocol::grpc::peer_server::PeerServer;
 use raft_store::disk::{DataDir, Identity};
+use raft_store::embedded::{Embedded, EmbeddedSettings};
 use raft_store::feed::Feed;
 use raft_store::log::{LogStore, SledLog, SledLogSettings, WriterDriver};
 use raft_store::snapshots::{SnapshotFiles, SnapshotStore};
@@ -54,6 +55,8 @@ pub struct Node {
     pub(super) probes: Option<JoinHandle<()>>,
     pub(super) upkeep: Vec<JoinHandle<()>>,
     pub(super) archiver: Option<Archiver>,
+    /// Writes the embedded record; ends with consensus.
+    pub(super) history: Option<JoinHandle<()>>,
     /// Where it listens: peer, admin, feed, status.
     pub addresses: Addresses,
 }
@@ -172,10 +175,20 @@ impl Node {
         };
         warn_of_open_links(&settings);
         let boot = data.count_boot()?;
-        let storage = open_storage(&data, &identity, &settings, &seams).await?;
+        let mut storage = open_storage(&data, &identity, &settings, &seams).await?;
         let log = storage.log.clone();
         let (feed_reader, applied) = (storage.replica.feed(), storage.replica.applied());
-        let record = Record::new(settings.record.clone(), link, storage.replica.backlog());
+        let wants_embedded = link.is_none() && settings.record.embedded_changes > 0;
+        let embedded = wants_embedded.then(|| {
+            let bounds = EmbeddedSettings {
+                rows_max: settings.record.embedded_changes,
+                bytes_max: settings.record.embedded_bytes.0,
+            };
+            (Embedded::new(&data.history(), bounds), storage.replica.tail())
+        });
+        let history = embedded.as_ref().map(|(embedded, _)| embedded.clone());
+        let record = Record::new(settings.record.clone(), link, history, storage.replica.backlog());
+        let history = embedded.map(|(embedded, tail)| tokio::spawn(embedded.follow(tail)));
         let channels = Channels::new(seams.net.clone());
         let fleet = Fleet::default();
         let draining = Arc::new(AtomicBool::new(false));
@@ -292,6 +305,7 @@ impl Node {
             probes,
             upkeep,
             archiver,
+            history,
             addresses,
         })
     }

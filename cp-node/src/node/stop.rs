@@ -86,6 +86,13 @@ impl Node {
         }
         self.stop_peer.send_replace(true);
         let _ = tokio::time::timeout(CLOSE_MAX, self.peer_server).await;
+        if let Some(mut history) = self.history
+            && tokio::time::timeout(CLOSE_MAX, &mut history).await.is_err()
+        {
+            // It is a projection: what it has not written it reads again from the log.
+            tracing::warn!("the embedded record was not closed in time");
+            history.abort();
+        }
         self.log.close().await;
         self.probes.iter().for_each(JoinHandle::abort);
         tracing::info!(

@@ -1,8 +1,10 @@
-//! What was changed, when and by whom, as PostgreSQL tells it.
+//! What was changed, when and by whom: as PostgreSQL tells it, or the embedded record where there is none.
 
-use protocol::ResourceKey;
+use protocol::{ConfigState, Entry, Position, ResourceKey, codec};
 use serde::Serialize;
+use tokio::time::Instant;
 
+use super::embedded::{self, Holds};
 use super::{Record, Trouble};
 
 /// Rows in one page, at most.
@@ -20,6 +22,10 @@ pub(crate) struct HistoryFilter {
     pub(crate) until: Option<i64>,
     /// Only this revision.
     pub(crate) revision: Option<i64>,
+    /// Only revisions above this one.
+    pub(crate) above: Option<i64>,
+    /// Only revisions up to this one.
+    pub(crate) upto: Option<i64>,
     /// Older than this row: epoch, revision, number within it.
     pub(crate) before: Option<(i64, i64, i32)>,
     pub(crate) limit: u32,
@@ -39,14 +45,37 @@ pub(crate) struct HistoryRow {
     pub(crate) time_ms: i64,
     pub(crate) old_body: Option<Box<serde_json::value::RawValue>>,
     pub(crate) body: Option<Box<serde_json::value::RawValue>>,
+    /// All that was there before, where one revision was asked for. Its body is `old_body`.
+    #[serde(skip)]
+    pub(crate) old_entry: Option<Entry>,
+}
+
+/// An answer, and who gives it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Told {
+    pub(crate) list: Vec<HistoryRow>,
+    source: Source,
+    /// What the embedded record holds. PostgreSQL's begins where it was turned on, with rows of `op = "base"`.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    holds: Option<Holds>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Postgresql,
+    Embedded,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HistoryError {
     /// This node has no record to ask.
-    #[error("this node has no record: set record.dsn")]
+    #[error("this node has no record: set record.dsn, or record.embedded_changes above 0")]
     None,
+    /// The embedded record cannot answer now.
+    #[error("{0}")]
+    Embedded(String),
     /// No host of the DSN could answer.
     #[error(transparent)]
     Trouble(#[from] Trouble),
@@ -57,7 +86,23 @@ pub(crate) enum HistoryError {
 
 impl Record {
     /// Rows that fit, newest first.
-    pub(crate) async fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, HistoryError> {
+    pub(crate) async fn history(&self, filter: &HistoryFilter) -> Result<Told, HistoryError> {
+        if let Some(embedded) = &self.shared.embedded {
+            let list = embedded::rows(embedded, filter).await?;
+            return Ok(Told { list, source: Source::Embedded, holds: Some(Holds::of(&embedded.reach())) });
+        }
+        Ok(Told { list: self.rows(filter).await?, source: Source::Postgresql, holds: None })
+    }
+
+    /// Waits until what this node has applied can be asked for, where that is up to this node.
+    pub(crate) async fn has_taken_in(&self, position: Position, deadline: Instant) {
+        if let Some(embedded) = &self.shared.embedded {
+            // Late, it answers with what it has and says how far that reaches.
+            embedded.reached(position, deadline).await;
+        }
+    }
+
+    async fn rows(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, HistoryError> {
         let (epoch, revision, seq) = match filter.before {
             Some((epoch, revision, seq)) => (Some(epoch), Some(revision), Some(seq)),
             None => (None, None, None),
@@ -65,12 +110,19 @@ impl Record {
         let limit = i64::from(filter.limit.clamp(1, PAGE_MAX));
         let rows = self
             .ask(
-                "SELECT epoch, revision, seq, kind, id, op, author, request, time_ms, old_body, body
+                "SELECT epoch, revision, seq, kind, id, op, author, request, time_ms, old_body, body,
+                    CASE WHEN $6::int8 IS NOT NULL AND old_body IS NOT NULL THEN
+                        (SELECT meta FROM holdfast.history AS earlier
+                         WHERE earlier.kind = history.kind AND earlier.id = history.id
+                            AND (earlier.epoch, earlier.revision, earlier.seq)
+                                < (history.epoch, history.revision, history.seq)
+                         ORDER BY epoch DESC, revision DESC, seq DESC LIMIT 1) END
                  FROM holdfast.history
                  WHERE ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR id = $2)
                     AND ($3::text IS NULL OR author = $3) AND ($4::int8 IS NULL OR time_ms >= $4)
                     AND ($5::int8 IS NULL OR time_ms < $5) AND ($6::int8 IS NULL OR revision = $6)
                     AND ($7::int8 IS NULL OR (epoch, revision, seq) < ($7, $8::int8, $9::int4))
+                    AND ($11::int8 IS NULL OR revision > $11) AND ($12::int8 IS NULL OR revision <= $12)
                  ORDER BY epoch DESC, revision DESC, seq DESC LIMIT $10",
                 &[
                     &filter.kind,
@@ -83,6 +135,8 @@ impl Record {
                     &revision,
                     &seq,
                     &limit,
+                    &filter.above,
+                    &filter.upto,
                 ],
             )
             .await?;
@@ -90,7 +144,17 @@ impl Record {
     }
 
     /// A resource's body as it was at a revision of the current epoch; `None` where it did not exist.
-    pub(crate) async fn body_at(&self, key: &ResourceKey, revision: i64) -> Result<Option<String>, HistoryError> {
+    ///
+    /// `now` is the configuration as this node has it.
+    pub(crate) async fn body_at(
+        &self,
+        key: &ResourceKey,
+        revision: i64,
+        now: ConfigState,
+    ) -> Result<Option<String>, HistoryError> {
+        if let Some(embedded) = &self.shared.embedded {
+            return embedded::body_at(embedded, key, revision, now).await;
+        }
         let reach = self
             .ask(
                 "SELECT min(revision), max(revision), (SELECT revision FROM holdfast.cursor) FROM holdfast.history
@@ -166,5 +230,7 @@ fn row(row: &tokio_postgres::Row) -> Result<HistoryRow, tokio_postgres::Error> {
         time_ms: row.try_get(8)?,
         old_body: json(row.try_get(9)?),
         body: json(row.try_get(10)?),
+        // One that a hand has spoiled is as good as none.
+        old_entry: row.try_get::<_, Option<Vec<u8>>>(11)?.and_then(|meta| codec::open(&meta).ok()),
     })
 }

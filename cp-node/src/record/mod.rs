@@ -11,6 +11,7 @@
 //! Nothing waits for PostgreSQL except a request that asked for it: apply, elections and traffic go on whatever it does.
 //! This folder alone names `tokio-postgres`.
 
+mod embedded;
 mod history;
 mod judge;
 mod lag;
@@ -24,10 +25,12 @@ use std::sync::{Arc, Mutex};
 
 use protocol::Position;
 use raft_store::backlog::BacklogReader;
+use raft_store::embedded::Embedded;
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub(crate) use history::{HistoryError, HistoryFilter};
+use embedded::Holds;
+pub(crate) use history::{HistoryError, HistoryFilter, PAGE_MAX, Told};
 pub(crate) use lag::Lag;
 pub use link::BadDsn;
 pub(crate) use link::Link;
@@ -45,6 +48,8 @@ pub(crate) struct Record {
 struct Shared {
     settings: RecordSettings,
     link: Option<Link>,
+    /// What a node without a DSN keeps on its own disk.
+    embedded: Option<Embedded>,
     backlog: BacklogReader,
     lag: lag::Ages,
     writing: Mutex<Writing>,
@@ -109,6 +114,9 @@ pub(crate) struct RecordStatus {
     pub(crate) regressions: u64,
     pub(crate) regressed_changes: u64,
     pub(crate) troubles: u64,
+    /// The embedded record, on a node that keeps one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) embedded: Option<Holds>,
 }
 
 impl RecordStatus {
@@ -119,10 +127,15 @@ impl RecordStatus {
 }
 
 impl Record {
-    pub(crate) fn new(settings: RecordSettings, link: Option<Link>, backlog: BacklogReader) -> Self {
+    pub(crate) fn new(
+        settings: RecordSettings,
+        link: Option<Link>,
+        embedded: Option<Embedded>,
+        backlog: BacklogReader,
+    ) -> Self {
         let lag = lag::Ages::new(settings.backlog_age.0);
-        let shared = Shared { settings, link, backlog, lag, writing: Mutex::default(), history: Default::default() };
-        Self { shared: Arc::new(shared) }
+        let (writing, history) = (Mutex::default(), Default::default());
+        Self { shared: Arc::new(Shared { settings, link, embedded, backlog, lag, writing, history }) }
     }
 
     /// How far the record is behind.
@@ -194,6 +207,7 @@ impl Record {
             regressions: writing.regressions,
             regressed_changes: writing.regressed_changes,
             troubles: writing.troubles,
+            embedded: self.shared.embedded.as_ref().map(|embedded| Holds::of(&embedded.reach())),
         }
     }
 

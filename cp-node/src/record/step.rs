@@ -251,30 +251,23 @@ impl<'i> Rows<'i> {
     fn of(items: &'i [std::sync::Arc<OutboxItem>]) -> Self {
         let mut rows = Self::default();
         let mut latest = HashMap::new();
-        for item in items {
-            let cause = item.delta.cause.as_ref();
-            for ((seq, change), before) in (0i32..).zip(&item.delta.changes).zip(&item.before) {
-                if let Some(earlier) = latest.insert(&change.key, rows.seqs.len()) {
-                    rows.is_last[earlier] = false;
-                }
-                rows.revisions.push(number(item.delta.position.revision));
-                rows.seqs.push(seq);
-                rows.kinds.push(change.key.kind.as_str());
-                rows.ids.push(change.key.id.as_str());
-                rows.ops.push(match (before, &change.entry) {
-                    (_, None) => "delete",
-                    (None, Some(_)) => "create",
-                    (Some(_), Some(_)) => "update",
-                });
-                rows.old_bodies.push(before.as_ref().map(|entry| &*entry.body));
-                rows.bodies.push(change.entry.as_ref().map(|entry| &*entry.body));
-                rows.metas.push(change.entry.as_deref().map(meta));
-                rows.authors.push(cause.map_or(Cow::Borrowed(""), |cause| text(&cause.author)));
-                rows.requests.push(cause.map_or(Cow::Borrowed(""), |cause| text(&cause.request)));
-                rows.times.push(cause.map_or(0, |cause| number(cause.time)));
-                rows.chains.push(&item.chain.0);
-                rows.is_last.push(true);
+        for row in items.iter().flat_map(|item| item.rows()) {
+            if let Some(earlier) = latest.insert(row.key, rows.seqs.len()) {
+                rows.is_last[earlier] = false;
             }
+            rows.revisions.push(number(row.position.revision));
+            rows.seqs.push(row.seq.cast_signed());
+            rows.kinds.push(row.key.kind.as_str());
+            rows.ids.push(row.key.id.as_str());
+            rows.ops.push(row.op.word());
+            rows.old_bodies.push(row.before.map(|entry| &*entry.body));
+            rows.bodies.push(row.entry.map(|entry| &*entry.body));
+            rows.metas.push(row.entry.map(|entry| meta(entry)));
+            rows.authors.push(text(row.author));
+            rows.requests.push(text(row.request));
+            rows.times.push(number(row.time));
+            rows.chains.push(&row.chain.0);
+            rows.is_last.push(true);
         }
         rows
     }

@@ -7,5 +7,6 @@ mod admin;
 mod archive;
 mod binary;
 mod disk;
+mod history;
 mod node;
 mod writes;

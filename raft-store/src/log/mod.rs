@@ -17,7 +17,7 @@ mod backend;
 mod durability;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
-mod sled;
+pub(crate) mod sled;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -32,7 +32,7 @@ use super::backend::{LogBackend, LogError, Recovered, WriteOp};
 use crate::wire::{EntryRecord, LogIdRecord, VoteRecord};
 
 /// Sled puts values of four pages and more into files of their own; this stays well below.
-const CHUNK_BYTES: usize = 4096;
+pub(crate) const CHUNK_BYTES: usize = 4096;
 
 /// How long sled may take to let go of a database that this process has just closed.
 const LOCK_MAX: Duration = Duration::from_secs(5);
@@ -266,7 +266,7 @@ impl Store {
         let sled = |e: sled::Error| LogError::io(place.clone(), e);
         remove_tree(&temporary).map_err(io)?;
         {
-            let db = open_sled(&temporary, settings)?;
+            let db = open_sled(&temporary, settings.cache_bytes)?;
             for item in from.iter().flat_map(|from| from.iter()) {
                 let (key, value) = item.map_err(sled)?;
                 db.insert(key, value).map_err(sled)?;
@@ -303,7 +303,7 @@ impl Store {
             let reason = "sled keeps large values there, which are never synced; holdfast never writes any".to_owned();
             return Err(LogError::Damaged { place: blobs.display().to_string(), reason });
         }
-        let db = open_sled(&path, settings)?;
+        let db = open_sled(&path, settings.cache_bytes)?;
         let data = path.join("db");
         let data =
             OpenOptions::new().read(true).open(&data).map_err(|e| LogError::io(data.display().to_string(), e))?;
@@ -393,11 +393,12 @@ impl HighWater {
     }
 }
 
-fn open_sled(path: &Path, settings: &SledLogSettings) -> Result<sled::Db, LogError> {
+/// Opens or makes a database of sled's; nothing is flushed until it is asked for.
+pub(crate) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
     let place = || path.join("db").display().to_string();
     let config = sled::Config::new()
         .path(path)
-        .cache_capacity(settings.cache_bytes)
+        .cache_capacity(cache_bytes)
         .flush_every_ms(None)
         .mode(sled::Mode::HighThroughput);
     // Sled panics on some kinds of damage; for an operator that is one more error with a place.
@@ -475,7 +476,7 @@ fn remove_generation(dir: &Path, generation: u64) -> io::Result<()> {
     durable::remove(&count_path(dir, generation))
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
@@ -484,7 +485,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// Syncs every file in a directory, and the directory.
-fn sync_files(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_files(dir: &Path) -> io::Result<()> {
     for item in std::fs::read_dir(dir)? {
         let item = item?;
         if item.file_type()?.is_dir() {

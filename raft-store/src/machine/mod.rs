@@ -22,7 +22,7 @@ use protocol::{Chain, ConfigState, Delta, Entry, Epoch, Outcome, Position, Rejec
 pub use control::{ControlState, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS, STAGE_MILLIS, STAGED_BYTES_MAX};
 pub use decide::decide;
 pub use outbox::{
-    BACKLOG_BYTES_MAX, BACKLOG_CHANGES_MAX, Base, Marked, Outbox, OutboxItem, REGRESSION_BYTES_MAX,
+    BACKLOG_BYTES_MAX, BACKLOG_CHANGES_MAX, Base, ChangeRow, Marked, Op, Outbox, OutboxItem, REGRESSION_BYTES_MAX,
     REGRESSION_CHANGES_MAX, REGRESSION_MILLIS,
 };
 pub use record::{ControlRecord, RecordError, outbox_section, read_outbox, read_restoring, restoring_section};

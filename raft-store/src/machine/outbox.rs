@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 use protocol::command::RecordMark;
-use protocol::{Chain, Delta, Entry, Position, Rejection, Revision, codec};
+use protocol::entry::UnixMillis;
+use protocol::{Chain, Delta, Entry, Position, Rejection, ResourceKey, Revision, codec};
 
 /// How long a change is kept after it was recorded, in the log's own time: a failover of the record may take back what
 /// was confirmed up to then. Longer than any replication lag that a standby which is fit for promotion has: 10 minutes.
@@ -92,7 +93,82 @@ pub struct OutboxItem {
     pub bytes: u64,
 }
 
+/// What one change did to one resource, as a record keeps it: a row of its history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChangeRow<'i> {
+    /// The position of the change.
+    pub position: Position,
+    /// Which of the change's resources, counted from 0.
+    pub seq: u32,
+    /// The resource.
+    pub key: &'i ResourceKey,
+    /// What was done to it.
+    pub op: Op,
+    /// What was there before.
+    pub before: Option<&'i Arc<Entry>>,
+    /// What is there now.
+    pub entry: Option<&'i Arc<Entry>>,
+    /// Who caused it; empty where nobody is named.
+    pub author: &'i str,
+    /// On behalf of which request.
+    pub request: &'i str,
+    /// The proposer's wall clock.
+    pub time: UnixMillis,
+    /// The chain after the whole change.
+    pub chain: &'i Chain,
+}
+
+/// What a change does to a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// It came to be.
+    Create,
+    /// It got another body, or other metadata.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+impl Op {
+    /// What leads from one state of a resource to another.
+    #[must_use]
+    pub fn of(before: bool, after: bool) -> Self {
+        match (before, after) {
+            (_, false) => Self::Delete,
+            (false, true) => Self::Create,
+            (true, true) => Self::Update,
+        }
+    }
+
+    /// A word for programs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 impl OutboxItem {
+    /// What it did to each resource: what every record of the history keeps.
+    pub fn rows(&self) -> impl Iterator<Item = ChangeRow<'_>> {
+        let cause = self.delta.cause.as_ref();
+        (0..).zip(&self.delta.changes).zip(&self.before).map(move |((seq, change), before)| ChangeRow {
+            position: self.delta.position,
+            seq,
+            key: &change.key,
+            op: Op::of(before.is_some(), change.entry.is_some()),
+            before: before.as_ref(),
+            entry: change.entry.as_ref(),
+            author: cause.map_or("", |cause| cause.author.as_str()),
+            request: cause.map_or("", |cause| cause.request.as_str()),
+            time: cause.map_or(0, |cause| cause.time),
+            chain: &self.chain,
+        })
+    }
+
     /// An item, measured.
     #[must_use]
     pub fn new(delta: Delta, before: Vec<Option<Arc<Entry>>>, chain: Chain) -> Self {
