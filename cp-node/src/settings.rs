@@ -267,6 +267,14 @@ pub struct RecordSettings {
     pub embedded_bytes: ByteSize,
 }
 
+impl RecordSettings {
+    /// Whether there is a PostgreSQL to record to.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        !self.dsn.0.is_empty() || self.dsn_file.is_some()
+    }
+}
+
 impl Default for RecordSettings {
     fn default() -> Self {
         Self {

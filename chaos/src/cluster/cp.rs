@@ -66,17 +66,18 @@ impl Cp {
         Ok(())
     }
 
-    /// Brings a lost cluster back with it.
+    /// Brings a lost cluster back with it, and gives what it said.
     ///
     /// # Errors
     /// What it said.
-    pub async fn bootstrap(&mut self, flags: &[&str]) -> Result<()> {
+    pub async fn bootstrap(&mut self, flags: &[&str]) -> Result<String> {
         let mut words = vec!["bootstrap"];
         words.extend_from_slice(flags);
         let mut process = self.spawn(&words)?;
         let status = process.ended(READY_MAX).await?;
-        ensure!(status.success(), "cp-node bootstrap: {status}: {}", process.printed());
-        Ok(())
+        let printed = process.printed();
+        ensure!(status.success(), "cp-node bootstrap: {status}: {printed}");
+        Ok(printed)
     }
 
     /// Takes it out of its cluster while it runs; its process then ends by itself.

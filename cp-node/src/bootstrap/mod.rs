@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use archive::BadArchive;
 use protocol::codec;
-use protocol::command::{Action, Batch, Command, STAGE_PART_BYTES_MAX};
+use protocol::command::{Action, Batch, Command, RecordAction, STAGE_PART_BYTES_MAX};
 use protocol::position::{EpochConflict, RestoreId};
 use protocol::snapshot::{self, Header, Unsealed};
 use protocol::{Epoch, Outcome, Position};
@@ -84,6 +84,16 @@ pub enum BootstrapError {
     /// Two sources are of clusters, or lives, that have no order.
     #[error("{0} and {1} hold different clusters: say which with --from")]
     Clusters(String, String),
+    /// Two sources whose histories part.
+    #[error("{older} is not the beginning of {newest}: {why}\nSay which is meant with --from.")]
+    Histories {
+        /// The older one.
+        older: String,
+        /// The newest.
+        newest: String,
+        /// How it shows.
+        why: String,
+    },
     /// Two lives with one number.
     #[error(transparent)]
     Conflict(#[from] EpochConflict),
@@ -105,9 +115,26 @@ pub enum BootstrapError {
         /// By whom.
         by: String,
     },
-    /// The archive does not take the claim.
-    #[error("the next epoch cannot be claimed in the archive: {0}")]
-    Claim(String),
+    /// The claim is not taken.
+    #[error("the next epoch cannot be claimed in {arbiter}: {why}")]
+    Claim {
+        /// Where.
+        arbiter: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// Somebody still writes to the record.
+    #[error(
+        "the record has gone on to {now} since it was read at {read}: a node of the old cluster is still running. Stop it, then go on with --resume {restore}"
+    )]
+    GoesOn {
+        /// Where it was read.
+        read: Position,
+        /// Where it is.
+        now: Position,
+        /// The restore that has claimed it by now.
+        restore: RestoreId,
+    },
     /// A listener.
     #[error("{0}")]
     Listen(std::io::Error),
@@ -124,7 +151,7 @@ pub async fn bootstrap(settings: &Settings, plan: &Plan, seams: &Seams) -> Resul
     settings.check()?;
     // Before anything is claimed: this must be a directory that can become a node's.
     raft_store::disk::DataDir::open(&settings.data_dir.0)?.check_unclaimed()?;
-    let candidate = source::newest(settings, plan).await?;
+    let candidate = source::newest(settings, plan, seams).await?;
     tracing::info!(
         from = candidate.from, position = %candidate.state.position(), resources = candidate.state.len(),
         "the newest that can be proved"
@@ -135,9 +162,15 @@ pub async fn bootstrap(settings: &Settings, plan: &Plan, seams: &Seams) -> Resul
     let highest = witnesses.iter().map(|witness| witness.position.epoch.number).max().unwrap_or(0);
     let above = found.epoch.number.max(highest);
     let restore = plan.resume.unwrap_or_else(|| RestoreId(seams.random.bytes16()));
-    let epoch = claim::claim(settings, candidate.cluster, above, restore, plan).await?;
+    let epoch = claim::claim(settings, &candidate, above, restore, plan, seams).await?;
+    let has_record = settings.record.is_set();
     let identity = node::found_as(settings, seams, candidate.cluster, found.epoch, async |raft| {
-        Ok(restore_into(raft, &candidate, epoch, seams).await?)
+        restore_into(raft, &candidate, epoch, seams).await?;
+        if has_record {
+            // Before any change: the record is to go on from exactly here.
+            propose(raft, Action::Record(RecordAction::On), seams).await?;
+        }
+        Ok(())
     })
     .await?;
     let position = Position { epoch, revision: found.revision };

@@ -24,6 +24,8 @@ pub(super) struct Cursor {
     pub(super) revision: Revision,
     pub(super) chain: Chain,
     pub(super) term: u64,
+    /// The life that was claimed last by somebody who brings the cluster back: its number and restore id.
+    pub(super) claimed: Option<(u64, String)>,
 }
 
 /// What is to be done.
@@ -35,6 +37,8 @@ pub(super) enum Verdict {
     GoOn { from: Revision, lost: u64 },
     /// It ends exactly where this life of the cluster began: take it over.
     NextLife { from: Revision },
+    /// It was claimed for this life of the cluster, which came back from something else: what differs is written anew.
+    Rebase { from: Revision },
 }
 
 /// Whether this is the system on which the record is, and whether it may be written to.
@@ -89,15 +93,28 @@ pub(super) fn content(
     if cursor.epoch > head.epoch.number {
         return Err(Trouble::HigherEpoch { found: cursor.epoch, here: head.epoch.number });
     }
+    let restore = head.epoch.restore.to_string();
+    if let Some((number, by)) = &cursor.claimed
+        && (*number, by) != (head.epoch.number, &restore)
+        && *number >= head.epoch.number
+    {
+        return Err(match *number == head.epoch.number {
+            true => Trouble::EpochConflict(*number),
+            false => Trouble::Claimed { number: *number, by: by.clone() },
+        });
+    }
     if cursor.epoch < head.epoch.number {
+        let is_claimed = cursor.claimed.as_ref().is_some_and(|(number, _)| *number == head.epoch.number);
         let (found, begun) = (cursor.revision, base.position.revision);
         return if found == begun && cursor.chain == base.chain {
             Ok(Verdict::NextLife { from: found })
+        } else if is_claimed {
+            Ok(Verdict::Rebase { from: found })
         } else {
             Err(Trouble::OlderEpoch { found, base: begun })
         };
     }
-    if cursor.restore != head.epoch.restore.to_string() {
+    if cursor.restore != restore {
         return Err(Trouble::EpochConflict(cursor.epoch));
     }
     if cursor.term > term {

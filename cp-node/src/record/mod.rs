@@ -16,6 +16,7 @@ mod history;
 mod judge;
 mod lag;
 mod link;
+pub(crate) mod restore;
 mod schema;
 mod step;
 mod trouble;

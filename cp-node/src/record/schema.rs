@@ -7,7 +7,8 @@ use super::link::Session;
 ///
 /// Bodies are text: `jsonb` would give them back in another order. The view casts, and gives NULL where a body cannot be
 /// cast, so that no body can ever hold the writer up.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE holdfast.cursor (
         one boolean PRIMARY KEY DEFAULT true CHECK (one),
         cluster text NOT NULL,
@@ -49,7 +50,11 @@ const MIGRATIONS: &[&str] = &["
         BEGIN RETURN body::jsonb; EXCEPTION WHEN others THEN RETURN NULL; END $$;
     CREATE VIEW holdfast.resources AS
         SELECT kind, id, revision, holdfast.as_jsonb(body) AS body FROM holdfast.current;
-"];
+",
+    "
+    ALTER TABLE holdfast.cursor ADD claimed_epoch bigint, ADD claimed_restore text;
+",
+];
 
 /// Names the lock under which schemas are changed: nodes that start together take turns.
 const LOCK: i64 = 0x686f_6c64_6661_7374;
@@ -93,6 +98,11 @@ pub(super) async fn migrate(session: &mut Session) -> Result<(), Trouble> {
         Ok(Err(e)) => Err(Trouble::from(e)),
         Err(_) => Err(Trouble::Silent(limit)),
     }
+}
+
+/// Whether there is a record in this database.
+pub(super) async fn is_there(session: &Session) -> Result<bool, Trouble> {
+    Ok(version(session).await?.is_some())
 }
 
 async fn version(session: &Session) -> Result<Option<i32>, Trouble> {

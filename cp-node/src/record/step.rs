@@ -17,7 +17,7 @@ const STEP: &str = "
     WITH moved AS (
         UPDATE holdfast.cursor SET revision = $7, chain = $8, digest = $9, writer_term = $6, updated_at = now()
         WHERE one AND cluster = $1 AND epoch = $2 AND restore_id = $3 AND revision = $4 AND chain = $5
-            AND writer_term <= $6
+            AND writer_term <= $6 AND coalesce(claimed_epoch, 0) <= $2
         RETURNING 1
     ), rows AS (
         SELECT * FROM unnest($10::int8[], $11::int4[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
@@ -83,9 +83,11 @@ pub(super) async fn look(session: &Session) -> Result<Found, Trouble> {
 
 /// Where the record is.
 pub(super) async fn cursor(session: &Session) -> Result<Option<Cursor>, Trouble> {
-    let asked = session
-        .client
-        .query_opt("SELECT cluster, epoch, restore_id, revision, chain, writer_term FROM holdfast.cursor", &[]);
+    let asked = session.client.query_opt(
+        "SELECT cluster, epoch, restore_id, revision, chain, writer_term, claimed_epoch, claimed_restore
+             FROM holdfast.cursor",
+        &[],
+    );
     let Some(row) = session.within(asked).await? else { return Ok(None) };
     let chain: Vec<u8> = row.try_get(4)?;
     let chain = chain.try_into().map_err(|_| Trouble::Database("the cursor's chain has not 32 bytes".to_owned()))?;
@@ -96,6 +98,10 @@ pub(super) async fn cursor(session: &Session) -> Result<Option<Cursor>, Trouble>
         revision: row.try_get::<_, i64>(3)?.cast_unsigned(),
         chain: Chain(chain),
         term: row.try_get::<_, i64>(5)?.cast_unsigned(),
+        claimed: match (row.try_get::<_, Option<i64>>(6)?, row.try_get(7)?) {
+            (Some(number), Some(restore)) => Some((number.cast_unsigned(), restore)),
+            _ => None,
+        },
     }))
 }
 
@@ -169,6 +175,7 @@ pub(super) async fn begin(
             revision: position.revision,
             chain,
             term,
+            claimed: None,
         }),
         _ => Err(Trouble::Moved),
     }
@@ -274,7 +281,7 @@ impl<'i> Rows<'i> {
 }
 
 /// Everything of an entry but its body: the record `entr`.
-fn meta(entry: &Entry) -> Vec<u8> {
+pub(super) fn meta(entry: &Entry) -> Vec<u8> {
     let bare = Entry { body: "".into(), ..entry.clone() };
     codec::seal(&bare).expect("what an entry has beside its body is bounded far below a record's bound")
 }
@@ -285,6 +292,6 @@ fn text(text: &str) -> Cow<'_, str> {
 }
 
 /// PostgreSQL has no unsigned numbers. Ours grow by one: they do not come near the bound.
-fn number(n: u64) -> i64 {
+pub(super) fn number(n: u64) -> i64 {
     n.cast_signed()
 }

@@ -72,6 +72,16 @@ pub(crate) enum Trouble {
         /// Ours.
         here: u64,
     },
+    /// Somebody brings the cluster back, or has.
+    #[error(
+        "epoch {number} is claimed by restore {by}: the cluster is being restored elsewhere, or was; this one stands down"
+    )]
+    Claimed {
+        /// The number.
+        number: u64,
+        /// By whom.
+        by: String,
+    },
     /// Two clusters were restored under one number.
     #[error("the record's epoch {0} has another restore id: two clusters were restored apart from each other")]
     EpochConflict(u64),
@@ -137,6 +147,7 @@ impl Trouble {
             Self::OlderTimeline { .. } => "older-timeline",
             Self::OtherCluster(_) => "other-cluster",
             Self::HigherEpoch { .. } => "higher-epoch",
+            Self::Claimed { .. } => "claimed",
             Self::EpochConflict(_) => "epoch-conflict",
             Self::OlderEpoch { .. } => "older-epoch",
             Self::HigherTerm { .. } => "higher-term",

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::judge::{self, Cursor, Verdict};
 use super::link::Link;
-use super::{Record, State, Trouble, schema, step};
+use super::{Record, State, Trouble, restore, schema, step};
 use crate::propose::Proposer;
 use crate::read::ReadIndex;
 
@@ -180,6 +180,10 @@ impl Writer {
                 step::claim(&session, &seen, now.config.position(), term).await?
             }
             (Verdict::NextLife { .. }, Some(seen)) => step::claim(&session, &seen, now.config.position(), term).await?,
+            (Verdict::Rebase { .. }, Some(seen)) => {
+                let Some(config) = now.config_at_base() else { return Err(Ended::Deposed) };
+                restore::rebase(&session, &seen, term, &config).await?
+            }
             _ => {
                 let Some(config) = now.config_at_base() else { return Err(Ended::Deposed) };
                 step::begin(&session, &cluster, term, &config).await?
