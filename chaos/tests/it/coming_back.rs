@@ -174,7 +174,7 @@ async fn the_newer_of_record_and_archive_is_taken_and_the_other_is_its_beginning
     s3.set(None);
     let flags = ["--from=auto", "--witness-window=0s"];
     let said = come_back(&mut cluster, &flags).await;
-    assert!(said.contains("it is the beginning of the newest older=the archive"), "{said}");
+    assert!(said.contains("it is the beginning of the newest older=\"the archive"), "{said}");
     assert_eq!(cluster.agree(READY_MAX).await.unwrap().0, "2-6");
     put(&mut cluster, "second-life").await;
     audit(&cluster, &postgres).await;
@@ -189,7 +189,7 @@ async fn the_newer_of_record_and_archive_is_taken_and_the_other_is_its_beginning
     disaster(&mut cluster).await;
     postgres.start().await.unwrap();
     let said = come_back(&mut cluster, &flags).await;
-    assert!(said.contains("it is the beginning of the newest older=the record"), "{said}");
+    assert!(said.contains("it is the beginning of the newest older=\"the record"), "{said}");
     assert_eq!(cluster.agree(READY_MAX).await.unwrap(), ("3-9".to_owned(), digest));
     put(&mut cluster, "third-life").await;
     // The record goes on; what it never got stands in it as the base of the new life.
