@@ -73,6 +73,9 @@ pub(crate) enum HistoryError {
     /// This node has no record to ask.
     #[error("this node has no record: set record.dsn, or record.embedded_changes above 0")]
     None,
+    /// Only PostgreSQL's record can be asked this.
+    #[error("this node has no PostgreSQL: set record.dsn")]
+    NoPostgres,
     /// The embedded record cannot answer now.
     #[error("{0}")]
     Embedded(String),

@@ -19,6 +19,7 @@ mod link;
 mod schema;
 mod step;
 mod trouble;
+mod verify;
 mod writer;
 
 use std::sync::{Arc, Mutex};

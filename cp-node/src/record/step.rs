@@ -86,17 +86,21 @@ pub(super) async fn cursor(session: &Session) -> Result<Option<Cursor>, Trouble>
     let asked = session
         .client
         .query_opt("SELECT cluster, epoch, restore_id, revision, chain, writer_term FROM holdfast.cursor", &[]);
-    let Some(row) = session.within(asked).await? else { return Ok(None) };
+    session.within(asked).await?.as_ref().map(read_cursor).transpose()
+}
+
+/// Reads the columns that [`cursor`] asks for, in their order.
+pub(super) fn read_cursor(row: &tokio_postgres::Row) -> Result<Cursor, Trouble> {
     let chain: Vec<u8> = row.try_get(4)?;
     let chain = chain.try_into().map_err(|_| Trouble::Database("the cursor's chain has not 32 bytes".to_owned()))?;
-    Ok(Some(Cursor {
+    Ok(Cursor {
         cluster: row.try_get(0)?,
         epoch: row.try_get::<_, i64>(1)?.cast_unsigned(),
         restore: row.try_get(2)?,
         revision: row.try_get::<_, i64>(3)?.cast_unsigned(),
         chain: Chain(chain),
         term: row.try_get::<_, i64>(5)?.cast_unsigned(),
-    }))
+    })
 }
 
 /// Puts this leader's term into the cursor, and its life of the cluster: from now on no earlier one moves it.
@@ -274,7 +278,7 @@ impl<'i> Rows<'i> {
 }
 
 /// Everything of an entry but its body: the record `entr`.
-fn meta(entry: &Entry) -> Vec<u8> {
+pub(super) fn meta(entry: &Entry) -> Vec<u8> {
     let bare = Entry { body: "".into(), ..entry.clone() };
     codec::seal(&bare).expect("what an entry has beside its body is bounded far below a record's bound")
 }
@@ -285,6 +289,6 @@ fn text(text: &str) -> Cow<'_, str> {
 }
 
 /// PostgreSQL has no unsigned numbers. Ours grow by one: they do not come near the bound.
-fn number(n: u64) -> i64 {
+pub(super) fn number(n: u64) -> i64 {
     n.cast_signed()
 }
