@@ -3,9 +3,10 @@
 //! A reader is woken by every apply and takes what is newest; a slow one holds nothing up and misses nothing, since the
 //! outbox keeps everything that the record is not known to hold.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use protocol::ConfigState;
+use protocol::{ConfigState, Entry, ResourceKey, Revision};
 use tokio::sync::watch;
 
 use crate::machine::{Outbox, State};
@@ -30,9 +31,20 @@ impl Backlog {
     #[must_use]
     pub fn config_at_base(&self) -> Option<ConfigState> {
         let base = self.outbox.base()?;
-        let mut entries: std::collections::BTreeMap<_, _> =
-            self.config.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect();
-        for item in self.outbox.newest_first() {
+        let entries = self.entries_at(base.position.revision)?;
+        let position = base.position;
+        Some(ConfigState::from_entries(ConfigState::following(), position, position, base.chain, entries))
+    }
+
+    /// Every resource as of a revision: the newest ones, with the changes after it taken back. `None` where the outbox
+    /// does not reach back that far, or the revision is not applied here.
+    #[must_use]
+    pub fn entries_at(&self, revision: Revision) -> Option<BTreeMap<ResourceKey, Arc<Entry>>> {
+        if revision < self.outbox.base()?.position.revision || revision > self.config.position().revision {
+            return None;
+        }
+        let mut entries: BTreeMap<_, _> = self.config.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect();
+        for item in self.outbox.newest_first().take_while(|item| item.delta.position.revision > revision) {
             for (change, before) in item.delta.changes.iter().zip(&item.before) {
                 match before {
                     Some(entry) => entries.insert(change.key.clone(), entry.clone()),
@@ -40,8 +52,7 @@ impl Backlog {
                 };
             }
         }
-        let position = base.position;
-        Some(ConfigState::from_entries(ConfigState::following(), position, position, base.chain, entries))
+        Some(entries)
     }
 }
 

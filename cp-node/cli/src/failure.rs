@@ -8,6 +8,9 @@ pub(crate) enum Failure {
     /// The command line or a file cannot be used; nothing was sent.
     #[error("{0}")]
     Usage(String),
+    /// Nothing failed: something differs, and this is what. It goes where answers go.
+    #[error("{0}")]
+    Differs(String),
     /// A node refused it; nothing was changed.
     #[error("{0}")]
     Refused(String),
@@ -32,7 +35,7 @@ impl Failure {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) => 1,
+            Self::Differs(_) | Self::Refused(_) => 1,
             Self::Usage(_) => 2,
             Self::Unknown { .. } => 3,
             Self::Unreachable(_) => 4,

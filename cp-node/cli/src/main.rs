@@ -26,7 +26,7 @@ use verbs::Verb;
 /// The key of the Admin API comes from a file (--key-file) or the variable HOLDFAST_ADMIN_KEY, and never from the command
 /// line, which every user of the machine can read.
 ///
-/// Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the outcome is unknown, 4 no node could be asked.
+/// Exit codes: 0 done, 1 refused, or something differs, 2 wrong usage, 3 the outcome is unknown, 4 no node could be asked.
 #[derive(Debug, Parser)]
 #[command(name = "hfctl", version = daemon::build::LONG, arg_required_else_help = true)]
 struct Cli {
@@ -59,6 +59,10 @@ fn main() -> ExitCode {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
+        }
+        Err(failure @ Failure::Differs(_)) => {
+            print!("{failure}");
+            ExitCode::from(failure.exit_code())
         }
         Err(failure) => {
             for line in failure.to_string().lines() {

@@ -34,6 +34,12 @@ struct Revert {
     force: bool,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Repair {
+    confirm: bool,
+}
+
 #[derive(Serialize)]
 struct Page {
     #[serde(flatten)]
@@ -53,10 +59,12 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     match (&call.method, &path[..]) {
         (&Method::GET, ["history"]) => history(desk, &call).await,
         (&Method::GET, ["record"]) => Ok(Answer::value(StatusCode::OK, &desk.record.status())),
+        (&Method::GET, ["record", "verify"]) => verify(desk, &call).await,
+        (&Method::POST, ["record", "repair"]) => repair(desk, &call, body).await,
         (&Method::POST, ["record", "release"]) => tell(desk, &call, RecordAction::Release).await,
         (&Method::POST, ["record", "off"]) => tell(desk, &call, RecordAction::Off).await,
         (&Method::POST, ["revert"]) => revert(desk, &call, body).await,
-        (_, ["history" | "revert" | "record"] | ["record", "release" | "off"]) => {
+        (_, ["history" | "revert" | "record"] | ["record", "release" | "off" | "verify" | "repair"]) => {
             Err(Answer::method_not_offered(call.method.as_str(), "this path"))
         }
         _ => Err(Answer::no_such_path()),
@@ -65,7 +73,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
 
 fn refused(e: &HistoryError) -> Answer {
     match e {
-        HistoryError::None => Answer::bad(&e.to_string()),
+        HistoryError::None | HistoryError::NoPostgres => Answer::bad(&e.to_string()),
         HistoryError::Unknown(_) => Answer::error(StatusCode::NOT_FOUND, &e.to_string()),
         HistoryError::Trouble(_) | HistoryError::Embedded(_) => Answer::not_applied(&e.to_string()),
     }
@@ -167,6 +175,35 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
     let keys: Vec<_> = written.iter().map(|written| render::key_path(&written.key)).collect();
     let answer = json!({ "revision": position.revision, "reverted": asked.revision, "keys": keys });
     Ok(Answer::json(StatusCode::OK, answer.to_string()).at(position))
+}
+
+/// Holds the record against the state: what is current, or with `history_above` a stretch of the history.
+async fn verify(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
+    let cluster = desk.describe.cluster.to_string();
+    let Some(above) = call.query.get("history_above") else {
+        let findings = desk.record.verify(&cluster).await.map_err(|e| refused(&e))?;
+        return Ok(Answer::value(StatusCode::OK, &findings));
+    };
+    let bad = |_| Answer::bad("invalid argument history_above: should be a revision");
+    let above = above.parse::<u64>().map_err(bad)?;
+    let findings = desk.record.verify_history(&cluster, above).await.map_err(|e| refused(&e))?;
+    Ok(Answer::value(StatusCode::OK, &findings))
+}
+
+/// Sets what is current right.
+async fn repair(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
+    let body = read_body(body, desk.settings.body_max.0).await?;
+    let asked = if body.is_empty() { Ok(Repair::default()) } else { serde_json::from_slice(&body) };
+    let asked = asked.map_err(|e| Answer::bad(&format!("invalid request body: {e}")))?;
+    if !asked.confirm {
+        let sentence =
+            "repair rewrites rows of the record; look at /v1/record/verify first, then say \"confirm\": true";
+        return Err(Answer::bad(sentence));
+    }
+    let cluster = desk.describe.cluster.to_string();
+    let findings = desk.record.repair(&cluster).await.map_err(|e| refused(&e))?;
+    tracing::warn!(author = call.principal.name.as_str(), findings = ?findings, "what is current in the record was set right");
+    Ok(Answer::value(StatusCode::OK, &findings))
 }
 
 /// Says something of the record to all.

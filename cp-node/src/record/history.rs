@@ -73,6 +73,9 @@ pub(crate) enum HistoryError {
     /// This node has no record to ask.
     #[error("this node has no record: set record.dsn, or record.embedded_changes above 0")]
     None,
+    /// Only PostgreSQL's record can be asked this.
+    #[error("this node has no PostgreSQL: set record.dsn")]
+    NoPostgres,
     /// The embedded record cannot answer now.
     #[error("{0}")]
     Embedded(String),
@@ -143,7 +146,7 @@ impl Record {
         rows.iter().map(row).collect::<Result<_, _>>().map_err(|e: tokio_postgres::Error| Trouble::from(e).into())
     }
 
-    /// A resource's body as it was at a revision of the current epoch; `None` where it did not exist.
+    /// A resource's body as it was at a revision; `None` where it did not exist.
     ///
     /// `now` is the configuration as this node has it.
     pub(crate) async fn body_at(
@@ -157,8 +160,7 @@ impl Record {
         }
         let reach = self
             .ask(
-                "SELECT min(revision), max(revision), (SELECT revision FROM holdfast.cursor) FROM holdfast.history
-                 WHERE epoch = (SELECT epoch FROM holdfast.cursor)",
+                "SELECT min(revision), max(revision), (SELECT revision FROM holdfast.cursor) FROM holdfast.history",
                 &[],
             )
             .await?;
@@ -172,8 +174,8 @@ impl Record {
         }
         let rows = self
             .ask(
+                // Revisions go on over the lives of a cluster; a later life tells what became of an earlier one's end.
                 "SELECT body FROM holdfast.history WHERE kind = $1 AND id = $2 AND revision <= $3
-                    AND epoch = (SELECT epoch FROM holdfast.cursor)
                  ORDER BY epoch DESC, revision DESC LIMIT 1",
                 &[&key.kind.as_str(), &key.id.as_str(), &revision],
             )

@@ -19,7 +19,10 @@ mod link;
 pub(crate) mod restore;
 mod schema;
 mod step;
+#[cfg(test)]
+mod tests;
 mod trouble;
+mod verify;
 mod writer;
 
 use std::sync::{Arc, Mutex};

@@ -18,6 +18,9 @@ pub(crate) struct History {
     /// Only this revision.
     #[arg(long)]
     revision: Option<u64>,
+    /// Only changes by this author.
+    #[arg(long)]
+    author: Option<String>,
     /// At most so many changes.
     #[arg(long, default_value_t = 50)]
     limit: u32,
@@ -35,6 +38,9 @@ impl History {
         if let Some(revision) = self.revision {
             path.push_str(&format!("&revision={revision}"));
         }
+        if let Some(author) = &self.author {
+            path.push_str(&format!("&author={author}"));
+        }
         let answer = client.get(&path)?.body;
         if format != Format::Table {
             return Ok(render::value(&answer, format));
@@ -43,6 +49,10 @@ impl History {
             ["revision", "op", "kind", "id", "author", "time_ms", "request"].map(|name| cell(&row[name])).to_vec()
         };
         let rows: Vec<_> = answer["list"].as_array().into_iter().flatten().map(row).collect();
+        for gap in answer["gaps"].as_array().into_iter().flatten() {
+            let (after, upto) = (cell(&gap["after"]), cell(&gap["upto"]));
+            eprintln!("hfctl: warning: this node's own record lacks what came after {after} up to {upto}");
+        }
         Ok(render::table(&["REVISION", "OP", "KIND", "ID", "AUTHOR", "TIME (MS)", "REQUEST"], &rows))
     }
 }

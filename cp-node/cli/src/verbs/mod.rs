@@ -3,6 +3,7 @@
 mod apply;
 mod backup;
 mod delete;
+mod diff;
 mod get;
 mod history;
 mod list;
@@ -28,6 +29,8 @@ pub(crate) enum Verb {
     Backup(backup::Backup),
     /// Deletes a resource.
     Delete(delete::Delete),
+    /// Shows what differs between two revisions, or between a file and the cluster.
+    Diff(diff::Diff),
     /// Shows a resource.
     Get(get::Get),
     /// Shows who changed what, and when.
@@ -38,7 +41,7 @@ pub(crate) enum Verb {
     Members(members::Members),
     /// Writes a resource.
     Put(put::Put),
-    /// Shows how the durable record is doing; lets it move to another PostgreSQL.
+    /// Shows how the durable record is doing; verifies and repairs it; lets it move to another PostgreSQL.
     Record(record::Record),
     /// Takes a change back.
     Revert(revert::Revert),
@@ -54,6 +57,7 @@ impl Verb {
             Self::Apply(verb) => verb.run(client, format),
             Self::Backup(verb) => verb.run(client, format),
             Self::Delete(verb) => verb.run(client),
+            Self::Diff(verb) => verb.run(client, format),
             Self::Get(verb) => verb.run(client, format),
             Self::History(verb) => verb.run(client, format),
             Self::List(verb) => verb.run(client, format),
