@@ -30,9 +30,9 @@ test: compiler nextest postgres moto
 	@$(PART) "tests" cargo nextest run --workspace
 
 # Holdfast beside its peers; see benches/README.md.
-bench: compiler peers
+bench: compiler peers postgres
 	cargo build --release -p cp-node -p dp-proxy -p benches
-	for bench in table propagation writes; do target/release/benches $$bench || exit 1; done
+	for bench in table propagation writes record; do target/release/benches $$bench || exit 1; done
 
 # Some dependencies are built from C.
 compiler:

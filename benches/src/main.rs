@@ -11,6 +11,7 @@ mod http;
 mod machine;
 mod process;
 mod propagation;
+mod record;
 mod table;
 mod writes;
 
@@ -34,6 +35,8 @@ struct Cli {
 enum Bench {
     /// How soon a committed change is served by two proxies, at several sizes of the configuration.
     Propagation(propagation::Arguments),
+    /// How fast a backlog drains into PostgreSQL, and Admin writes while it is up, down or slow.
+    Record(record::Arguments),
     /// One route of many changes: the proxy's table, step by step against built afresh.
     Table(table::Arguments),
     /// Admin writes per second and their latency, beside a three-node etcd.
@@ -58,6 +61,7 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<String> {
     let results = match cli.bench {
         Bench::Propagation(arguments) => propagation::run(arguments).await?,
+        Bench::Record(arguments) => record::run(arguments).await?,
         Bench::Table(arguments) => table::run(arguments)?,
         Bench::Writes(arguments) => writes::run(arguments).await?,
     };

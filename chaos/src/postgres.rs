@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -32,6 +33,8 @@ pub struct Postgres {
     host: String,
     port: String,
     dir: TempDir,
+    /// Settings `name=value` beyond those of every test.
+    settings: Vec<String>,
     process: Option<Process>,
 }
 
@@ -41,7 +44,17 @@ impl Postgres {
     /// # Errors
     /// What did not work.
     pub async fn primary(name: &str, address: &str) -> Result<Self> {
-        let mut server = Self::place(name, address)?;
+        let mut server = Self::prepare(name, address).await?;
+        server.start().await?;
+        Ok(server)
+    }
+
+    /// A new primary that does not run yet.
+    ///
+    /// # Errors
+    /// What did not work.
+    pub async fn prepare(name: &str, address: &str) -> Result<Self> {
+        let server = Self::place(name, address)?;
         let data = server.data();
         server
             .tool(
@@ -64,8 +77,67 @@ impl Postgres {
             data.join("pg_hba.conf"),
             "host all all 127.0.0.0/8 trust\nhost replication all 127.0.0.0/8 trust\n",
         )?;
-        server.start().await?;
         Ok(server)
+    }
+
+    /// More settings, `name=value`, from its next start on.
+    pub fn set(&mut self, settings: &[&str]) {
+        self.settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
+    }
+
+    /// Writes a file that only the server may read; gives its path.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, bytes)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        self.give(&path)?;
+        Ok(path)
+    }
+
+    /// Makes a directory for the server; gives its path.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir(&path)?;
+        self.give(&path)?;
+        Ok(path)
+    }
+
+    /// Makes a path the server's own.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn give(&self, path: &Path) -> Result<()> {
+        if let Some((uid, gid)) = unprivileged()? {
+            chown(path, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+
+    /// Holds connections until one more is refused, and lets go of them when the last is dropped.
+    ///
+    /// # Errors
+    /// When they are never used up.
+    pub async fn use_up_connections(&self) -> Result<Vec<tokio::process::Child>> {
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            // It waits for its input: when it goes, the server notices.
+            let mut psql = Command::new("psql");
+            psql.args(["-X", "-h", &self.host, "-p", &self.port, "-U", "holdfast", "-d", "postgres"]);
+            psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            held.push(psql.spawn()?);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            if let Err(refused) = self.sql("SELECT 1").await {
+                ensure!(refused.to_string().contains("too many clients"), "{refused:#}");
+                return Ok(held);
+            }
+        }
+        anyhow::bail!("it takes any number of connections")
     }
 
     /// A streaming standby of another server, caught up.
@@ -104,7 +176,14 @@ impl Postgres {
             chown(dir.path(), Some(uid), Some(gid))?;
         }
         let (host, port) = address.rsplit_once(':').context("an address has a port")?;
-        Ok(Self { name: name.to_owned(), host: host.to_owned(), port: port.to_owned(), dir, process: None })
+        Ok(Self {
+            name: name.to_owned(),
+            host: host.to_owned(),
+            port: port.to_owned(),
+            dir,
+            settings: Vec::new(),
+            process: None,
+        })
     }
 
     fn data(&self) -> PathBuf {
@@ -139,7 +218,7 @@ impl Postgres {
     pub async fn start(&mut self) -> Result<()> {
         let data = self.data().display().to_string();
         let listen = format!("listen_addresses={}", self.host);
-        let args = [
+        let mut args = vec![
             "-D",
             &data,
             "-p",
@@ -157,6 +236,7 @@ impl Postgres {
             "-c",
             "hot_standby=on",
         ];
+        args.extend(self.settings.iter().flat_map(|setting| ["-c", setting]));
         let words = as_user("postgres", &args)?;
         // A server that was killed leaves processes and shared memory behind for a moment: then it does not start yet.
         let deadline = tokio::time::Instant::now() + START_MAX;
@@ -235,14 +315,19 @@ impl Postgres {
     /// # Errors
     /// What it said.
     pub async fn sql(&self, sql: &str) -> Result<String> {
+        let output = tokio::time::timeout(Duration::from_secs(20), self.psql(sql).output()).await;
+        let output = output.context("psql hangs")??;
+        ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    fn psql(&self, sql: &str) -> Command {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-h", &self.host, "-p", &self.port, "-U", "holdfast", "-d", "postgres", "-Atqc", sql]);
         // A test may make a database read-only, and writable again.
         psql.env("PGOPTIONS", "-c default_transaction_read_only=off");
         psql.env("PGCONNECT_TIMEOUT", "3").kill_on_drop(true);
-        let output = tokio::time::timeout(Duration::from_secs(20), psql.output()).await.context("psql hangs")??;
-        ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+        psql
     }
 }
 

@@ -18,6 +18,7 @@ mod quorum;
 mod record;
 mod record_embedded;
 mod record_faults;
+mod record_limits;
 mod record_verify;
 mod slow_link;
 mod stopping;

@@ -18,6 +18,8 @@ mod lag;
 mod link;
 mod schema;
 mod step;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod verify;
 mod writer;

@@ -1,32 +1,55 @@
-//! Statements that move the record. Each is atomic by itself: it is one statement, so a writer that stops between two
-//! messages leaves no transaction open, and no lock.
+//! Statements that move the record. A step is one statement and atomic by itself, so a writer that stops between two
+//! messages leaves no transaction open, and no lock. Only one change that is too large for one statement is a transaction
+//! of several.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use protocol::{Chain, Digest, Entry, Position, codec};
-use raft_store::machine::OutboxItem;
+use raft_store::machine::{ChangeRow, OutboxItem};
 use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
 
 use super::Trouble;
 use super::judge::{Cursor, Found};
 use super::link::Session;
 
-/// Moves the cursor by compare-and-set; whatever else the statement does, it does only if the cursor moved.
-const STEP: &str = "
-    WITH moved AS (
+/// Rows and bytes of bodies in one statement, when one change alone is larger than a step.
+const PART_ROWS: usize = 2048;
+const PART_BYTES: usize = 8 << 20;
+
+/// Moves the cursor by compare-and-set. Its parameters are the first nine of [`STEP`].
+const MOVE: &str = "
         UPDATE holdfast.cursor SET revision = $7, chain = $8, digest = $9, writer_term = $6, updated_at = now()
         WHERE one AND cluster = $1 AND epoch = $2 AND restore_id = $3 AND revision = $4 AND chain = $5
-            AND writer_term <= $6
-        RETURNING 1
-    ), rows AS (
-        SELECT * FROM unnest($10::int8[], $11::int4[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-            $17::bytea[], $18::text[], $19::text[], $20::int8[], $21::bytea[], $22::bool[])
+            AND writer_term <= $6";
+
+/// The statements of a step.
+pub(super) struct Statements {
+    /// Moves the cursor; whatever else it does, it does only if the cursor moved.
+    step: Statement,
+    /// The rows alone, for a change that is written in parts, in a transaction that has moved the cursor.
+    part: Statement,
+}
+
+/// Writes rows of changes where `moved` gives a row: to the history, and to what is current. `epoch` is the parameter with
+/// the epoch, `first` the first of the thirteen with the rows.
+fn rows_sql(moved: &str, epoch: usize, first: usize) -> String {
+    let types = [
+        "int8[]", "int4[]", "text[]", "text[]", "text[]", "text[]", "text[]", "bytea[]", "text[]", "text[]", "int8[]",
+        "bytea[]", "bool[]",
+    ];
+    let columns: Vec<String> = (first..).zip(types).map(|(at, type_)| format!("${at}::{type_}")).collect();
+    format!(
+        "WITH moved AS ({moved}), rows AS (
+        SELECT * FROM unnest({columns})
         AS rows (revision, seq, kind, id, op, old_body, body, meta, author, request, time_ms, chain, is_last)
     ), history AS (
         INSERT INTO holdfast.history
             (epoch, revision, seq, kind, id, op, old_body, body, meta, author, request, time_ms, chain)
-        SELECT $2, revision, seq, kind, id, op, old_body, body, meta, author, request, time_ms, chain FROM rows, moved
+        SELECT ${epoch}::int8, revision, seq, kind, id, op, old_body, body, meta, author, request, time_ms, chain
+        FROM rows, moved
     ), gone AS (
         DELETE FROM holdfast.current USING rows, moved
         WHERE rows.is_last AND rows.body IS NULL AND current.kind = rows.kind AND current.id = rows.id
@@ -36,26 +59,28 @@ const STEP: &str = "
         ON CONFLICT (kind, id) DO UPDATE
             SET revision = excluded.revision, body = excluded.body, meta = excluded.meta
     )
-    SELECT count(*) FROM moved";
+    SELECT count(*) FROM moved",
+        columns = columns.join(", ")
+    )
+}
 
-/// Puts the cursor where a history begins, if there is none yet, with the configuration there.
+/// Puts the cursor where a history begins, if there is none yet.
 const BEGIN: &str = "
-    WITH begun AS (
-        INSERT INTO holdfast.cursor (cluster, epoch, restore_id, revision, chain, digest, writer_term)
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
-        RETURNING 1
-    ), rows AS (
-        SELECT * FROM unnest($8::int4[], $9::text[], $10::text[], $11::text[], $12::bytea[])
+    INSERT INTO holdfast.cursor (cluster, epoch, restore_id, revision, chain, digest, writer_term)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+
+/// Writes a part of the configuration there.
+const BASE: &str = "
+    WITH rows AS (
+        SELECT * FROM unnest($4::int4[], $5::text[], $6::text[], $7::text[], $8::bytea[])
         AS rows (seq, kind, id, body, meta)
     ), history AS (
         INSERT INTO holdfast.history
             (epoch, revision, seq, kind, id, op, body, meta, author, request, time_ms, chain)
-        SELECT $2, $4, seq, kind, id, 'base', body, meta, 'system', 'base', 0, $5 FROM rows, begun
-    ), there AS (
-        INSERT INTO holdfast.current (kind, id, revision, body, meta)
-        SELECT kind, id, $4, body, meta FROM rows, begun
+        SELECT $1::int8, $2::int8, seq, kind, id, 'base', body, meta, 'system', 'base', 0, $3::bytea FROM rows
     )
-    SELECT count(*) FROM begun";
+    INSERT INTO holdfast.current (kind, id, revision, body, meta)
+    SELECT kind, id, $2::int8, body, meta FROM rows";
 
 /// Asks a PostgreSQL who it is.
 pub(super) async fn look(session: &Session) -> Result<Found, Trouble> {
@@ -128,7 +153,7 @@ pub(super) async fn claim(session: &Session, seen: &Cursor, position: Position, 
     }
 }
 
-/// Writes the configuration at which the history begins.
+/// Writes the configuration at which the history begins: in parts, and all or nothing.
 pub(super) async fn begin(
     session: &Session,
     cluster: &str,
@@ -136,98 +161,104 @@ pub(super) async fn begin(
     config: &protocol::ConfigState,
 ) -> Result<Cursor, Trouble> {
     let position = config.position();
-    let (mut seqs, mut kinds, mut ids, mut bodies, mut metas) = (vec![], vec![], vec![], vec![], vec![]);
-    for (seq, (key, entry)) in (0i32..).zip(config.iter()) {
-        seqs.push(seq);
-        kinds.push(key.kind.as_str());
-        ids.push(key.id.as_str());
-        bodies.push(&*entry.body);
-        metas.push(meta(entry));
-    }
+    let (epoch, revision) = (number(position.epoch.number), number(position.revision));
     let restore = position.epoch.restore.to_string();
     let chain = config.chain();
-    let begun = session
-        .within(session.client.query_one(
-            BEGIN,
-            &[
-                &cluster,
-                &number(position.epoch.number),
-                &restore,
-                &number(position.revision),
-                &&chain.0[..],
-                &&config.digest().0[..],
-                &number(term),
-                &seqs,
-                &kinds,
-                &ids,
-                &bodies,
-                &metas,
-            ],
-        ))
-        .await?;
-    match begun.try_get::<_, i64>(0)? {
-        1 => Ok(Cursor {
-            cluster: cluster.to_owned(),
-            epoch: position.epoch.number,
-            restore,
-            revision: position.revision,
-            chain,
-            term,
-        }),
-        _ => Err(Trouble::Moved),
+    session.within(session.client.batch_execute("BEGIN")).await?;
+    let digest = config.digest();
+    let arguments: [&(dyn ToSql + Sync); 7] =
+        [&cluster, &epoch, &restore, &revision, &&chain.0[..], &&digest.0[..], &number(term)];
+    if session.within(session.client.execute(BEGIN, &arguments)).await? != 1 {
+        return Err(Trouble::Moved);
     }
+    let entries: Vec<_> = (0i32..).zip(config.iter()).collect();
+    for part in parts(&entries, |(_, (_, entry))| entry.body.len()) {
+        let seqs: Vec<i32> = part.iter().map(|(seq, _)| *seq).collect();
+        let kinds: Vec<&str> = part.iter().map(|(_, (key, _))| key.kind.as_str()).collect();
+        let ids: Vec<&str> = part.iter().map(|(_, (key, _))| key.id.as_str()).collect();
+        let bodies: Vec<&str> = part.iter().map(|(_, (_, entry))| &*entry.body).collect();
+        let metas: Vec<Vec<u8>> = part.iter().map(|(_, (_, entry))| meta(entry)).collect();
+        let arguments: [&(dyn ToSql + Sync); 8] =
+            [&epoch, &revision, &&chain.0[..], &seqs, &kinds, &ids, &bodies, &metas];
+        session.within(session.client.execute(BASE, &arguments)).await?;
+    }
+    session.within(session.client.batch_execute("COMMIT")).await?;
+    let (cluster, epoch) = (cluster.to_owned(), position.epoch.number);
+    Ok(Cursor { cluster, epoch, restore, revision: position.revision, chain, term })
 }
 
-pub(super) async fn prepare(session: &Session) -> Result<Statement, Trouble> {
+/// Cuts a list into parts that one statement each can write; one item at least goes into each.
+fn parts<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut all = Vec::new();
+    let mut rest = items;
+    while !rest.is_empty() {
+        let mut sum = 0;
+        let fits = rest.iter().take(PART_ROWS).take_while(|item| {
+            sum += bytes(item);
+            sum <= PART_BYTES
+        });
+        let (part, more) = rest.split_at(fits.count().max(1));
+        all.push(part);
+        rest = more;
+    }
+    all
+}
+
+pub(super) async fn prepare(session: &Session) -> Result<Statements, Trouble> {
     // A step touches the rows that it names, each by its key, however large the tables are.
     session.within(session.client.batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off")).await?;
-    session.within(session.client.prepare(STEP)).await
+    let step = rows_sql(&format!("{MOVE} RETURNING 1"), 2, 10);
+    let step = session.within(session.client.prepare(&step)).await?;
+    let part = session.within(session.client.prepare(&rows_sql("SELECT 1", 1, 2))).await?;
+    Ok(Statements { step, part })
 }
 
-/// Moves the record by some changes. Where this fails, whether it was carried out is told by the cursor alone.
+/// Moves the record by some changes. Where this fails, whether it was carried out is told by the cursor alone, and the
+/// session must not be used again.
 ///
 /// # Errors
 /// [`Trouble::Moved`] when the cursor is not at `at`: nothing was written.
 pub(super) async fn step(
     session: &Session,
-    statement: &Statement,
+    statements: &Statements,
     at: &Cursor,
-    items: &[std::sync::Arc<OutboxItem>],
+    items: &[Arc<OutboxItem>],
 ) -> Result<Cursor, Trouble> {
     let Some(last) = items.last() else { return Ok(at.clone()) };
-    let rows = Rows::of(items);
     let Digest(digest) = last.delta.digest;
     let revision = last.delta.position.revision;
-    let moving = session
-        .within(session.client.query_one(
-            statement,
-            &[
-                &at.cluster,
-                &number(at.epoch),
-                &at.restore,
-                &number(at.revision),
-                &&at.chain.0[..],
-                &number(at.term),
-                &number(revision),
-                &&last.chain.0[..],
-                &&digest[..],
-                &rows.revisions,
-                &rows.seqs,
-                &rows.kinds,
-                &rows.ids,
-                &rows.ops,
-                &rows.old_bodies,
-                &rows.bodies,
-                &rows.metas,
-                &rows.authors,
-                &rows.requests,
-                &rows.times,
-                &rows.chains,
-                &rows.is_last,
-            ],
-        ))
-        .await?;
-    match moving.try_get::<_, i64>(0)? {
+    let (epoch, from, to, term) = (number(at.epoch), number(at.revision), number(revision), number(at.term));
+    let (chain_from, chain_to, digest) = (&at.chain.0[..], &last.chain.0[..], &digest[..]);
+    let moving: [&(dyn ToSql + Sync); 9] =
+        [&at.cluster, &epoch, &at.restore, &from, &chain_from, &term, &to, &chain_to, &digest];
+    let changes: Vec<ChangeRow<'_>> = items.iter().flat_map(|item| item.rows()).collect();
+    let weight = |row: &ChangeRow<'_>| {
+        let bytes = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| entry.body.len());
+        bytes(row.before) + bytes(row.entry)
+    };
+    let is_one_too_large = items.len() == 1 && parts(&changes, weight).len() > 1;
+    let moved = if is_one_too_large {
+        // In a transaction of several messages. A writer that stops between two of them loses its session, or PostgreSQL
+        // ends it after as long as a statement may take: either way nothing of it is left.
+        session.within(session.client.batch_execute("BEGIN")).await?;
+        let moved = session.within(session.client.execute(MOVE, &moving)).await?;
+        if moved == 1 {
+            for part in parts(&changes, weight) {
+                let rows = Rows::of(part);
+                let arguments: Vec<&(dyn ToSql + Sync)> =
+                    std::iter::once(&epoch as &(dyn ToSql + Sync)).chain(rows.columns()).collect();
+                session.within(session.client.query_one(&statements.part, &arguments)).await?;
+            }
+            session.within(session.client.batch_execute("COMMIT")).await?;
+        }
+        moved
+    } else {
+        let rows = Rows::of(&changes);
+        let arguments: Vec<&(dyn ToSql + Sync)> = moving.into_iter().chain(rows.columns()).collect();
+        let moved = session.within(session.client.query_one(&statements.step, &arguments)).await?;
+        moved.try_get::<_, i64>(0)?.cast_unsigned()
+    };
+    match moved {
         1 => Ok(Cursor { revision, chain: last.chain, ..at.clone() }),
         _ => Err(Trouble::Moved),
     }
@@ -252,10 +283,10 @@ struct Rows<'i> {
 }
 
 impl<'i> Rows<'i> {
-    fn of(items: &'i [std::sync::Arc<OutboxItem>]) -> Self {
+    fn of(changes: &[ChangeRow<'i>]) -> Self {
         let mut rows = Self::default();
         let mut latest = HashMap::new();
-        for row in items.iter().flat_map(|item| item.rows()) {
+        for row in changes {
             if let Some(earlier) = latest.insert(row.key, rows.seqs.len()) {
                 rows.is_last[earlier] = false;
             }
@@ -274,6 +305,25 @@ impl<'i> Rows<'i> {
             rows.is_last.push(true);
         }
         rows
+    }
+
+    /// In the order of [`rows_sql`].
+    fn columns(&self) -> [&(dyn ToSql + Sync); 13] {
+        [
+            &self.revisions,
+            &self.seqs,
+            &self.kinds,
+            &self.ids,
+            &self.ops,
+            &self.old_bodies,
+            &self.bodies,
+            &self.metas,
+            &self.authors,
+            &self.requests,
+            &self.times,
+            &self.chains,
+            &self.is_last,
+        ]
     }
 }
 

@@ -185,7 +185,7 @@ impl Writer {
                 step::begin(&session, &cluster, term, &config).await?
             }
         };
-        let statement = step::prepare(&session).await?;
+        let statements = step::prepare(&session).await?;
         let mark = |cursor: &Cursor| RecordMark {
             revision: cursor.revision,
             chain: cursor.chain,
@@ -220,7 +220,7 @@ impl Writer {
                 // A restore has begun another life.
                 return Err(Trouble::Moved.into());
             }
-            cursor = step::step(&session, &statement, &cursor, &items).await?;
+            cursor = step::step(&session, &statements, &cursor, &items).await?;
             confirmed.send_replace(mark(&cursor));
             let changes: usize = items.iter().map(|item| item.delta.changes.len()).sum();
             self.record.note(|writing| {

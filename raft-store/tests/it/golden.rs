@@ -15,7 +15,7 @@ use protocol::entry::Claim;
 use protocol::position::RestoreId;
 use protocol::snapshot::{self, ClusterId, Header, Unsealed};
 use protocol::{Epoch, Kind, Outcome, ResourceKey, Text};
-use raft_store::machine::State;
+use raft_store::machine::{State, outbox_section, read_outbox, read_restoring, restoring_section};
 use sha2::{Digest as _, Sha256};
 
 fn file(name: &str) -> PathBuf {
@@ -92,6 +92,36 @@ fn the_golden_log_of_the_record_replays_to_the_same_digests() {
     for word in ["[record]", "not known with this chain", "knows better", "restoring", "restored at 2-", "not above"] {
         assert!(expected.contains(word), "the golden log never says {word:?}");
     }
+}
+
+/// The sections of a snapshot that hold the outbox and a restore, as the golden log leaves them half way, byte by byte:
+/// `golden/outbox.v1.bin` and `golden/restoring.v1.bin`.
+#[test]
+fn the_golden_sections_read_back_as_they_were_written() {
+    let frames = frames(&std::fs::read(file("record-log.v1.bin")).unwrap());
+    let mut state = State::new(epoch());
+    let (mut fullest, mut restoring) = (state.clone(), None);
+    for frame in &frames {
+        state.apply_entry(frame, |_, _| {}).unwrap();
+        if state.outbox.mark().is_some() && state.outbox.bytes() > fullest.outbox.bytes() {
+            fullest = state.clone();
+        }
+        restoring = state.restoring.clone().or(restoring);
+    }
+    let outbox = outbox_section(&fullest.outbox).unwrap().unwrap();
+    let restoring_bytes = restoring_section(restoring.as_ref()).unwrap().unwrap();
+    for (name, bytes) in [("outbox.v1.bin", &outbox), ("restoring.v1.bin", &restoring_bytes)] {
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(file(name), bytes).unwrap();
+        }
+        assert_eq!(&std::fs::read(file(name)).unwrap(), bytes, "{name}");
+    }
+    assert_eq!(read_outbox(Some(&outbox)).unwrap(), fullest.outbox);
+    let read = read_restoring(Some(&restoring_bytes)).unwrap();
+    assert_eq!(restoring_section(read.as_ref()).unwrap(), Some(restoring_bytes));
+    // Not a byte may lack, and none may be too many.
+    assert!(read_outbox(Some(&outbox[..outbox.len() - 1])).is_err());
+    assert!(read_outbox(Some(&[&outbox[..], b"x"].concat())).is_err());
 }
 
 fn a_log_with_a_record() -> Vec<Batch> {
