@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -125,8 +126,10 @@ impl Postgres {
     pub async fn use_up_connections(&self) -> Result<Vec<tokio::process::Child>> {
         let mut held = Vec::new();
         for _ in 0..100 {
-            let mut psql = self.psql("SELECT pg_sleep(600)");
-            psql.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            // It waits for its input: when it goes, the server notices.
+            let mut psql = Command::new("psql");
+            psql.args(["-X", "-h", &self.host, "-p", &self.port, "-U", "holdfast", "-d", "postgres"]);
+            psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
             held.push(psql.spawn()?);
             tokio::time::sleep(Duration::from_millis(30)).await;
             if let Err(refused) = self.sql("SELECT 1").await {
