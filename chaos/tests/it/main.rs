@@ -20,3 +20,4 @@ mod record_faults;
 mod slow_link;
 mod stopping;
 mod store;
+mod wait;

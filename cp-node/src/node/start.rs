@@ -14,7 +14,7 @@ use raft_store::snapshots::{SnapshotFiles, SnapshotStore};
 use raft_store::types::Raft;
 use raft_store::{Applied, Replica, ReplicaStart};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
@@ -177,7 +177,7 @@ impl Node {
         let (feed_reader, applied) = (storage.replica.feed(), storage.replica.applied());
         let record = Record::new(settings.record.clone(), link, storage.replica.backlog());
         let channels = Channels::new(seams.net.clone());
-        let fleet = Fleet::default();
+        let fleet = Fleet::new(settings.feed.lost_after.0, boot > 1);
         let draining = Arc::new(AtomicBool::new(false));
         let (stop_admin, stopping_admin) = watch::channel(false);
         let (stop_feed, stopping_feed) = watch::channel(false);
@@ -246,6 +246,7 @@ impl Node {
             metrics: metrics.admin.clone(),
             clock: seams.clock.clone(),
             random: seams.random.clone(),
+            waiting: Arc::new(Semaphore::new(admin::WAITS_MAX)),
         };
         // Beside consensus, not on its runtime: PostgreSQL can be as slow as it likes.
         let writer = Writer {

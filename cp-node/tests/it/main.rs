@@ -8,4 +8,7 @@ mod archive;
 mod binary;
 mod disk;
 mod node;
+mod openapi;
+mod transcript;
+mod whole;
 mod writes;
