@@ -159,7 +159,10 @@ async fn files_are_compared_applied_pruned_dumped_and_waited_for() {
     let hfctl = hfctl(&cluster, dir.path());
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     write("a.yaml", "upstreams:\n  - {id: u1, nodes: {'127.0.0.1:1': 1}, labels: {owner: shop}}\n");
-    write("b.yaml", "routes:\n  - {id: r1, uri: /a, upstream_id: u1, labels: {owner: shop}}\n  - {id: r2, uri: /b, upstream_id: u1, labels: {owner: shop}}\n");
+    write(
+        "b.yaml",
+        "routes:\n  - {id: r1, uri: /a, upstream_id: u1, labels: {owner: shop}}\n  - {id: r2, uri: /b, upstream_id: u1, labels: {owner: shop}}\n",
+    );
     let out = hfctl.ok(&["validate", "-f", "b.yaml"]).await;
     assert!(out.contains("routes/r1 refers to upstreams/u1, which a cluster must have\n"), "{out}");
     assert_eq!(hfctl.run(&["validate", "-f", "b.yaml", "--complete"]).await.code, 2);
@@ -191,7 +194,10 @@ async fn files_are_compared_applied_pruned_dumped_and_waited_for() {
     hfctl.ok(&prune).await;
     assert_eq!(hfctl.run(&["get", "routes", "r1"]).await.code, 1);
     hfctl.ok(&["get", "routes", "r2"]).await;
-    write("d.yaml", "routes:\n  - {id: r3, uri: /b, upstream_id: u1, priority: 1}\n  - {id: r4, uri: /c, upstream_id: none}\n");
+    write(
+        "d.yaml",
+        "routes:\n  - {id: r3, uri: /b, upstream_id: u1, priority: 1}\n  - {id: r4, uri: /c, upstream_id: none}\n",
+    );
     let done = hfctl.run(&["apply", "-f", "d.yaml", "--dry-run"]).await;
     assert_eq!(done.code, 1, "{}{}", done.out, done.err);
     for line in [
@@ -200,7 +206,11 @@ async fn files_are_compared_applied_pruned_dumped_and_waited_for() {
     ] {
         assert!(done.out.contains(line), "{line} is missing in\n{}", done.out);
     }
-    assert!(done.err.contains("it would be refused: failed to fetch upstream info by upstream id [none]"), "{}", done.err);
+    assert!(
+        done.err.contains("it would be refused: failed to fetch upstream info by upstream id [none]"),
+        "{}",
+        done.err
+    );
 
     // A proxy that stands still is named, with an exit code of its own.
     cluster.dp(1).process().unwrap().pause().unwrap();

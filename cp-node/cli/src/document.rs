@@ -255,7 +255,7 @@ mod tests {
     fn every_problem_is_told_and_nothing_stands_twice() {
         let (_dir, path) = file("a.yaml", "routes:\n  - {id: r, uri: 5}\n  - {uri: /a}\nruotes: []\n");
         let failure = resources(&[path], false).unwrap_err().to_string();
-        assert_eq!(failure.lines().count(), 3, "{failure}");
+        assert_eq!(failure.lines().count(), 4, "{failure}");
         let text = "upstreams:\n  - {id: u, nodes: {}}\n  - {id: u, nodes: {}}\n";
         let (_dir, path) = file("a.yaml", text);
         let failure = resources(&[path], false).unwrap_err().to_string();

@@ -31,7 +31,7 @@ fn document() -> Value {
         paths.insert(format!("/apisix/admin/schema/validate/{}", kind.name), json!({ "post": validate(kind) }));
         paths.insert(
             format!("/apisix/admin/schema/{}", kind.name),
-            json!({ "get": plain("The JSON Schema of a body", &[200]) }),
+            json!({ "get": plain("The JSON Schema of a body", &[200, 401]) }),
         );
     }
     for (path, item) in others() {
