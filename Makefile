@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test failing bench compiler peers postgres moto nextest clean
+.PHONY: demo test failing bench compiler peers postgres moto schemathesis nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -22,7 +22,7 @@ failing: compiler
 	$(FAILING)
 
 # Everything: format, lints, and all tests, whose summary comes last.
-test: compiler nextest postgres moto
+test: compiler nextest postgres moto schemathesis
 	@$(PART) "format" cargo fmt --all --check
 	@$(PART) "build" cargo build --workspace --all-targets
 	@$(PART) "programs with failpoints" $(FAILING)
@@ -56,6 +56,13 @@ moto:
 		python3 -c 'import venv, ensurepip' 2>/dev/null \
 			|| { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends python3-venv; }; \
 		python3 -m venv target/moto && target/moto/bin/pip install --quiet 'moto[s3,server]==5.2.5'; }
+
+# Makes requests up from the description of the Admin API.
+schemathesis:
+	@test -x target/schemathesis/bin/schemathesis || { \
+		python3 -c 'import venv, ensurepip' 2>/dev/null \
+			|| { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends python3-venv; }; \
+		python3 -m venv target/schemathesis && target/schemathesis/bin/pip install --quiet 'schemathesis==4.32.5'; }
 
 clean:
 	cargo clean

@@ -174,6 +174,8 @@ pub struct FeedSettings {
     pub full_sends_max: u32,
     /// How often a proxy hears from this node when nothing changes.
     pub heartbeat: Span,
+    /// For so long a proxy that has gone still counts where a client waits for the fleet.
+    pub lost_after: Span,
 }
 
 impl Default for FeedSettings {
@@ -184,6 +186,7 @@ impl Default for FeedSettings {
             streams_max: 10_000,
             full_sends_max: 8,
             heartbeat: Span(Duration::from_secs(1)),
+            lost_after: Span(Duration::from_secs(30)),
         }
     }
 }

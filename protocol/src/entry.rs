@@ -11,6 +11,9 @@ use crate::text::Text;
 /// The gateway group that every resource belongs to unless it says otherwise.
 pub const DEFAULT_GROUP: &str = "default";
 
+/// The group of what the control plane keeps for itself among the resources. No proxy can be in it.
+pub const SYSTEM_GROUP: &str = "$system";
+
 /// Milliseconds since 1970-01-01 UTC, by the wall clock of whoever stamped it. It informs and never decides.
 pub type UnixMillis = u64;
 

@@ -36,6 +36,21 @@ impl Hfctl {
         Done { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
     }
 
+    /// Runs it with nothing in its environment.
+    async fn plain(&self, args: &[&str]) -> Done {
+        let output = tokio::process::Command::new(binaries::find("hfctl").unwrap())
+            .args(args)
+            .current_dir(&self.dir)
+            .env_remove("HOLDFAST_ADMIN_KEY")
+            .env_remove("HOLDFAST_SERVER")
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
     /// Runs what must succeed; gives what it printed.
     async fn ok(&self, args: &[&str]) -> String {
         let done = self.run(args).await;
@@ -135,4 +150,85 @@ async fn what_is_wrong_is_said_with_its_place_and_its_exit_code() {
     std::fs::write(dir.path().join("key"), "not-the-key").unwrap();
     let done = hfctl.run(&["list", "routes", "--key-file", "key"]).await;
     assert!(done.code == 1 && done.err.contains("wrong apikey"), "{}", done.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_compared_applied_pruned_dumped_and_waited_for() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 1, 1, &[]).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let hfctl = hfctl(&cluster, dir.path());
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("a.yaml", "upstreams:\n  - {id: u1, nodes: {'127.0.0.1:1': 1}, labels: {owner: shop}}\n");
+    write(
+        "b.yaml",
+        "routes:\n  - {id: r1, uri: /a, upstream_id: u1, labels: {owner: shop}}\n  - {id: r2, uri: /b, upstream_id: u1, labels: {owner: shop}}\n",
+    );
+    let out = hfctl.ok(&["validate", "-f", "b.yaml"]).await;
+    assert!(out.contains("routes/r1 refers to upstreams/u1, which a cluster must have\n"), "{out}");
+    assert_eq!(hfctl.run(&["validate", "-f", "b.yaml", "--complete"]).await.code, 2);
+    assert_eq!(hfctl.ok(&["validate", "-f", "a.yaml", "-f", "b.yaml", "--complete"]).await, "3 resources, all good\n");
+
+    let out = hfctl.ok(&["apply", "-f", "a.yaml", "-f", "b.yaml", "--wait", "20s"]).await;
+    assert!(out.contains("3 changed at 1-1\n1 of 1 proxies serve 1-1\n"), "{out}");
+    // Everything as a file, which changes nothing.
+    let dump = hfctl.ok(&["dump", "-o", "yaml"]).await;
+    write("dump.yaml", &dump);
+    let out = hfctl.ok(&["apply", "-f", "dump.yaml"]).await;
+    assert!(out.ends_with("nothing to change\n"), "{out}");
+    let apisix = hfctl.ok(&["dump", "--apisix", "--kind", "upstream", "--label", "owner=shop"]).await;
+    assert!(apisix.starts_with("upstreams:") && apisix.ends_with("#END\n") && !apisix.contains("routes:"), "{apisix}");
+    write("apisix.yaml", &apisix);
+    assert!(hfctl.ok(&["apply", "--apisix", "-f", "apisix.yaml"]).await.ends_with("nothing to change\n"));
+
+    // What differs is shown with its place; what no file names any more goes, and nothing else.
+    hfctl.ok(&["patch", "route", "r2", "-p", "{\"desc\": \"mine\", \"labels\": null}"]).await;
+    assert_eq!(hfctl.ok(&["patch", "route", "r1", "-p", "5", "--at", "priority"]).await, "routes/r1 patched at 1-3\n");
+    write("c.yaml", "upstreams:\n  - {id: u1, nodes: {'127.0.0.1:2': 1}, labels: {owner: shop}}\n");
+    let prune = ["apply", "-f", "c.yaml", "--prune", "owner=shop"];
+    let dry: Vec<&str> = prune.iter().copied().chain(["--dry-run"]).collect();
+    let out = hfctl.ok(&dry).await;
+    for line in ["  + $.nodes[\"127.0.0.1:2\"]: 1\n", "routes/r1     deleted\n", "2 to change; this was a dry run\n"] {
+        assert!(out.contains(line), "{line} is missing in\n{out}");
+    }
+    assert!(!out.contains("routes/r2"), "{out}");
+    hfctl.ok(&prune).await;
+    assert_eq!(hfctl.run(&["get", "routes", "r1"]).await.code, 1);
+    hfctl.ok(&["get", "routes", "r2"]).await;
+    write(
+        "d.yaml",
+        "routes:\n  - {id: r3, uri: /b, upstream_id: u1, priority: 1}\n  - {id: r4, uri: /c, upstream_id: none}\n",
+    );
+    let done = hfctl.run(&["apply", "-f", "d.yaml", "--dry-run"]).await;
+    assert_eq!(done.code, 1, "{}{}", done.out, done.err);
+    for line in [
+        "broken: /apisix/routes/r4 refers to /apisix/upstreams/none, which would not exist\n",
+        "shadowed: /apisix/routes/r2 would get no request any more: /apisix/routes/r3 is asked first\n",
+    ] {
+        assert!(done.out.contains(line), "{line} is missing in\n{}", done.out);
+    }
+    assert!(
+        done.err.contains("it would be refused: failed to fetch upstream info by upstream id [none]"),
+        "{}",
+        done.err
+    );
+
+    // A proxy that stands still is named, with an exit code of its own.
+    cluster.dp(1).process().unwrap().pause().unwrap();
+    let done = hfctl.run(&["delete", "route", "r2", "--wait", "500ms"]).await;
+    cluster.dp(1).process().unwrap().resume().unwrap();
+    assert!(done.code == 5 && done.err.contains("dp-1 (-): lagging"), "{}: {}", done.code, done.err);
+
+    // Contexts stand in for addresses and keys.
+    write("key", KEY);
+    let address = hfctl.servers[0].clone();
+    let context = ["--config", "ctx.yaml"];
+    let with = |args: &[&'static str]| -> Vec<&'static str> { args.iter().copied().chain(context).collect() };
+    let set = ["context", "set", "here", "--at", &address, "--key", "key", "--config", "ctx.yaml"];
+    assert_eq!(hfctl.ok(&set).await, "the current context is here\n");
+    let nowhere = Hfctl { servers: Vec::new(), dir: dir.path().to_owned() };
+    let out = nowhere.plain(&with(&["list", "upstreams"])).await;
+    assert!(out.code == 0 && out.out.contains("u1"), "{}", out.err);
+    let out = nowhere.plain(&with(&["list", "upstreams", "--context", "there"])).await;
+    assert!(out.code == 2 && out.err.contains("\"there\" is no context; there are: here"), "{}", out.err);
+    assert!(hfctl.ok(&["completion", "bash"]).await.contains("hfctl"));
 }

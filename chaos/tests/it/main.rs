@@ -24,3 +24,4 @@ mod record_verify;
 mod slow_link;
 mod stopping;
 mod store;
+mod wait;

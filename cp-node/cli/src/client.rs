@@ -79,6 +79,11 @@ impl Client {
         })
     }
 
+    /// Gives everything so much more time.
+    pub(crate) fn extend(&mut self, by: Duration) {
+        self.deadline += by;
+    }
+
     /// Reads.
     pub(crate) fn get(&mut self, path: &str) -> Result<Answer, Failure> {
         self.send(&Method::GET, path, &[], None)

@@ -1,7 +1,8 @@
 //! Files: YAML or JSON, one resource or many, checked before anything is sent.
 
+use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use protocol::json;
 use protocol::resource::{KindInfo, admit};
@@ -63,46 +64,135 @@ pub(crate) fn check(place: &str, kind: &KindInfo, id: &str, value: &Value) -> Re
     admit(kind, Some(id), value).map(drop).map_err(|report| bad(report.to_string()))
 }
 
-/// Every resource of a file, or of all `.yaml`, `.yml` and `.json` files of a directory, checked.
+/// Every resource of these files, and of all `.yaml`, `.yml` and `.json` files of directories, checked; every problem is
+/// told, not only the first.
 ///
-/// A file is an object of lists by kind; each resource names its `id` (a consumer its `username`).
-pub(crate) fn resources(path: &Path) -> Result<Vec<Resource>, Failure> {
-    if !path.is_dir() {
-        return of_file(path);
+/// A file is an object of lists by kind; each resource names its `id` (a consumer its `username`). With `apisix` they are
+/// read as APISIX reads its `apisix.yaml`.
+pub(crate) fn resources(paths: &[PathBuf], apisix: bool) -> Result<Vec<Resource>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).map_err(|e| Failure::file(path, &e))?;
+        let mut found: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        found.retain(|file| {
+            file.extension().is_some_and(|ext| ["yaml", "yml", "json"].iter().any(|known| ext == *known))
+        });
+        found.sort();
+        if found.is_empty() {
+            return Err(Failure::Usage(format!("{}: there is no .yaml, .yml or .json file", path.display())));
+        }
+        files.extend(found);
     }
-    let entries = std::fs::read_dir(path).map_err(|e| Failure::file(path, &e))?;
-    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|ext| ["yaml", "yml", "json"].iter().any(|known| ext == *known)));
-    files.sort();
-    if files.is_empty() {
-        return Err(Failure::Usage(format!("{}: there is no .yaml, .yml or .json file", path.display())));
-    }
-    let mut all = Vec::new();
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
+    let mut places: BTreeMap<(&str, String), String> = BTreeMap::new();
     for file in files {
-        all.extend(of_file(&file)?);
-    }
-    Ok(all)
-}
-
-fn of_file(path: &Path) -> Result<Vec<Resource>, Failure> {
-    let bad = |place: String, why: &str| Failure::Usage(format!("{}: {place}: {why}", path.display()));
-    let Value::Object(lists) = value(path)? else {
-        return Err(bad("$".into(), "must be an object of lists of resources, by kind"));
-    };
-    let mut all = Vec::new();
-    for (name, list) in lists {
-        let kind = kind(&name).map_err(|e| bad(format!("$.{name}"), &e.to_string()))?;
-        let Value::Array(items) = list else { return Err(bad(format!("$.{name}"), "must be a list")) };
-        for (index, item) in items.into_iter().enumerate() {
-            let place = format!("$.{name}[{index}]");
-            let Value::Object(mut value) = item else { return Err(bad(place, "must be an object")) };
-            let id = take_id(&mut value).ok_or_else(|| bad(place.clone(), "needs an id"))?;
-            let value = Value::Object(value);
-            check(&format!("{}: {place}", path.display()), kind, &id, &value)?;
-            all.push(Resource { kind, id, value });
+        let resources = match of_file(&file, apisix) {
+            Ok(resources) => resources,
+            Err(Failure::Usage(why)) => {
+                problems.push(why);
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        for (place, resource) in resources {
+            let place = format!("{}: {place}", file.display());
+            if let Some(first) = places.insert((resource.kind.name, resource.id.clone()), place.clone()) {
+                problems.push(format!("{place}: {}/{} stands at {first} too", resource.kind.name, resource.id));
+            }
+            all.push(resource);
         }
     }
-    Ok(all)
+    if problems.is_empty() { Ok(all) } else { Err(Failure::Usage(problems.join("\n"))) }
+}
+
+fn of_file(path: &Path, apisix: bool) -> Result<Vec<(String, Resource)>, Failure> {
+    let bad = |place: &str, why: &str| format!("{}: {place}: {why}", path.display());
+    let value = if apisix { apisix_value(path)? } else { value(path)? };
+    let Value::Object(lists) = value else {
+        return Err(Failure::Usage(bad("$", "must be an object of lists of resources, by kind")));
+    };
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
+    for (name, list) in lists {
+        let kind = match kind(&name) {
+            Ok(kind) => kind,
+            // Plugins are part of the programs here: there is nothing to switch on.
+            Err(_) if apisix && name == "plugins" => continue,
+            Err(e) => {
+                problems.push(bad(&format!("$.{name}"), &e.to_string()));
+                continue;
+            }
+        };
+        let items = match list {
+            Value::Array(items) => items,
+            Value::Null if apisix => continue,
+            _ => {
+                problems.push(bad(&format!("$.{name}"), "must be a list"));
+                continue;
+            }
+        };
+        for (index, item) in items.into_iter().enumerate() {
+            let place = format!("$.{name}[{index}]");
+            let Value::Object(mut value) = item else {
+                problems.push(bad(&place, "must be an object"));
+                continue;
+            };
+            // APISIX counts from 1.
+            let Some(id) = take_id(&mut value).or_else(|| apisix.then(|| format!("arr_{}", index + 1))) else {
+                problems.push(bad(&place, "needs an id"));
+                continue;
+            };
+            let value = Value::Object(value);
+            match check(&format!("{}: {place}", path.display()), kind, &id, &value) {
+                Ok(()) => all.push((place, Resource { kind, id, value })),
+                Err(e) => problems.push(e.to_string()),
+            }
+        }
+    }
+    if problems.is_empty() { Ok(all) } else { Err(Failure::Usage(problems.join("\n"))) }
+}
+
+/// What a resource refers to, as `<kind>/<id>`.
+pub(crate) fn references(resource: &Resource) -> Vec<String> {
+    let value = json::parse(resource.value.to_string().as_bytes());
+    let admitted = value.ok().and_then(|value| admit(resource.kind, Some(&resource.id), value).ok());
+    admitted.iter().flat_map(|admitted| &admitted.references).map(ToString::to_string).collect()
+}
+
+/// The one value of APISIX's `apisix.yaml`: whole only when it ends in `#END`, with `${{VAR}}` and `${{VAR:=default}}`
+/// from the environment.
+fn apisix_value(path: &Path) -> Result<Value, Failure> {
+    let text = text(path)?;
+    let bad = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
+    if path.extension().is_some_and(|extension| extension == "json") {
+        return value(path);
+    }
+    if !text.trim_end().ends_with("#END") {
+        return Err(bad("missing valid end flag: the file must end in #END, else it may not be whole".to_owned()));
+    }
+    let text = substitute(&text, |name| std::env::var(name).ok()).map_err(bad)?;
+    serde_saphyr::from_str(&text).map_err(|e| bad(e.to_string()))
+}
+
+fn substitute(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut done = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${{") {
+        let (inside, behind) = after.split_once("}}").ok_or("a ${{ without its }}")?;
+        let (name, default) = match inside.split_once(":=") {
+            Some((name, default)) => (name.trim(), Some(default.trim().to_owned())),
+            None => (inside.trim(), None),
+        };
+        done.push_str(before);
+        let value = value(name).or(default);
+        done.push_str(&value.ok_or_else(|| format!("the variable {name} is not set, and has no default here"))?);
+        rest = behind;
+    }
+    done.push_str(rest);
+    Ok(done)
 }
 
 fn take_id(value: &mut Map<String, Value>) -> Option<String> {
@@ -117,7 +207,7 @@ fn take_id(value: &mut Map<String, Value>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn file(name: &str, text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -137,7 +227,7 @@ mod tests {
         let text =
             "upstreams:\n  - {id: u1, nodes: {'a:1': 1}}\nroutes:\n  - id: 7\n    uri: /a\n    upstream_id: u1\n";
         let (_dir, path) = file("x.yaml", text);
-        let all = resources(&path).unwrap();
+        let all = resources(&[path], false).unwrap();
         let keys: Vec<String> = all.iter().map(|r| format!("{}/{}", r.kind.name, r.id)).collect();
         assert_eq!(keys, ["routes/7", "upstreams/u1"]);
         assert_eq!(all[0].value, serde_json::json!({"uri": "/a", "upstream_id": "u1"}));
@@ -155,9 +245,38 @@ mod tests {
             ("g.yaml", "[]\n", "g.yaml: $: must be an object"),
         ] {
             let (_dir, path) = file(name, text);
-            let failure = resources(&path).unwrap_err();
+            let failure = resources(&[path], false).unwrap_err();
             assert!(failure.to_string().contains(expected), "{failure}");
             assert_eq!(failure.exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn every_problem_is_told_and_nothing_stands_twice() {
+        let (_dir, path) = file("a.yaml", "routes:\n  - {id: r, uri: 5}\n  - {uri: /a}\nruotes: []\n");
+        let failure = resources(&[path], false).unwrap_err().to_string();
+        assert_eq!(failure.lines().count(), 4, "{failure}");
+        let text = "upstreams:\n  - {id: u, nodes: {}}\n  - {id: u, nodes: {}}\n";
+        let (_dir, path) = file("a.yaml", text);
+        let failure = resources(&[path], false).unwrap_err().to_string();
+        assert!(failure.contains("$.upstreams[1]: upstreams/u stands at"), "{failure}");
+    }
+
+    #[test]
+    fn files_of_apisix_are_read_as_it_reads_them() {
+        let text =
+            "plugins: []\nroutes:\n  - uri: /a\n    upstream: {nodes: {'${{NO_SUCH_HOST:=h}}:1': 1}}\nssls:\n#END\n";
+        let (_dir, path) = file("apisix.yaml", text);
+        let all = resources(&[path], true).unwrap();
+        assert_eq!((all.len(), all[0].id.as_str()), (1, "arr_1"));
+        assert_eq!(all[0].value["upstream"]["nodes"], serde_json::json!({"h:1": 1}));
+        let (_dir, path) = file("apisix.yaml", "routes: []\n");
+        assert!(resources(&[path], true).unwrap_err().to_string().contains("#END"));
+        assert_eq!(
+            substitute("a ${{ X }}-${{Y:=2}}", |name| (name == "X").then(|| "1".into())),
+            Ok("a 1-2".to_owned())
+        );
+        assert!(substitute("${{X}}", |_| None).unwrap_err().contains("X is not set"));
+        assert!(substitute("${{X", |_| None).is_err());
     }
 }

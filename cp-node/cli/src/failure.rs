@@ -22,6 +22,9 @@ pub(crate) enum Failure {
         /// The id under which it can be sent again.
         request: String,
     },
+    /// It was carried out, and the proxies do not serve it yet.
+    #[error("{0}")]
+    NotServed(String),
     /// No node could be asked; nothing was changed.
     #[error("{}", .0.join("\n"))]
     Unreachable(Vec<String>),
@@ -39,6 +42,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Unknown { .. } => 3,
             Self::Unreachable(_) => 4,
+            Self::NotServed(_) => 5,
         }
     }
 }

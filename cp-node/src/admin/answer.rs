@@ -31,6 +31,12 @@ impl Answer {
         Self { status, body: body.into_bytes(), headers, is_stale: false }
     }
 
+    /// A sentence that is no JSON, where APISIX has one.
+    pub(super) fn plain(status: StatusCode, sentence: &str) -> Self {
+        let text_plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        Self::json(status, sentence.to_owned()).with(header::CONTENT_TYPE, text_plain)
+    }
+
     /// Any serializable value.
     pub(super) fn value(status: StatusCode, value: &impl serde::Serialize) -> Self {
         match serde_json::to_string(value) {
@@ -75,6 +81,11 @@ impl Answer {
     /// The path leads nowhere.
     pub(super) fn no_such_path() -> Self {
         Self::error(StatusCode::NOT_FOUND, "404 Not Found")
+    }
+
+    /// There is no kind of that name.
+    pub(super) fn no_such_kind(name: &str) -> Self {
+        Self::error(StatusCode::NOT_FOUND, &format!("Unsupported resource type: {name}"))
     }
 
     /// The kind does not offer the method.
@@ -174,6 +185,23 @@ impl Answer {
     /// Names the position that the answer speaks of.
     pub(super) fn at(self, position: Position) -> Self {
         self.with_text("x-holdfast-position", &position.to_string())
+    }
+
+    /// Says how far the fleet is: in a header, and where it is not there yet, with a 202 and in the body.
+    pub(super) fn with_fleet(mut self, summary: &str, breakdown: Option<&Value>) -> Self {
+        if let Some(breakdown) = breakdown {
+            self.status = StatusCode::ACCEPTED;
+            let text = String::from_utf8_lossy(&self.body).trim_end().to_owned();
+            let body = match text.strip_suffix('}') {
+                Some("{") => format!("{{\"fleet\":{breakdown}}}"),
+                Some(rest) => format!("{rest},\"fleet\":{breakdown}}}"),
+                None => format!("{{\"fleet\":{breakdown}}}"),
+            };
+            let Self { body, headers, .. } = Self::json(self.status, body);
+            self.body = body;
+            self.headers.extend(headers);
+        }
+        self.with_text("x-holdfast-fleet", summary)
     }
 
     /// Something that was accepted and is worth a word.

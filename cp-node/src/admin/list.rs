@@ -8,11 +8,9 @@ use protocol::resource::KindInfo;
 use protocol::{ConfigState, Entry, Kind, ResourceKey};
 
 use super::answer::Answer;
+use super::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN};
 use super::render;
 use super::request::Query;
-
-const PAGE_SIZE_MIN: usize = 10;
-const PAGE_SIZE_MAX: usize = 500;
 
 /// The resources of a kind whose ids start with `prefix`.
 ///
@@ -43,9 +41,9 @@ fn page(query: &Query) -> Result<Option<(usize, usize)>, Answer> {
     let Some(page) = page.parse::<usize>().ok().filter(|page| *page > 0) else { return Ok(None) };
     match size.parse::<usize>() {
         Ok(size) if (PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&size) => Ok(Some((page, size))),
-        _ => Err(Answer::json(
+        _ => Err(Answer::plain(
             StatusCode::BAD_REQUEST,
-            format!("page_size must be between {PAGE_SIZE_MIN} and {PAGE_SIZE_MAX}"),
+            &format!("page_size must be between {PAGE_SIZE_MIN} and {PAGE_SIZE_MAX}"),
         )),
     }
 }

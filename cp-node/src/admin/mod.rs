@@ -7,13 +7,20 @@ mod answer;
 mod auth;
 mod backup;
 mod cluster;
+mod configs;
+mod dry_run;
 mod history;
+mod limits;
 mod list;
+mod openapi;
 mod render;
 mod request;
 mod resources;
+mod schemas;
 mod server;
+mod shadow;
 mod transactions;
+mod wait;
 mod write;
 
 use std::sync::Arc;
@@ -22,11 +29,13 @@ use std::time::Duration;
 use protocol::ConfigState;
 use protocol::seam::{Random, WallClock};
 use raft_store::feed::Feed;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use answer::Answer;
 pub use auth::KeyError;
 pub(crate) use auth::Keys;
+pub(crate) use limits::WAITS_MAX;
 pub(crate) use server::serve;
 
 use crate::feed::Fleet;
@@ -55,6 +64,8 @@ pub(crate) struct Desk {
     pub(crate) metrics: AdminMetrics,
     pub(crate) clock: Arc<dyn WallClock>,
     pub(crate) random: Arc<dyn Random>,
+    /// Places for answers that wait for the fleet.
+    pub(crate) waiting: Arc<Semaphore>,
 }
 
 impl Desk {

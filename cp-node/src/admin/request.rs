@@ -12,9 +12,8 @@ use sha2::{Digest, Sha256};
 use super::Desk;
 use super::answer::Answer;
 use super::auth::Principal;
-
-/// The longest `Idempotency-Key`.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+use super::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use super::wait::Wait;
 
 /// A request whose key has been checked.
 pub(super) struct Call {
@@ -57,6 +56,8 @@ pub(super) struct WriteTerms {
     pub(super) force: bool,
     /// Whether the answer waits until the record holds the change.
     pub(super) waits_for_record: bool,
+    /// Whether it waits for proxies too, and for which.
+    pub(super) wait: Option<Wait>,
 }
 
 impl Call {
@@ -81,9 +82,7 @@ impl Call {
             Some("record") => return Err(Answer::bad("durability=record needs a record, and this cluster has none")),
             Some(other) => return Err(Answer::bad(&format!("durability {other:?} is neither raft nor record"))),
         };
-        if self.query.get("wait").is_some() {
-            return Err(Answer::bad("wait is not served by this version of holdfast"));
-        }
+        let wait = Wait::read(desk, &self.query)?;
         let ttl_seconds = match self.query.get("ttl").map(str::parse::<u64>) {
             None => None,
             Some(Ok(seconds)) if seconds > 0 => Some(seconds),
@@ -105,6 +104,7 @@ impl Call {
             ttl_seconds,
             force: self.query.get("force") == Some("true"),
             waits_for_record,
+            wait,
         })
     }
 

@@ -8,13 +8,10 @@ use protocol::resource::{Admitted, IdRule, KindInfo, admit};
 use protocol::{Kind, ResourceKey};
 
 use super::answer::Answer;
+use super::limits::ATTEMPTS;
 use super::request::{Call, WriteTerms, parse, read_body};
 use super::server::of_a_resource;
-use super::{Desk, history, list, render, write};
-
-/// How often a PATCH starts over because the resource has changed meanwhile. With so many others at work on one resource
-/// at the same moment, telling the client is the better help.
-const PATCH_ATTEMPTS: usize = 16;
+use super::{Desk, history, list, render, wait, write};
 
 /// Where a path leads.
 struct Target {
@@ -70,8 +67,7 @@ fn target(path: &[String]) -> Result<Target, Answer> {
         [kind] | [kind, ""] => (kind, None, &[][..]),
         [kind, id, ref rest @ ..] => (kind, Some(id.to_owned()), rest),
     };
-    let kind = KindInfo::find(name)
-        .ok_or_else(|| Answer::error(StatusCode::NOT_FOUND, &format!("Unsupported resource type: {name}")))?;
+    let kind = KindInfo::find(name).ok_or_else(|| Answer::no_such_kind(name))?;
     Ok(Target { kind, id, sub_path: sub_path.iter().map(|s| (*s).to_owned()).collect() })
 }
 
@@ -112,7 +108,8 @@ async fn put(
     let draft = write::draft(&admitted, terms.ttl_seconds);
     let action = Action::Write(Write::Put { key, draft, if_match: terms.if_match, only_new: false });
     let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
-    Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings))
+    let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
+    Ok(wait::settle(desk, &terms, position, &[done], answer).await)
 }
 
 async fn post(
@@ -133,7 +130,8 @@ async fn post(
     let draft = write::draft(&admitted, terms.ttl_seconds);
     let action = Action::Write(Write::Post { kind: Kind::new(target.kind.name), draft });
     let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
-    Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings))
+    let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
+    Ok(wait::settle(desk, &terms, position, &[done], answer).await)
 }
 
 /// Reads the resource, merges, and writes under the condition that it has not changed. When it has, starts over: so of
@@ -151,7 +149,7 @@ async fn patch(
         return Err(Answer::bad("invalid configuration"));
     }
     let key = ResourceKey::new(target.kind.name, id);
-    for _ in 0..PATCH_ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
         let Some(entry) = config.get(&key) else { return Err(Answer::missing().at(config.position())) };
         let admitted = merged(target.kind, id, &entry.body, &target.sub_path, value.clone())?;
@@ -160,7 +158,8 @@ async fn patch(
         let action = Action::Write(Write::Put { key: key.clone(), draft, if_match: terms.if_match, only_new: false });
         match write::propose_one(desk, call, &terms, based_on, action).await {
             Ok((position, done)) => {
-                return Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings));
+                let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
+                return Ok(wait::settle(desk, &terms, position, &[done], answer).await);
             }
             Err(refused) if refused.is_stale => {}
             Err(refused) => return Err(refused),
@@ -188,6 +187,7 @@ async fn delete(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answ
     let terms = call.terms(desk, &[])?;
     let key = ResourceKey::new(target.kind.name, &id);
     let action = Action::Write(Write::Delete { key: key.clone(), if_match: terms.if_match, force: terms.force });
-    let (position, _) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
-    Ok(Answer::json(StatusCode::OK, render::deleted(&key)).at(position))
+    let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
+    let answer = Answer::json(StatusCode::OK, render::deleted(&key)).at(position);
+    Ok(wait::settle(desk, &terms, position, &[done], answer).await)
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, Query};
-use super::{Desk, backup, cluster, history, resources, transactions};
+use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, wait};
 use crate::net::{self, Listener, Stream};
 
 /// How long connections are served on after the listener has closed. Each is closed with its next answer, so that clients
@@ -144,11 +144,23 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
     let skip = if is_admin { 2 } else { 1 };
     let path = path[skip..].to_vec();
     let call = Call { method: parts.method, path, query, headers: parts.headers, principal };
-    if is_admin {
-        return resources::serve(desk, call, body).await;
-    }
     let path: Vec<String> = call.path.clone();
-    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    if is_admin {
+        return match path[..] {
+            ["configs"] => configs::serve(desk, call, body).await,
+            ["configs", "validate"] => schemas::validate_all(desk, &call, body).await,
+            ["schema", "validate", _, ..] => schemas::validate(desk, &call, body).await,
+            ["schema", _, ..] => schemas::schema(&call),
+            ["plugins", ..] => schemas::plugins(&call),
+            _ => resources::serve(desk, call, body).await,
+        };
+    }
+    match path[..] {
+        ["openapi.json"] => openapi::serve(&call),
+        ["limits"] if call.method == Method::GET => Ok(limits::answer(desk)),
+        ["limits"] => Err(Answer::method_not_offered(call.method.as_str(), "this path")),
+        ["revisions", revision, "convergence"] => wait::convergence(desk, &call, revision).await,
         ["backup"] => backup::serve(desk, call).await,
         ["transactions"] => transactions::serve(desk, call, body).await,
         ["history"] | ["revert"] | ["record"] | ["record", _] => history::serve(desk, call, body).await,

@@ -9,7 +9,8 @@
 //! ]}
 //! ```
 //!
-//! References are checked against the result, so the order of the operations does not matter.
+//! References are checked against the result, so the order of the operations does not matter. With `"dry_run": true` the
+//! answer is what would happen.
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
@@ -23,14 +24,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::answer::Answer;
+use super::limits::{ATTEMPTS, OPERATIONS_MAX};
 use super::request::{Call, parse, read_body};
-use super::{Desk, render, write};
-
-/// The most operations in one transaction.
-const OPERATIONS_MAX: usize = 500_000;
-
-/// How often a transaction with patches starts over because something that it read has changed.
-const ATTEMPTS: usize = 16;
+use super::{Desk, dry_run, render, wait, write};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +35,8 @@ struct Document<'b> {
     operations: Vec<Operation<'b>>,
     #[serde(default)]
     if_revision: Option<Revision>,
+    #[serde(default)]
+    dry_run: bool,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +76,14 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
             "If-Match names one resource: a transaction has if_revision, and if_match in its operations",
         ));
     }
+    if read(&body)?.dry_run || call.query.get("dry_run") == Some("true") {
+        let config = desk.config(call.wants_stale()?).await?;
+        let trying = tokio::task::spawn_blocking(move || {
+            let (transaction, _, warnings) = admit_all(&read(&body)?, Some(&config))?;
+            Ok(dry_run::answer(&config, transaction, &warnings))
+        });
+        return trying.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
+    }
     for _ in 0..ATTEMPTS {
         let needs_read = read(&body)?.operations.iter().any(|operation| operation.op == Op::Patch);
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
@@ -108,7 +114,8 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
                     "revision": position.revision,
                     "results": results,
                 });
-                return Ok(Answer::json(StatusCode::OK, answer.to_string()).at(position).warn(&warnings));
+                let answer = Answer::json(StatusCode::OK, answer.to_string()).at(position).warn(&warnings);
+                return Ok(wait::settle(desk, &terms, position, &written, answer).await);
             }
             // Only a patch reads; what it read has changed.
             Err(refused) if refused.is_stale && needs_read => {}

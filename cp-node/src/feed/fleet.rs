@@ -1,24 +1,42 @@
-//! The proxies that are connected to this node, and what they last said.
+//! The proxies that are connected to this node or were until a moment ago, and what they last said.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use protocol::Position;
-use protocol::grpc::{Ack, Hello};
+use protocol::grpc::{Ack, FleetProxy, FleetReply, Hello};
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// Lost proxies that are remembered; of more than that the longest lost are forgotten.
+const LOST_MAX: usize = 20_000;
+
+/// After a change of the fleet, so long is waited for others to follow before everything is looked at again: a fleet
+/// acknowledges a change within moments.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// The registry. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Fleet {
     inner: Arc<Mutex<Inner>>,
+    /// Counts changes.
+    changes: Arc<watch::Sender<u64>>,
+    /// For so long a proxy that has gone still counts.
+    lost_after: Duration,
+    started: Instant,
+    /// Whether this node had a life before, in which it may have known of proxies.
+    had_a_life: bool,
 }
 
 #[derive(Default)]
 struct Inner {
     next: u64,
     links: BTreeMap<u64, Connected>,
+    /// By name.
+    lost: BTreeMap<String, (Instant, Connected)>,
     connected_ever: u64,
 }
 
@@ -80,6 +98,53 @@ pub(crate) struct RejectedStatus {
 }
 
 impl Fleet {
+    /// Nobody yet. A proxy that has gone counts for `lost_after`; `had_a_life` says that the node ran before.
+    pub(crate) fn new(lost_after: Duration, had_a_life: bool) -> Self {
+        Self {
+            inner: Arc::default(),
+            // 0 is what one has seen who has seen nothing.
+            changes: Arc::new(watch::Sender::new(1)),
+            lost_after,
+            started: Instant::now(),
+            had_a_life,
+        }
+    }
+
+    /// Everybody, once all who are connected serve `serving` and something is new since the version `seen`; at the latest
+    /// after `wait`.
+    pub(crate) async fn look(&self, node: u64, serving: Position, seen: u64, wait: Duration) -> FleetReply {
+        let mut changes = self.changes.subscribe();
+        let until = Instant::now() + wait;
+        loop {
+            let reply = self.report(node, *changes.borrow_and_update());
+            let serves = |proxy: &FleetProxy| proxy.lost_ms.is_some() || serves(proxy.ack.as_ref(), serving);
+            if Instant::now() >= until || (reply.version != seen && reply.proxies.iter().all(serves)) {
+                return reply;
+            }
+            // Over time, or something has changed: both lead to another look.
+            if let Ok(Ok(())) = tokio::time::timeout_at(until, changes.changed()).await {
+                tokio::time::sleep_until(until.min(Instant::now() + GATHER)).await;
+            }
+        }
+    }
+
+    fn report(&self, node: u64, version: u64) -> FleetReply {
+        let inner = self.inner();
+        let connected = inner.links.values().map(|link| link.report(None));
+        let lost = inner.lost.values().filter(|(at, _)| at.elapsed() < self.lost_after);
+        let lost = lost.map(|(at, link)| link.report(Some(at.elapsed())));
+        FleetReply {
+            node_id: node,
+            forgetful: self.had_a_life && self.started.elapsed() < self.lost_after,
+            version,
+            proxies: connected.chain(lost).collect(),
+        }
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
     /// Takes a proxy in; `None` when there are `max` already.
     pub(super) fn connect(&self, hello: &Hello, address: &str, max: usize) -> Option<Link> {
         let mut inner = self.inner();
@@ -92,7 +157,9 @@ impl Fleet {
         let connected =
             Connected { hello: hello.clone(), address: address.to_owned(), since: Instant::now(), last_ack: None };
         inner.links.insert(number, connected);
+        inner.lost.remove(&hello.name);
         drop(inner);
+        self.changed();
         Some(Link { fleet: self.clone(), number })
     }
 
@@ -126,7 +193,25 @@ impl Fleet {
     }
 }
 
+/// Whether an ack says that a position is served, from a disk that keeps it.
+pub(crate) fn serves(ack: Option<&Ack>, serving: Position) -> bool {
+    let position = ack.and_then(|ack| ack.position.clone()).and_then(|position| Position::try_from(position).ok());
+    let is_there = position.is_some_and(|at| matches!(serving.compare(&at), Ok(Ordering::Less | Ordering::Equal)));
+    is_there && ack.is_some_and(|ack| !ack.volatile)
+}
+
 impl Connected {
+    fn report(&self, lost: Option<Duration>) -> FleetProxy {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let hello = Hello { position: None, changed_at: None, digest: bytes::Bytes::new(), ..self.hello.clone() };
+        FleetProxy {
+            hello: Some(hello),
+            ack: self.last_ack.as_ref().map(|(_, ack)| ack.clone()),
+            connected_ms: millis(self.since.elapsed()),
+            lost_ms: lost.map(millis),
+        }
+    }
+
     fn status(&self) -> DpStatus {
         let ack = self.last_ack.as_ref();
         let position = ack.and_then(|(_, ack)| ack.position.clone()).and_then(|p| Position::try_from(p).ok());
@@ -167,11 +252,26 @@ impl Link {
         if let Some(connected) = self.fleet.inner().links.get_mut(&self.number) {
             connected.last_ack = Some((Instant::now(), ack));
         }
+        self.fleet.changed();
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.fleet.inner().links.remove(&self.number);
+        let mut inner = self.fleet.inner();
+        let Some(gone) = inner.links.remove(&self.number) else { return };
+        let now = Instant::now();
+        inner.lost.retain(|_, (at, _)| now.duration_since(*at) < self.fleet.lost_after);
+        if inner.lost.len() >= LOST_MAX
+            && let Some(oldest) = inner.lost.iter().min_by_key(|(_, (at, _))| *at).map(|(name, _)| name.clone())
+        {
+            inner.lost.remove(&oldest);
+        }
+        // It may be connected anew already.
+        if !inner.links.values().any(|link| link.hello.name == gone.hello.name) {
+            inner.lost.insert(gone.hello.name.clone(), (now, gone));
+        }
+        drop(inner);
+        self.fleet.changed();
     }
 }

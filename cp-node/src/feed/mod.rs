@@ -8,8 +8,8 @@ mod full;
 mod service;
 mod stream;
 
-pub(crate) use fleet::Fleet;
 use fleet::Link;
+pub(crate) use fleet::{Fleet, serves};
 pub(crate) use full::FullStates;
 pub(crate) use service::FeedService;
 

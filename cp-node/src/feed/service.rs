@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use protocol::entry::SYSTEM_GROUP;
 use protocol::grpc::feed_server::Feed as FeedRpc;
 use protocol::grpc::{self, FeedDown, FeedUp, Hello, Refused, Welcome, feed_down, feed_up};
 use protocol::snapshot::ClusterId;
@@ -102,6 +103,9 @@ impl FeedService {
         }
         if hello.group.is_empty() {
             return Err("a proxy needs a gateway group".to_owned());
+        }
+        if hello.group == SYSTEM_GROUP {
+            return Err(format!("the gateway group {SYSTEM_GROUP} is the control plane's own"));
         }
         let ours = self.cluster.to_string();
         if !hello.cluster.is_empty() && hello.cluster != ours {

@@ -15,7 +15,7 @@ use raft_store::snapshots::{SnapshotFiles, SnapshotStore};
 use raft_store::types::Raft;
 use raft_store::{Applied, Replica, ReplicaStart};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
@@ -190,7 +190,7 @@ impl Node {
         let record = Record::new(settings.record.clone(), link, history, storage.replica.backlog());
         let history = embedded.map(|(embedded, tail)| tokio::spawn(embedded.follow(tail)));
         let channels = Channels::new(seams.net.clone());
-        let fleet = Fleet::default();
+        let fleet = Fleet::new(settings.feed.lost_after.0, boot > 1);
         let draining = Arc::new(AtomicBool::new(false));
         let (stop_admin, stopping_admin) = watch::channel(false);
         let (stop_feed, stopping_feed) = watch::channel(false);
@@ -259,6 +259,7 @@ impl Node {
             metrics: metrics.admin.clone(),
             clock: seams.clock.clone(),
             random: seams.random.clone(),
+            waiting: Arc::new(Semaphore::new(admin::WAITS_MAX)),
         };
         // Beside consensus, not on its runtime: PostgreSQL can be as slow as it likes.
         let writer = Writer {

@@ -2,15 +2,16 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use protocol::codec::{self, Record};
 use protocol::command::Command;
 use protocol::grpc::peer_server::Peer;
 use protocol::grpc::{
-    ChangeMembersReply, ChangeMembersRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, NotProposed,
-    ProposeReply, ProposeRequest, ProposeResult, RaftMessage, ReadIndexReply, ReadIndexRequest, Route, SnapshotPart,
-    TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
+    self, ChangeMembersReply, ChangeMembersRequest, DescribeReply, DescribeRequest, FleetReply, FleetRequest,
+    JoinReply, JoinRequest, NotProposed, ProposeReply, ProposeRequest, ProposeResult, RaftMessage, ReadIndexReply,
+    ReadIndexRequest, Route, SnapshotPart, TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
 };
 use protocol::snapshot::ClusterId;
 use raft_store::receive_snapshot;
@@ -28,6 +29,9 @@ use crate::members::Members;
 use crate::propose::{Batcher, Undecided};
 use crate::read;
 use crate::status::Describe;
+
+/// The longest that a question about the fleet is held back.
+const FLEET_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The peer service of a node.
 pub(crate) struct PeerService {
@@ -185,6 +189,15 @@ impl Peer for PeerService {
         self.check_route(request.get_ref().route.as_ref())?;
         self.raft.trigger().elect().await.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(TakeOverReply {}))
+    }
+
+    async fn fleet(&self, request: Request<FleetRequest>) -> Result<Response<FleetReply>, Status> {
+        let request = request.into_inner();
+        self.check_route(request.route.as_ref())?;
+        let serving =
+            grpc::position(request.serving, "serving").map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let wait = Duration::from_millis(request.wait_ms).min(FLEET_WAIT_MAX);
+        Ok(Response::new(self.describe.fleet.look(self.node, serving, request.seen, wait).await))
     }
 }
 

@@ -9,4 +9,7 @@ mod binary;
 mod disk;
 mod history;
 mod node;
+mod openapi;
+mod transcript;
+mod whole;
 mod writes;

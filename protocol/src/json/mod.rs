@@ -11,10 +11,12 @@
 //! the build that asks for insertion order would change the bytes.
 
 mod canonical;
+mod diff;
 mod merge;
 mod parse;
 
 pub use canonical::canonical;
+pub use diff::{Difference, differences};
 pub use merge::{merge, replace_at};
 pub use parse::{DEPTH_MAX, JsonError, parse};
 pub use serde_json::{Map, Number, Value};

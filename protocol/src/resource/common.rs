@@ -7,12 +7,15 @@ use super::scope::{Fields, Scope};
 use crate::key::ResourceKey;
 use crate::text::Text;
 
-pub(super) const NAME_CHARS_MAX: usize = 256;
-pub(super) const DESC_CHARS_MAX: usize = 256;
+/// The longest name.
+pub const NAME_CHARS_MAX: usize = 256;
+/// The longest description.
+pub const DESC_CHARS_MAX: usize = 256;
 pub(super) const SCRIPT_CHARS_MAX: usize = 102_400;
-const LABEL_CHARS_MAX: usize = 256;
+/// The longest value of a label.
+pub const LABEL_CHARS_MAX: usize = 256;
 
-const HOST_PATTERN: &str = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$";
+pub(super) const HOST_PATTERN: &str = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$";
 
 /// Which hosts a route or service answers for. Lower case; compared with the request's host without its port.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -7,6 +7,7 @@ mod common;
 mod expression;
 mod pending;
 mod route;
+mod schema;
 mod scope;
 mod service;
 mod table;
@@ -15,12 +16,12 @@ mod variable;
 
 use serde_json::Value;
 
-pub use common::{HostPattern, Timeouts};
+pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts};
 pub use expression::Expression;
 pub use pending::unsupported;
-pub use route::{Method, MethodSet, Part, Route, RouteStatus, UriPattern};
+pub use route::{Method, MethodSet, Part, Route, RouteStatus, URI_CHARS_MAX, UriPattern};
 pub use service::Service;
-pub use table::{IdRule, KINDS, KindInfo, Model};
+pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
     Scheme, Upstream, UpstreamTls,

@@ -14,7 +14,8 @@ use crate::key::ResourceKey;
 use crate::report::{Path, Problem};
 use crate::text::Text;
 
-const URI_CHARS_MAX: usize = 4096;
+/// The longest path pattern.
+pub const URI_CHARS_MAX: usize = 4096;
 
 /// Which requests it takes, and what becomes of them.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -164,7 +165,7 @@ pub enum Method {
     Purge,
 }
 
-const METHODS: [(&str, Method); 10] = [
+pub(super) const METHODS: [(&str, Method); 10] = [
     ("GET", Method::Get),
     ("POST", Method::Post),
     ("PUT", Method::Put),
@@ -194,6 +195,12 @@ impl MethodSet {
     #[must_use]
     pub fn with(self, method: Method) -> Self {
         Self(self.0 | 1 << method as u16)
+    }
+
+    /// Whether it takes everything that another one takes.
+    #[must_use]
+    pub fn includes(self, other: Self) -> bool {
+        self.0 == 0 || (other.0 != 0 && other.0 & !self.0 == 0)
     }
 
     /// Whether a request with this method is taken; `None` is a method that no route can name.
@@ -367,6 +374,9 @@ mod tests {
         assert_eq!(route.hosts, [HostPattern::Exact("a.com".into()), HostPattern::Suffix(".b.com".into())]);
         assert!(route.methods.takes(Some(Method::Purge)) && !route.methods.takes(Some(Method::Post)));
         assert!(!route.methods.takes(None) && MethodSet::default().takes(None));
+        let get = MethodSet::default().with(Method::Get);
+        assert!(route.methods.includes(get) && !get.includes(route.methods));
+        assert!(MethodSet::default().includes(get) && !get.includes(MethodSet::default()));
         assert_eq!(route.remote_addrs.len(), 2);
         assert_eq!((route.priority, route.status), (-5, RouteStatus::Disabled));
         let mut references = route.references();

@@ -61,7 +61,7 @@ pub static KINDS: &[KindInfo] = &[
     KindInfo { name: "credentials",     singular: "credential",      id_rule: IdRule::UnderConsumer, post: false, patch: false, model: None },
     KindInfo { name: "global_rules",    singular: "global rule",     id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
     KindInfo { name: "plugin_configs",  singular: "plugin config",   id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
-    KindInfo { name: "plugin_metadata", singular: "plugin metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: None },
+    KindInfo { name: "plugin_metadata", singular: "plugin_metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: None },
     KindInfo { name: "protos",          singular: "proto",           id_rule: IdRule::Plain,         post: true,  patch: false, model: None },
     KindInfo { name: "routes",          singular: "route",           id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Route(Box::new(check(v, Route::read)?)))) },
     KindInfo { name: "secrets",         singular: "secret",          id_rule: IdRule::UnderManager,  post: false, patch: true,  model: None },
@@ -72,7 +72,7 @@ pub static KINDS: &[KindInfo] = &[
 ];
 
 /// The longest id, in bytes.
-const ID_BYTES_MAX: usize = 64;
+pub const ID_BYTES_MAX: usize = 64;
 
 impl KindInfo {
     /// The kind of that name, if there is one.

@@ -1,73 +1,140 @@
-//! `hfctl apply -f <file or directory>`: what differs from what the cluster has is written in one transaction; a second
-//! time, nothing.
+//! `hfctl apply -f <file or directory>`: what differs from what the cluster has is shown and written in one transaction; a
+//! second time, nothing.
 
-use std::collections::BTreeMap;
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::path;
 use crate::client::Client;
-use crate::document::{self, Resource};
+use crate::document;
 use crate::failure::Failure;
-use crate::render::{self, Format};
+use crate::fleet::Waiting;
+use crate::plan::{self, How, Label};
+use crate::render::{self, Format, cell};
 
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
-    /// A file of lists of resources by kind, or a directory of such files; `-` is standard input.
-    #[arg(long, short)]
-    file: PathBuf,
-    /// Only say what would be done.
+    /// A file of lists of resources by kind, or a directory of such files; `-` is standard input. Repeatable.
+    #[arg(long, short, required = true)]
+    file: Vec<PathBuf>,
+    /// Only say what would be done, what it would break, and which routes would take others' requests.
     #[arg(long)]
     dry_run: bool,
+    /// Delete resources that have this label and stand in no file: <name> or <name>=<value>.
+    #[arg(long, value_name = "LABEL")]
+    prune: Option<Label>,
+    /// Do not ask before writing. Without a terminal nothing is asked.
+    #[arg(long, short)]
+    yes: bool,
+    /// The files are APISIX's: they end in #END, may hold ${{VARIABLES}}, and resources may go without an id.
+    #[arg(long)]
+    apisix: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// The id of an earlier attempt whose outcome is unknown.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
 }
 
-/// Fields of an answer that are not the user's.
-const NOT_THE_USERS: [&str; 3] = ["id", "create_time", "update_time"];
-
 impl Apply {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
-        let wanted = document::resources(&self.file)?;
+        let wanted = document::resources(&self.file, self.apisix)?;
         if let Some(request) = &self.request_id {
             client.request.clone_from(request);
         }
-        let now = existing(client, &wanted)?;
-        let mut rows = Vec::new();
-        let mut operations = Vec::new();
-        for Resource { kind, id, value } in &wanted {
-            let what = match now.get(&(kind.name, id.clone())) {
-                Some(existing) if existing == value => "unchanged",
-                Some(_) => "replaced",
-                None => "created",
-            };
-            rows.push(vec![format!("{}/{id}", kind.name), what.to_owned()]);
-            if what != "unchanged" {
-                operations.push(json!({"op": "put", "kind": kind.name, "id": id, "value": value}));
-            }
-        }
+        let changes = plan::make(client, &wanted, self.prune.as_ref())?;
+        let operations: Vec<Value> = changes.iter().filter_map(plan::Change::operation).collect();
         let count = operations.len();
-        let closing = if count == 0 {
-            "nothing to change".to_owned()
+        let shown = plan::show(&changes);
+        let mut closing = String::new();
+        let mut consequences = Value::Null;
+        if count == 0 {
+            closing.push_str("nothing to change\n");
         } else if self.dry_run {
-            format!("{count} to change; this was a dry run")
+            consequences = dry_run(client, &operations)?;
+            closing = consequences_text(&consequences);
+            closing.push_str(&format!("{count} to change; this was a dry run\n"));
         } else {
+            self.confirm(&shown, count)?;
             let body = json!({ "operations": operations }).to_string();
-            let answer = client.send(&Method::POST, "/v1/transactions", &[], Some(&body))?;
+            let answer = client.send(&Method::POST, "/v1/transactions", &[], Some(&body)).map_err(raced)?;
             if let Some(warning) = &answer.warning {
                 eprintln!("hfctl: warning: {warning}");
             }
-            format!("{count} changed at {}", answer.position.unwrap_or_default())
-        };
-        if format != Format::Table {
-            let results: Vec<Value> = rows.iter().map(|row| json!({"key": row[0], "result": row[1]})).collect();
-            return Ok(render::value(&json!({"results": results, "changed": count, "dry_run": self.dry_run}), format));
+            closing = format!("{count} changed at {}\n", answer.position.clone().unwrap_or_default());
+            let changed = changes.iter().filter(|change| change.how != How::Unchanged);
+            let keys: Vec<String> = changed.map(plan::Change::key).collect();
+            closing.push_str(&self.waiting.follow(client, &answer, &keys)?);
         }
-        Ok(format!("{}{closing}\n", render::table(&["RESOURCE", "RESULT"], &rows)))
+        let accepted = consequences["accepted"] != false;
+        let text = if format == Format::Table {
+            format!("{shown}{closing}")
+        } else {
+            let result = |change: &plan::Change| json!({"key": change.key(), "result": change.how.word()});
+            let results: Vec<Value> = changes.iter().map(result).collect();
+            let mut answer = json!({"results": results, "changed": count, "dry_run": self.dry_run});
+            if !consequences.is_null() {
+                answer["consequences"] = consequences.clone();
+            }
+            render::value(&answer, format)
+        };
+        if accepted {
+            return Ok(text);
+        }
+        print!("{text}");
+        Err(Failure::Refused(format!("it would be refused: {}", cell(&consequences["error_msg"]))))
+    }
+
+    /// Asks whoever sits at a terminal.
+    fn confirm(&self, shown: &str, count: usize) -> Result<(), Failure> {
+        let stdin = std::io::stdin();
+        if self.yes || !stdin.is_terminal() || !std::io::stderr().is_terminal() {
+            return Ok(());
+        }
+        eprint!("{shown}change {count}? [y/N] ");
+        // A terminal that does not take the question will not give an answer either.
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        let read = stdin.lock().read_line(&mut answer);
+        match read.map(|_| answer.trim().to_ascii_lowercase()) {
+            Ok(answer) if answer == "y" || answer == "yes" => Ok(()),
+            _ => Err(Failure::Refused("nothing was changed".to_owned())),
+        }
+    }
+}
+
+/// Asks a node what the operations would come to.
+fn dry_run(client: &mut Client, operations: &[Value]) -> Result<Value, Failure> {
+    let body = json!({ "operations": operations, "dry_run": true }).to_string();
+    Ok(client.send(&Method::POST, "/v1/transactions", &[], Some(&body))?.body)
+}
+
+fn consequences_text(answer: &Value) -> String {
+    let mut text = String::new();
+    for broken in answer["broken_references"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "broken: {} refers to {}, which would not exist\n",
+            cell(&broken["from"]),
+            cell(&broken["to"])
+        ));
+    }
+    for shadow in answer["shadowed"].as_array().into_iter().flatten() {
+        let how = if shadow["entirely"] == true { "would get no request any more" } else { "would get fewer requests" };
+        text.push_str(&format!("shadowed: {} {how}: {} is asked first\n", cell(&shadow["route"]), cell(&shadow["by"])));
+    }
+    text
+}
+
+/// Somebody else was faster than the plan.
+fn raced(failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused(why) if why.starts_with("412") || why.starts_with("409") => Failure::Refused(format!(
+            "{why}\nsomebody else has changed it since it was looked at: run the command again to see what differs now"
+        )),
+        other => other,
     }
 }
 

@@ -7,6 +7,7 @@ use super::path;
 use crate::client::Client;
 use crate::document;
 use crate::failure::Failure;
+use crate::fleet::Waiting;
 
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
@@ -20,6 +21,8 @@ pub(crate) struct Delete {
     /// Even while others refer to it.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// The id of an earlier attempt whose outcome is unknown.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -36,6 +39,8 @@ impl Delete {
         let headers: Vec<_> = if_match.into_iter().collect();
         let path = format!("{}{force}", path(kind.name, Some(&self.id)));
         let answer = client.send(&Method::DELETE, &path, &headers, None)?;
-        Ok(format!("{}/{} deleted at {}\n", kind.name, self.id, answer.position.unwrap_or_default()))
+        let key = format!("{}/{}", kind.name, self.id);
+        let waited = self.waiting.follow(client, &answer, std::slice::from_ref(&key))?;
+        Ok(format!("{key} deleted at {}\n{waited}", answer.position.unwrap_or_default()))
     }
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::apply::existing;
 use crate::client::Client;
-use crate::document::{self, Resource};
+use crate::document;
 use crate::failure::Failure;
+use crate::plan;
 use crate::render::{self, Format};
 
 /// Rows of the history that are fetched at once.
@@ -35,7 +35,7 @@ type Sides = BTreeMap<String, (Option<Value>, Option<Value>)>;
 impl Diff {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let mut sides = match (&self.file, self.from) {
-            (Some(file), _) => from_file(client, file)?,
+            (Some(file), _) => from_file(client, std::slice::from_ref(file))?,
             (None, from) => from_history(client, from.unwrap_or_default(), self.to)?,
         };
         sides.retain(|_, (before, after)| before != after);
@@ -44,14 +44,10 @@ impl Diff {
     }
 }
 
-fn from_file(client: &mut Client, file: &std::path::Path) -> Result<Sides, Failure> {
-    let wanted = document::resources(file)?;
-    let mut now = existing(client, &wanted)?;
-    let side = |Resource { kind, id, value }: Resource| {
-        let before = now.remove(&(kind.name, id.clone()));
-        (format!("{}/{id}", kind.name), (before, Some(value)))
-    };
-    Ok(wanted.into_iter().map(side).collect())
+fn from_file(client: &mut Client, file: &[PathBuf]) -> Result<Sides, Failure> {
+    let wanted = document::resources(file, false)?;
+    let changes = plan::make(client, &wanted, None)?;
+    Ok(changes.into_iter().map(|change| (change.key(), change.into_sides())).collect())
 }
 
 /// Folds the history between two revisions: the newest change of a resource says what it is, the oldest what it was.

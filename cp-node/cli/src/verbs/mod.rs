@@ -2,17 +2,24 @@
 
 mod apply;
 mod backup;
+mod completion;
+mod context;
 mod delete;
 mod diff;
+mod dump;
 mod get;
 mod history;
 mod list;
 mod members;
+mod patch;
 mod put;
 mod record;
 mod revert;
 mod snapshot;
 mod status;
+mod validate;
+
+use std::path::Path;
 
 use clap::Subcommand;
 
@@ -27,10 +34,16 @@ pub(crate) enum Verb {
     Apply(apply::Apply),
     /// Writes everything that is configured into a signed snapshot file.
     Backup(backup::Backup),
+    /// Prints what a shell needs to complete commands.
+    Completion(completion::Completion),
+    /// Names clusters, so that nobody types addresses.
+    Context(context::ContextVerb),
     /// Deletes a resource.
     Delete(delete::Delete),
     /// Shows what differs between two revisions, or between a file and the cluster.
     Diff(diff::Diff),
+    /// Prints everything that is configured, as a file that apply takes.
+    Dump(dump::Dump),
     /// Shows a resource.
     Get(get::Get),
     /// Shows who changed what, and when.
@@ -39,6 +52,8 @@ pub(crate) enum Verb {
     List(list::List),
     /// Shows the nodes of the control plane; promotes, demotes or removes one.
     Members(members::Members),
+    /// Changes a part of a resource.
+    Patch(patch::Patch),
     /// Writes a resource.
     Put(put::Put),
     /// Shows how the durable record is doing; verifies and repairs it; lets it move to another PostgreSQL.
@@ -49,6 +64,8 @@ pub(crate) enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Shows the node that answers and the proxies that follow it.
     Status(status::Status),
+    /// Checks files; needs no node.
+    Validate(validate::Validate),
 }
 
 impl Verb {
@@ -65,16 +82,23 @@ impl Verb {
             Self::Put(verb) => verb.run(client, format),
             Self::Record(verb) => verb.run(client, format),
             Self::Revert(verb) => verb.run(client),
-            Self::Snapshot(verb) => verb.run(format),
+            Self::Patch(verb) => verb.run(client, format),
+            Self::Dump(verb) => verb.run(client, format),
             Self::Status(verb) => verb.run(client, format),
+            Self::Completion(_) | Self::Context(_) | Self::Snapshot(_) | Self::Validate(_) => {
+                unreachable!("they ask no node")
+            }
         }
     }
 }
 
 impl Verb {
     /// What a verb says that asks no node; `None`: it asks one.
-    pub(crate) fn offline(&self, format: Format) -> Option<Result<String, Failure>> {
+    pub(crate) fn offline(&self, contexts: Option<&Path>, format: Format) -> Option<Result<String, Failure>> {
         match self {
+            Self::Completion(verb) => Some(verb.run()),
+            Self::Context(verb) => Some(verb.run(contexts, format)),
+            Self::Validate(verb) => Some(verb.run(format)),
             Self::Snapshot(verb) => Some(verb.run(format)),
             _ => None,
         }
@@ -82,7 +106,7 @@ impl Verb {
 }
 
 /// The path of a resource, or of all of a kind.
-fn path(kind: &str, id: Option<&str>) -> String {
+pub(crate) fn path(kind: &str, id: Option<&str>) -> String {
     match id {
         Some(id) => format!("/apisix/admin/{kind}/{id}"),
         None => format!("/apisix/admin/{kind}"),

@@ -9,6 +9,7 @@ use super::path;
 use crate::client::Client;
 use crate::document;
 use crate::failure::Failure;
+use crate::fleet::Waiting;
 use crate::render::{self, Format};
 
 #[derive(Debug, Args)]
@@ -23,6 +24,8 @@ pub(crate) struct Put {
     /// Only if its last change was under this revision.
     #[arg(long, value_name = "REVISION")]
     if_match: Option<u64>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// The id of an earlier attempt whose outcome is unknown.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -42,10 +45,12 @@ impl Put {
         if let Some(warning) = &answer.warning {
             eprintln!("hfctl: warning: {warning}");
         }
+        let key = format!("{}/{}", kind.name, self.id);
+        let waited = self.waiting.follow(client, &answer, std::slice::from_ref(&key))?;
         if format != Format::Table {
             return Ok(render::value(&answer.body["value"], format));
         }
         let how = if answer.status == 201 { "created" } else { "replaced" };
-        Ok(format!("{}/{} {how} at {}\n", kind.name, self.id, answer.position.unwrap_or_default()))
+        Ok(format!("{key} {how} at {}\n{waited}", answer.position.unwrap_or_default()))
     }
 }

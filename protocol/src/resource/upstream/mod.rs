@@ -180,6 +180,8 @@ impl Upstream {
     pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
         let fields = scope.object()?;
         read_labelling(&fields);
+        // APISIX's schema has it in an upstream inside a route or service too; nothing reads it there.
+        fields.optional("id", |s| reference("upstreams", &s));
         let endpoints = read_endpoints(&fields);
         let algorithm = fields.optional("type", |s| {
             s.one_of(&[
@@ -263,7 +265,7 @@ impl Upstream {
     }
 }
 
-const HASH_ON: [(&str, HashOn); 5] = [
+pub(super) const HASH_ON: [(&str, HashOn); 5] = [
     ("vars", HashOn::Vars),
     ("header", HashOn::Header),
     ("cookie", HashOn::Cookie),
@@ -282,7 +284,7 @@ const SCHEMES: [(&str, Scheme); 8] = [
     ("kafka", Scheme::Kafka),
 ];
 
-const PASS_HOSTS: [(&str, PassHost); 3] =
+pub(super) const PASS_HOSTS: [(&str, PassHost); 3] =
     [("pass", PassHost::Pass), ("node", PassHost::Node), ("rewrite", PassHost::Rewrite)];
 
 fn is_hash_variable(key: &str) -> bool {

@@ -1,0 +1,210 @@
+//! What must change for a cluster to be as files say, and how that is shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::json::differences;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::document::Resource;
+use crate::failure::Failure;
+use crate::render;
+use crate::verbs::path;
+
+/// Fields of an answer that are not the user's.
+const NOT_THE_USERS: [&str; 3] = ["id", "create_time", "update_time"];
+
+/// A value of a difference is shown up to here.
+const SHOWN_CHARS_MAX: usize = 100;
+
+/// How a resource changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    Created,
+    Replaced,
+    Unchanged,
+    Pruned,
+}
+
+/// One resource as it is and as it shall be.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) kind: &'static str,
+    pub(crate) id: String,
+    pub(crate) how: How,
+    old: Value,
+    new: Value,
+    /// The revision of its last change.
+    modified: Option<u64>,
+}
+
+/// A label that a resource has: `name` or `name=value`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Label(String, Option<String>);
+
+impl std::str::FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        if name.is_empty() { Err("a label has a name".to_owned()) } else { Ok(Self(name.to_owned(), value)) }
+    }
+}
+
+impl Label {
+    pub(crate) fn is_on(&self, value: &Value) -> bool {
+        let label = &value["labels"][&self.0];
+        label.is_string() && self.1.as_deref().is_none_or(|wanted| label == wanted)
+    }
+}
+
+/// Compares files with the cluster. Resources with the label `prune` that no file names are to go.
+pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Label>) -> Result<Vec<Change>, Failure> {
+    let mut kinds: BTreeSet<&'static str> = wanted.iter().map(|resource| resource.kind.name).collect();
+    if prune.is_some() {
+        kinds.extend(protocol::resource::KINDS.iter().filter(|kind| kind.is_served()).map(|kind| kind.name));
+    }
+    let mut now: BTreeMap<(&'static str, String), (Value, u64)> = BTreeMap::new();
+    for kind in kinds {
+        let answer = client.get(&path(kind, None))?;
+        for item in answer.body["list"].as_array().into_iter().flatten() {
+            let id = item["value"]["id"].as_str().unwrap_or_default().to_owned();
+            let modified = item["modifiedIndex"].as_u64().unwrap_or_default();
+            now.insert((kind, id), (fields(item["value"].clone()), modified));
+        }
+    }
+    let mut changes = Vec::new();
+    for Resource { kind, id, value } in wanted {
+        let (how, old, modified) = match now.remove(&(kind.name, id.clone())) {
+            Some((old, modified)) if old == *value => (How::Unchanged, old, Some(modified)),
+            Some((old, modified)) => (How::Replaced, old, Some(modified)),
+            None => (How::Created, Value::Null, None),
+        };
+        changes.push(Change { kind: kind.name, id: id.clone(), how, old, new: value.clone(), modified });
+    }
+    for ((kind, id), (old, modified)) in now {
+        if prune.is_some_and(|label| label.is_on(&old)) {
+            changes.push(Change { kind, id, how: How::Pruned, old, new: Value::Null, modified: Some(modified) });
+        }
+    }
+    Ok(changes)
+}
+
+/// A value of an answer without what the server put into it.
+pub(crate) fn fields(mut value: Value) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|name, _| !NOT_THE_USERS.contains(&name.as_str()));
+    }
+    value
+}
+
+impl How {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Replaced => "replaced",
+            Self::Unchanged => "unchanged",
+            Self::Pruned => "deleted",
+        }
+    }
+}
+
+impl Change {
+    pub(crate) fn key(&self) -> String {
+        format!("{}/{}", self.kind, self.id)
+    }
+
+    /// The operation of a transaction, on the condition that nobody else was faster: what was shown is what is done.
+    pub(crate) fn operation(&self) -> Option<Value> {
+        let Self { kind, id, new, modified, .. } = self;
+        match self.how {
+            How::Unchanged => None,
+            How::Created => Some(json!({"op": "create", "kind": kind, "id": id, "value": new})),
+            How::Replaced => Some(json!({"op": "put", "kind": kind, "id": id, "value": new, "if_match": modified})),
+            How::Pruned => Some(json!({"op": "delete", "kind": kind, "id": id, "if_match": modified})),
+        }
+    }
+
+    /// What is there, and what shall be; `None`: nothing.
+    pub(crate) fn into_sides(self) -> (Option<Value>, Option<Value>) {
+        let some = |side: Value| Some(side).filter(|side| !side.is_null());
+        (some(self.old), some(self.new))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        if self.how != How::Replaced {
+            return Vec::new();
+        }
+        let differences = differences(&self.old, &self.new).into_iter();
+        differences
+            .map(|difference| match (difference.old, difference.new) {
+                (Some(old), Some(new)) => format!("    {}: {} -> {}", difference.path, short(&old), short(&new)),
+                (None, Some(new)) => format!("  + {}: {}", difference.path, short(&new)),
+                (Some(old), None) => format!("  - {}: {}", difference.path, short(&old)),
+                (None, None) => String::new(),
+            })
+            .collect()
+    }
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+/// The plan for people: a line for each resource, and below it what is different.
+pub(crate) fn show(changes: &[Change]) -> String {
+    let rows: Vec<Vec<String>> =
+        changes.iter().map(|change| vec![change.key(), change.how.word().to_owned()]).collect();
+    let table = render::table(&["RESOURCE", "RESULT"], &rows);
+    let mut lines = table.lines();
+    let mut text = format!("{}\n", lines.next().unwrap_or_default());
+    for (line, change) in lines.zip(changes) {
+        text.push_str(&format!("{line}\n"));
+        change.lines().iter().for_each(|line| text.push_str(&format!("{line}\n")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(how: How, old: Value, new: Value) -> Change {
+        Change { kind: "routes", id: "r1".into(), how, old, new, modified: Some(7) }
+    }
+
+    #[test]
+    fn a_plan_shows_what_is_different() {
+        let replaced = change(How::Replaced, json!({"uri": "/a", "name": "x"}), json!({"uri": "/b", "desc": "d"}));
+        let text = show(&[replaced, change(How::Pruned, json!({"uri": "/a"}), Value::Null)]);
+        let expected = "RESOURCE   RESULT\nroutes/r1  replaced\n  + $.desc: \"d\"\n  - $.name: \"x\"\n    $.uri: \"/a\" -> \"/b\"\nroutes/r1  deleted\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_was_shown_is_what_is_done() {
+        let operation = |how| change(how, Value::Null, json!({})).operation().unwrap_or_default();
+        assert_eq!(operation(How::Unchanged), Value::Null);
+        assert_eq!(operation(How::Created)["op"], "create");
+        assert_eq!(
+            (&operation(How::Replaced)["op"], &operation(How::Replaced)["if_match"]),
+            (&json!("put"), &json!(7))
+        );
+        assert_eq!((&operation(How::Pruned)["op"], &operation(How::Pruned)["if_match"]), (&json!("delete"), &json!(7)));
+    }
+
+    #[test]
+    fn labels() {
+        let value = json!({"labels": {"owner": "hfctl", "n": 1}});
+        let on = |text: &str| text.parse::<Label>().unwrap().is_on(&value);
+        assert!(on("owner") && on("owner=hfctl") && !on("owner=me") && !on("team") && !on("n"));
+        assert!("=x".parse::<Label>().is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! Every bound of the Admin API, each with its unit and reason. What enforces one names it from here, and `GET /v1/limits`
+//! shows them all: so what is published is what holds.
+
+use axum::http::StatusCode;
+use protocol::json::DEPTH_MAX;
+use protocol::resource::{DESC_CHARS_MAX, ID_BYTES_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX, URI_CHARS_MAX};
+use raft_store::machine::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS};
+use serde_json::{Map, Value, json};
+
+use super::Desk;
+use super::answer::Answer;
+
+/// The smallest page.
+pub(super) const PAGE_SIZE_MIN: usize = 10;
+
+/// The largest page.
+pub(super) const PAGE_SIZE_MAX: usize = 500;
+
+/// The most operations in one transaction: about what fits into its bytes.
+pub(super) const OPERATIONS_MAX: usize = 500_000;
+
+/// How often a PATCH, or a transaction with patches, starts over because what it read has changed meanwhile. With so many
+/// others at work on one resource at the same moment, telling the client is the better help.
+pub(super) const ATTEMPTS: usize = 16;
+
+/// The longest `Idempotency-Key`.
+pub(super) const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// The longest that an answer waits for the fleet. A client that wants more asks again.
+pub(super) const WAIT_MILLIS_MAX: u64 = 120_000;
+
+/// Answers of a node that wait for the fleet at the same time: each asks every node for its proxies.
+pub(crate) const WAITS_MAX: usize = 256;
+
+/// Entries of each list in the answer to a dry run; the rest is counted.
+pub(super) const DRY_RUN_ENTRIES_MAX: usize = 1000;
+
+/// All of them with this node's settings: `{"<name>": {"max": …, "unit": …, "of": …}}`.
+pub(super) fn answer(desk: &Desk) -> Answer {
+    let settings = &desk.settings;
+    let mut all = Map::new();
+    let mut limit = |name: &str, max: u64, unit: &str, of: &str| {
+        all.insert(name.to_owned(), json!({ "max": max, "unit": unit, "of": of }));
+    };
+    let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    limit("body", settings.body_max.0, "bytes", "a request on one resource; admin.body_max");
+    limit(
+        "transaction",
+        settings.transaction_max.0,
+        "bytes",
+        "a transaction or whole configuration; admin.transaction_max",
+    );
+    limit("requests", u64::from(settings.requests_max), "requests", "under way at a node; admin.requests_max");
+    let deadline = u64::try_from(settings.deadline.0.as_millis()).unwrap_or(u64::MAX);
+    limit("deadline", deadline, "milliseconds", "deciding a write; admin.deadline");
+    limit("operations", wide(OPERATIONS_MAX), "operations", "a transaction");
+    limit("attempts", wide(ATTEMPTS), "attempts", "a patch that others are faster than");
+    limit("page_size", wide(PAGE_SIZE_MAX), "resources", "a page of a list; at least 10");
+    limit("id", wide(ID_BYTES_MAX), "bytes", "an id");
+    limit("name", wide(NAME_CHARS_MAX), "characters", "a name");
+    limit("desc", wide(DESC_CHARS_MAX), "characters", "a description");
+    limit("label", wide(LABEL_CHARS_MAX), "characters", "a label's value");
+    limit("uri", wide(URI_CHARS_MAX), "characters", "a route's uri");
+    limit("depth", wide(DEPTH_MAX), "levels", "a JSON body");
+    limit("idempotency_key", wide(IDEMPOTENCY_KEY_BYTES_MAX), "bytes", "an Idempotency-Key");
+    limit("idempotency_keys", wide(IDEMPOTENCY_KEYS_MAX), "keys", "remembered in the cluster; the oldest go first");
+    limit("idempotency_age", IDEMPOTENCY_MILLIS, "milliseconds", "the memory of an Idempotency-Key");
+    limit("wait", WAIT_MILLIS_MAX, "milliseconds", "waiting for the fleet");
+    limit("waits", wide(WAITS_MAX), "requests", "waiting for the fleet at a node");
+    limit("dry_run_entries", wide(DRY_RUN_ENTRIES_MAX), "entries", "each list of a dry run's answer");
+    Answer::json(StatusCode::OK, Value::Object(all).to_string())
+}

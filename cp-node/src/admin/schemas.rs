@@ -1,0 +1,143 @@
+//! What the API tells of itself and checks without writing: `schema`, `plugins`, `schema/validate`, `configs/validate`.
+
+use std::collections::HashSet;
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use protocol::json::Value;
+use protocol::resource::{KINDS, KindInfo, admit};
+use serde_json::json;
+
+use super::Desk;
+use super::answer::Answer;
+use super::request::{Call, parse, read_body};
+use super::server::of_a_resource;
+
+/// What stands in front of a broken schema's sentence when a resource is written, and not when it is only checked.
+const WHEN_WRITTEN: &str = "invalid configuration: ";
+
+/// `schema/<kind>` by the kind's name in paths or in sentences, as APISIX has it.
+pub(super) fn schema(call: &Call) -> Result<Answer, Answer> {
+    if call.method != Method::GET {
+        return Err(Answer::method_not_offered(call.method.as_str(), "schema"));
+    }
+    let name = call.path[1..].join("/");
+    let known = KINDS.iter().find(|kind| kind.name == name || kind.singular.replace(' ', "_") == name);
+    match known.and_then(KindInfo::schema) {
+        Some(schema) => Ok(of_a_resource(Answer::json(StatusCode::OK, schema.to_string()))),
+        None => Err(of_a_resource(Answer::bad(&format!("not found schema: {name}")))),
+    }
+}
+
+/// `plugins[/list|reload|<name>]`. This version has none, and says so in the shapes that clients read.
+pub(super) fn plugins(call: &Call) -> Result<Answer, Answer> {
+    let rest: Vec<&str> = call.path[1..].iter().map(String::as_str).collect();
+    if rest == ["reload"] {
+        // Plugins are part of the programs: there is nothing to load again.
+        return match call.method {
+            Method::PUT => Ok(Answer::plain(StatusCode::OK, "done")),
+            _ => Err(Answer::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                &format!("please use PUT method to reload the plugins, {} method is not allowed.", call.method),
+            )),
+        };
+    }
+    if call.method != Method::GET {
+        return Err(Answer::method_not_offered(call.method.as_str(), "plugin"));
+    }
+    let subsystem = call.query.get("subsystem").unwrap_or("http");
+    if !matches!(subsystem, "http" | "stream") {
+        return Err(Answer::plain(StatusCode::BAD_REQUEST, "invalid subsystem passed"));
+    }
+    match rest[..] {
+        ["list"] => Ok(Answer::json(StatusCode::OK, "[]".to_owned())),
+        [] if call.query.get("all") == Some("true") => Ok(of_a_resource(Answer::json(StatusCode::OK, "{}".to_owned()))),
+        _ => Err(of_a_resource(Answer::error(
+            StatusCode::NOT_FOUND,
+            &format!("plugin not found in subsystem {subsystem}"),
+        ))),
+    }
+}
+
+/// `POST schema/validate/<kind>`: whether a body would be taken, without an id and without looking at others.
+pub(super) async fn validate(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
+    if call.method != Method::POST {
+        return Err(Answer::method_not_offered(call.method.as_str(), "schema"));
+    }
+    let name = call.path[2..].join("/");
+    let kind = KindInfo::find(&name).ok_or_else(|| Answer::no_such_kind(&name))?;
+    let body = read_body(body, desk.settings.body_max.0).await?;
+    match admit(kind, None, parse(&body)?) {
+        Ok(admitted) => Ok(Answer::empty(StatusCode::OK).warn(&admitted.warnings)),
+        Err(mut report) => {
+            if let Some(first) = report.problems.first_mut()
+                && let Some(rest) = first.summary.strip_prefix(WHEN_WRITTEN)
+            {
+                first.summary = rest.to_owned();
+            }
+            Err(Answer::report(&report))
+        }
+    }
+}
+
+/// `POST configs/validate`: whether every resource of a whole configuration would be taken.
+pub(super) async fn validate_all(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
+    if call.method != Method::POST {
+        return Err(Answer::method_not_offered(call.method.as_str(), "configs"));
+    }
+    let body = read_body(body, desk.settings.transaction_max.0).await?;
+    let checking = tokio::task::spawn_blocking(move || {
+        let errors = problems(&parse(&body)?)?;
+        if errors.is_empty() {
+            return Ok(Answer::json(StatusCode::OK, "{}".to_owned()));
+        }
+        let answer = json!({ "error_msg": "Configuration validation failed", "errors": errors });
+        Err(Answer::json(StatusCode::BAD_REQUEST, answer.to_string()))
+    });
+    checking.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?
+}
+
+/// What is wrong with a configuration given as lists by kind.
+fn problems(config: &Value) -> Result<Vec<Value>, Answer> {
+    let lists = config.as_object().ok_or_else(|| Answer::bad("a configuration is an object of lists by kind"))?;
+    let mut errors = Vec::new();
+    for (name, list) in lists {
+        if is_beside_lists(name) {
+            continue;
+        }
+        let kind = KindInfo::find(name).ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {name}")))?;
+        let items = list.as_array().ok_or_else(|| Answer::bad(&format!("{name} must be a list")))?;
+        let mut seen = HashSet::new();
+        for (index, item) in items.iter().enumerate() {
+            let id = id_of(item);
+            let error = match admit(kind, None, item.clone()) {
+                Err(report) => Some(report.summary().to_owned()),
+                Ok(_) => None,
+            };
+            let twice = id.as_ref().is_some_and(|id| !seen.insert(id.clone()));
+            let id = id.unwrap_or_default();
+            let twice = twice.then(|| format!("found duplicate id {id} in {name}"));
+            errors.extend(
+                error
+                    .into_iter()
+                    .chain(twice)
+                    .map(|error| json!({ "index": index, "resource_type": name, "resource_id": id, "error": error })),
+            );
+        }
+    }
+    Ok(errors)
+}
+
+/// Names in a whole configuration that are no lists of resources.
+pub(super) fn is_beside_lists(name: &str) -> bool {
+    name.ends_with("_conf_version") || matches!(name, "X-Digest" | "X-Last-Modified")
+}
+
+/// The id of a resource in a list; a consumer's is its name.
+pub(super) fn id_of(item: &Value) -> Option<String> {
+    match item.get("id").or_else(|| item.get("username"))? {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    }
+}

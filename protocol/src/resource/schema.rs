@@ -1,0 +1,253 @@
+//! The JSON Schema (draft 7) of each kind, for forms, editors and checks before sending.
+//!
+//! It says what [`super::admit`] takes of a body: whatever is admitted is valid. The other way round it cannot say all:
+//! what a condition, an address or a hash key may be, and rules over several fields. The tests hold both.
+
+use serde_json::{Map, Value, json};
+
+use super::common::{DESC_CHARS_MAX, HOST_PATTERN, LABEL_CHARS_MAX, NAME_CHARS_MAX};
+use super::route::URI_CHARS_MAX;
+use super::upstream::{HASH_ON, PASS_HOSTS};
+use super::{KindInfo, route};
+
+/// The schemas by name of kind, sorted.
+const SCHEMAS: &[(&str, fn() -> Value)] = &[("routes", route), ("services", service), ("upstreams", upstream)];
+
+impl KindInfo {
+    /// The JSON Schema of a body; `None` for a kind without one.
+    #[must_use]
+    pub fn schema(&self) -> Option<Value> {
+        let (_, schema) = SCHEMAS.iter().find(|(name, _)| *name == self.name)?;
+        let mut schema = schema();
+        schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+        schema["title"] = json!(self.singular);
+        Some(schema)
+    }
+}
+
+fn route() -> Value {
+    let mut fields = labelled();
+    fields.extend(members(json!({
+        "uri": { "type": "string", "minLength": 1, "maxLength": URI_CHARS_MAX,
+                 "description": "a path; `:name` takes a segment, `*` at the end takes any rest" },
+        "uris": { "type": "array", "minItems": 1, "uniqueItems": true,
+                  "items": { "type": "string", "maxLength": URI_CHARS_MAX } },
+        "host": host(),
+        "hosts": hosts(),
+        "remote_addr": address(),
+        "remote_addrs": { "type": "array", "minItems": 1, "uniqueItems": true, "items": address() },
+        "methods": { "type": "array", "uniqueItems": true, "items": { "enum": words(&route::METHODS) } },
+        "vars": { "type": "array", "description": "conditions on variables of the request" },
+        "priority": { "type": "integer", "default": 0, "description": "of routes with one host and path the higher goes first" },
+        "status": { "enum": [0, 1], "default": 1, "description": "1: it takes requests; 0: it is stored and takes none" },
+        "timeout": timeouts(),
+        "enable_websocket": { "type": "boolean" },
+        "plugins": plugins(),
+        "upstream": upstream(),
+        "upstream_id": id(),
+        "service_id": id(),
+        "script_id": id(),
+        "plugin_config_id": id(),
+    })));
+    let targets = ["plugins", "upstream", "upstream_id", "service_id"].map(|name| json!({ "required": [name] }));
+    json!({
+        "type": "object",
+        "properties": fields,
+        "additionalProperties": false,
+        "allOf": [
+            { "oneOf": [{ "required": ["uri"] }, { "required": ["uris"] }] },
+            { "anyOf": targets },
+            { "not": { "required": ["host", "hosts"] } },
+            { "not": { "required": ["remote_addr", "remote_addrs"] } },
+        ],
+    })
+}
+
+fn service() -> Value {
+    let mut fields = labelled();
+    fields.extend(members(json!({
+        "hosts": hosts(),
+        "enable_websocket": { "type": "boolean" },
+        "plugins": plugins(),
+        "upstream": upstream(),
+        "upstream_id": id(),
+    })));
+    json!({ "type": "object", "properties": fields, "additionalProperties": false })
+}
+
+fn upstream() -> Value {
+    let mut fields = labelled();
+    fields.extend(members(json!({
+        "type": { "enum": ["roundrobin", "chash", "least_conn", "ewma"], "default": "roundrobin" },
+        "nodes": {
+            "anyOf": [
+                { "type": "object", "additionalProperties": weight(), "description": "weights by host:port" },
+                { "type": "array", "items": {
+                    "type": "object",
+                    "required": ["host", "weight"],
+                    "properties": {
+                        "host": host(),
+                        "port": port(),
+                        "weight": weight(),
+                        "priority": { "type": "integer", "default": 0 },
+                        "metadata": { "type": "object" },
+                    },
+                } },
+            ],
+        },
+        "hash_on": { "enum": words(&HASH_ON).into_iter().filter(|word| word != "consumer").collect::<Vec<_>>(),
+                     "default": "vars" },
+        "key": { "type": "string", "description": "what chash hashes" },
+        "scheme": { "enum": ["http"], "default": "http" },
+        "pass_host": { "enum": words(&PASS_HOSTS), "default": "pass" },
+        "upstream_host": host(),
+        "retries": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+        "retry_timeout": { "type": "number", "minimum": 0 },
+        "timeout": timeouts(),
+        "keepalive_pool": {
+            "type": "object",
+            "properties": {
+                "size": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "default": 320 },
+                "idle_timeout": { "type": "number", "minimum": 0, "default": 60 },
+                "requests": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "default": 1000 },
+            },
+        },
+        "checks": checks(),
+        "discovery_args": {
+            "type": "object",
+            "properties": { "group_name": { "type": "string" }, "namespace_id": { "type": "string" } },
+        },
+        // Each is read and has no effect without the other.
+        "service_name": { "type": "string", "minLength": 1, "maxLength": 256 },
+        "discovery_type": { "type": "string" },
+    })));
+    json!({
+        "type": "object",
+        "properties": fields,
+        "required": ["nodes"],
+        "additionalProperties": false,
+        "not": { "required": ["service_name", "discovery_type"] },
+        "if": { "required": ["type"], "properties": { "type": { "const": "chash" } } },
+        "then": { "required": ["key"] },
+        "allOf": [{
+            "if": { "required": ["pass_host"], "properties": { "pass_host": { "const": "rewrite" } } },
+            "then": { "required": ["upstream_host"] },
+        }],
+    })
+}
+
+fn checks() -> Value {
+    let kind = json!({ "enum": ["http", "tcp"], "default": "http" });
+    let statuses = json!({
+        "type": "array", "minItems": 1, "uniqueItems": true,
+        "items": { "type": "integer", "minimum": 200, "maximum": 599 },
+    });
+    let count = |min: u8| json!({ "type": "integer", "minimum": min, "maximum": 254 });
+    let interval = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX, "default": 1 });
+    let judgement = |min: u8, with_interval: bool| {
+        let mut healthy = members(json!({ "http_statuses": statuses, "successes": count(min) }));
+        let mut unhealthy = members(json!({
+            "http_statuses": statuses, "http_failures": count(min), "tcp_failures": count(min), "timeouts": count(min),
+        }));
+        if with_interval {
+            healthy.insert("interval".into(), interval.clone());
+            unhealthy.insert("interval".into(), interval.clone());
+        }
+        json!({
+            "healthy": { "type": "object", "properties": healthy },
+            "unhealthy": { "type": "object", "properties": unhealthy },
+        })
+    };
+    let mut active = members(judgement(1, true));
+    active.extend(members(json!({
+        "type": kind,
+        "timeout": { "type": "number", "minimum": 0, "default": 1 },
+        "concurrency": { "type": "integer", "minimum": 0, "maximum": u32::MAX, "default": 10 },
+        "http_method": { "enum": words(&route::METHODS), "default": "GET" },
+        "http_path": { "type": "string", "default": "/" },
+        "http_req_body": { "type": "string", "default": "" },
+        "host": host(),
+        "port": port(),
+        "https_verify_certificate": { "type": "boolean", "default": true },
+        "req_headers": { "type": "array", "minItems": 1, "items": { "type": "string" } },
+    })));
+    let mut passive = members(judgement(0, false));
+    passive.insert("type".into(), json!({ "enum": ["http", "https", "tcp"], "default": "http" }));
+    json!({
+        "type": "object",
+        "required": ["active"],
+        "properties": {
+            "active": { "type": "object", "properties": active },
+            "passive": { "type": "object", "properties": passive },
+        },
+    })
+}
+
+/// The fields that every kind has.
+fn labelled() -> Map<String, Value> {
+    members(json!({
+        "id": id(),
+        "name": { "type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX },
+        "desc": { "type": "string", "maxLength": DESC_CHARS_MAX },
+        "labels": {
+            "type": "object",
+            "additionalProperties": { "type": "string", "minLength": 1, "maxLength": LABEL_CHARS_MAX, "pattern": r"^\S+$" },
+        },
+    }))
+}
+
+fn id() -> Value {
+    json!({ "anyOf": [
+        { "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[a-zA-Z0-9_.-]+$" },
+        { "type": "integer", "minimum": 1 },
+    ] })
+}
+
+fn host() -> Value {
+    // A dash between two sets is a dash for everybody only at an end.
+    json!({ "type": "string", "pattern": HOST_PATTERN.replace("Z-._", "Z._").replace(":]", ":-]") })
+}
+
+fn hosts() -> Value {
+    json!({ "type": "array", "minItems": 1, "uniqueItems": true, "items": host() })
+}
+
+fn address() -> Value {
+    json!({ "type": "string", "description": "an IPv4 or IPv6 address or CIDR block" })
+}
+
+fn port() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX })
+}
+
+fn weight() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX })
+}
+
+fn plugins() -> Value {
+    json!({ "type": "object", "maxProperties": 0, "description": "this version of holdfast serves no plugins" })
+}
+
+fn timeouts() -> Value {
+    let seconds = json!({ "type": "number", "exclusiveMinimum": 0 });
+    json!({
+        "type": "object",
+        "required": ["connect", "send", "read"],
+        "properties": { "connect": seconds, "send": seconds, "read": seconds },
+        "description": "in seconds",
+    })
+}
+
+fn words<T>(words: &[(&str, T)]) -> Vec<String> {
+    words.iter().map(|(word, _)| (*word).to_owned()).collect()
+}
+
+fn members(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
