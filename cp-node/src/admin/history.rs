@@ -89,7 +89,7 @@ pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) 
     let revision = revision.parse::<i64>().ok().filter(|revision| *revision >= 0);
     let revision = revision.ok_or_else(|| Answer::bad("invalid argument at_revision: should be a number"))?;
     let body = desk.record.body_at(key, revision).await.map_err(|e| refused(&e))?;
-    let body = body.ok_or_else(Answer::missing)?;
+    let body = render::shown(key.kind.as_str(), &body.ok_or_else(Answer::missing)?).into_owned();
     let key_path = json!(render::key_path(key));
     Ok(Answer::json(StatusCode::OK, format!("{{\"key\":{key_path},\"value\":{body},\"at_revision\":{revision}}}")))
 }
@@ -123,9 +123,10 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
             Some(old) => {
                 let kind = KindInfo::find(&row.kind)
                     .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
-                let admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
+                let mut admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
                     .map_err(|report| Answer::report(&report))?;
-                let draft = write::draft(&admitted, None);
+                let draft = write::draft(&desk.secrets, &key, &mut admitted, None, None);
+                let draft = draft.map_err(|report| Answer::report(&report))?;
                 Write::Put { key, draft, if_match, only_new: is_gone && !asked.force }
             }
         });

@@ -12,6 +12,7 @@ mod list;
 mod render;
 mod request;
 mod resources;
+mod secrets;
 mod server;
 mod transactions;
 mod write;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use answer::Answer;
 pub use auth::KeyError;
 pub(crate) use auth::Keys;
+pub(crate) use secrets::Secrets;
 pub(crate) use server::serve;
 
 use crate::feed::Fleet;
@@ -44,6 +46,7 @@ pub(crate) struct Desk {
     pub(crate) settings: AdminSettings,
     pub(crate) server_header: String,
     pub(crate) keys: Keys,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) proposer: Proposer,
     pub(crate) record: Record,
     pub(crate) reads: ReadIndex,

@@ -8,4 +8,5 @@ mod archive;
 mod binary;
 mod disk;
 mod node;
+mod ssls;
 mod writes;

@@ -3,23 +3,29 @@
 //! [`admit`] is the only validator: the Admin API, the command line, the proxy and the tests call it or the constructors
 //! behind it. It collects every problem of a body, each with its JSON path.
 
+mod certificate;
 mod common;
 mod expression;
 mod pending;
 mod route;
 mod scope;
+mod secret;
 mod service;
+mod ssl;
 mod table;
 mod upstream;
 mod variable;
 
 use serde_json::Value;
 
+pub use certificate::{BadCertificate, Certificate};
 pub use common::{HostPattern, Timeouts};
 pub use expression::Expression;
 pub use pending::unsupported;
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, UriPattern};
+pub use secret::{conceal, has_secrets, secrets};
 pub use service::Service;
+pub use ssl::{ClientAuth, KeyPair, PrivateKey, Ssl, SslRole, TlsVersion};
 pub use table::{IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
