@@ -84,6 +84,7 @@ impl Holdfast {
             format!("data_dir={}", dir.join(format!("dp-{number}")).display()),
             format!("proxy.listen=[{}]", dp(number, 9080)),
             "proxy.workers=1".to_owned(),
+            "proxy.tls.listen=[]".to_owned(),
             format!("status.listen={}", dp(number, 7085)),
             format!("metrics.listen={}", dp(number, 9091)),
             format!("control.listen={}", dp(number, 9090)),

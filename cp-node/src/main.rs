@@ -7,9 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cp_node::bootstrap::{self, Plan};
 use cp_node::node::{self, Ended, Node, NodeError, Seams};
 use cp_node::settings::Settings;
+use daemon::seams::SystemRandom;
 use daemon::settings;
 use daemon::settings::units::Span;
 use daemon::signals::Termination;
+use protocol::crypto::Keyring;
+use protocol::seam::Random;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -96,6 +99,13 @@ enum ConfigCommand {
     Print(Common),
     /// Prints the public half of the key that signs the archive, for the proxies' `archive.trusted_keys`.
     ArchiveKey(Common),
+    /// Prints a new key for `secrets.keyring_file`. To rotate, put it before the others, on every node and proxy, proxies
+    /// first; what is written from then on is sealed with it, and the others still open what they sealed.
+    Keyring {
+        /// The key's name; by default a random one.
+        #[arg(long)]
+        id: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -198,6 +208,19 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Config { what: ConfigCommand::ArchiveKey(common) } => {
             let key = common.load()?.archive.signing_key();
             println!("{}", key.map_err(|e| Failure { code: EX_CONFIG, message: e.to_string() })?.public());
+            Ok(())
+        }
+        Command::Config { what: ConfigCommand::Keyring { id } } => {
+            let random = SystemRandom;
+            let id = id.unwrap_or_else(|| format!("k{:08x}", random.next() >> 32));
+            let key = [random.bytes16(), random.bytes16()].concat();
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            let line = format!("{id} {hex}");
+            Keyring::parse(&line).map_err(|_| Failure {
+                code: EX_CONFIG,
+                message: format!("{id:?} is no name of a key: 1 to 64 letters, digits, '-', '_' and '.'"),
+            })?;
+            println!("{line}");
             Ok(())
         }
         Command::Config { what: ConfigCommand::Print(common) } => {

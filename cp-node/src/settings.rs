@@ -28,6 +28,8 @@ pub struct Settings {
     pub status: StatusSettings,
     /// The durable record.
     pub record: RecordSettings,
+    /// What seals secrets.
+    pub secrets: SecretSettings,
     /// Consensus.
     pub raft: RaftSettings,
     /// The object store that holds signed copies of the configuration.
@@ -237,6 +239,16 @@ impl Default for RaftSettings {
             cache: ByteSize(32 << 20),
         }
     }
+}
+
+/// What seals secrets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretSettings {
+    /// A file with the keys that seal private keys, the newest first (`cp-node config keyring` makes one). The same on
+    /// every node and proxy. Without it, nothing secret is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyring_file: Option<std::path::PathBuf>,
 }
 
 /// The durable record: PostgreSQL. Every voter needs the same, since every one may come to lead.

@@ -20,7 +20,7 @@ use crate::proxy::Workers;
 use crate::settings::{Checked, DrainSettings};
 use crate::standing::Board;
 use crate::status::{self, Readiness, Site, Sources};
-use crate::table::TableCell;
+use crate::table::{TableCell, TlsTerms};
 
 /// What a proxy takes from the outside world beside its settings.
 #[expect(missing_debug_implementations, reason = "clocks and sources of randomness have nothing to print")]
@@ -110,6 +110,7 @@ impl Proxy {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
             archive: settings.archive,
+            tls: Arc::new(TlsTerms { keyring: settings.keyring, http2: settings.proxy.http2.enabled }),
             disk,
             cell,
             board: board.clone(),
@@ -120,7 +121,7 @@ impl Proxy {
         let mut live = feed.live();
         let opening = {
             let (ready, listen) = (readiness.clone(), workers.listener());
-            let shown = workers.addresses().to_vec();
+            let shown = (workers.addresses().to_vec(), workers.tls_addresses().to_vec());
             tokio::spawn(async move {
                 if live.wait_for(|live| *live).await.is_err() {
                     return;
@@ -128,7 +129,7 @@ impl Proxy {
                 match listen.await {
                     Ok(()) => {
                         ready.set_listening();
-                        info!(addresses = ?shown, "serving");
+                        info!(addresses = ?shown.0, tls_addresses = ?shown.1, "serving");
                     }
                     Err(e) => tracing::error!(error = %e, "the listeners cannot be opened"),
                 }
@@ -153,6 +154,12 @@ impl Proxy {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         self.workers.addresses()
+    }
+
+    /// Where clients connect by TLS.
+    #[must_use]
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        self.workers.tls_addresses()
     }
 
     /// Where probes are answered.

@@ -47,6 +47,7 @@ impl Dp {
             format!("data_dir={}", data_dir.display()),
             format!("proxy.listen=[{}]", addresses.proxy),
             "proxy.workers=2".to_owned(),
+            "proxy.tls.listen=[]".to_owned(),
             format!("status.listen={}", addresses.status),
             format!("metrics.listen={}", addresses.metrics),
             format!("control.listen={}", addresses.control),

@@ -121,7 +121,7 @@ pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) 
     let now = desk.feed.config();
     taken_in(desk, now.position()).await;
     let body = desk.record.body_at(key, revision, now).await.map_err(|e| refused(&e))?;
-    let body = body.ok_or_else(Answer::missing)?;
+    let body = render::shown(key.kind.as_str(), &body.ok_or_else(Answer::missing)?).into_owned();
     let key_path = json!(render::key_path(key));
     Ok(Answer::json(StatusCode::OK, format!("{{\"key\":{key_path},\"value\":{body},\"at_revision\":{revision}}}")))
 }
@@ -158,9 +158,10 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
             Some(old) => {
                 let kind = KindInfo::find(&row.kind)
                     .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
-                let admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
+                let mut admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
                     .map_err(|report| Answer::report(&report))?;
-                let mut draft = write::draft(&admitted, None);
+                let draft = write::draft(&desk.secrets, &key, &mut admitted, None, None);
+                let mut draft = draft.map_err(|report| Answer::report(&report))?;
                 // Not only its body comes back.
                 if let Some(old) = &row.old_entry {
                     draft.groups.clone_from(&old.groups);

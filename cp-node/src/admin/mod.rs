@@ -17,6 +17,7 @@ mod render;
 mod request;
 mod resources;
 mod schemas;
+mod secrets;
 mod server;
 mod shadow;
 mod transactions;
@@ -36,6 +37,7 @@ use answer::Answer;
 pub use auth::KeyError;
 pub(crate) use auth::Keys;
 pub(crate) use limits::WAITS_MAX;
+pub(crate) use secrets::Secrets;
 pub(crate) use server::serve;
 
 use crate::feed::Fleet;
@@ -53,6 +55,7 @@ pub(crate) struct Desk {
     pub(crate) settings: AdminSettings,
     pub(crate) server_header: String,
     pub(crate) keys: Keys,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) proposer: Proposer,
     pub(crate) record: Record,
     pub(crate) reads: ReadIndex,

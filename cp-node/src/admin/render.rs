@@ -1,7 +1,10 @@
 //! How resources and refusals look to a client.
 
+use std::borrow::Cow;
+
 use protocol::entry::{Entry, UnixMillis};
-use protocol::resource::KindInfo;
+use protocol::json;
+use protocol::resource::{self, KindInfo};
 use protocol::{Rejection, ResourceKey};
 use serde_json::json;
 
@@ -44,10 +47,20 @@ pub(super) fn item(key: &ResourceKey, entry: &Entry) -> String {
     format!(
         "{{\"key\":{},\"value\":{},\"createdIndex\":{},\"modifiedIndex\":{}}}",
         json!(key_path(key)),
-        value(key, &entry.body, entry.created.time, entry.modified.time),
+        value(key, &shown(key.kind.as_str(), &entry.body), entry.created.time, entry.modified.time),
         entry.created.revision,
         entry.modified.revision
     )
+}
+
+/// The body as reads show it: without private keys, sealed as they are.
+pub(super) fn shown<'b>(kind: &str, body: &'b str) -> Cow<'b, str> {
+    if !resource::has_secrets(kind) {
+        return Cow::Borrowed(body);
+    }
+    let Ok(mut value) = serde_json::from_str(body) else { return Cow::Borrowed("{}") };
+    resource::conceal(kind, &mut value);
+    Cow::Owned(json::canonical(&value))
 }
 
 /// What a delete is answered.

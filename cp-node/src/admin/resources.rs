@@ -2,9 +2,9 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use protocol::command::{Action, BasedOn, Write};
+use protocol::command::{Action, BasedOn, Draft, Write};
 use protocol::json::{self, Value};
-use protocol::resource::{Admitted, IdRule, KindInfo, admit};
+use protocol::resource::{self, Admitted, IdRule, KindInfo, admit};
 use protocol::{Kind, ResourceKey};
 
 use super::answer::Answer;
@@ -12,6 +12,9 @@ use super::limits::ATTEMPTS;
 use super::request::{Call, WriteTerms, parse, read_body};
 use super::server::of_a_resource;
 use super::{Desk, history, list, render, wait, write};
+
+/// How often a POST of something secret tries another id. Each time somebody else has taken one meanwhile.
+const POST_ATTEMPTS: u64 = 16;
 
 /// Where a path leads.
 struct Target {
@@ -101,11 +104,11 @@ async fn put(
     terms: WriteTerms,
 ) -> Result<Answer, Answer> {
     let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
-    let admitted = admit(target.kind, target.id.as_deref(), value).map_err(|report| Answer::report(&report))?;
+    let mut admitted = admit(target.kind, target.id.as_deref(), value).map_err(|report| Answer::report(&report))?;
     let id = target.id.or_else(|| admitted.id.as_ref().map(ToString::to_string));
     let id = id.ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
     let key = ResourceKey::new(target.kind.name, &id);
-    let draft = write::draft(&admitted, terms.ttl_seconds);
+    let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds)?;
     let action = Action::Write(Write::Put { key, draft, if_match: terms.if_match, only_new: false });
     let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
     let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
@@ -123,15 +126,52 @@ async fn post(
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
     let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
-    let admitted = admit(target.kind, None, value).map_err(|report| Answer::report(&report))?;
+    let mut admitted = admit(target.kind, None, value).map_err(|report| Answer::report(&report))?;
     if admitted.id.is_some() {
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
-    let draft = write::draft(&admitted, terms.ttl_seconds);
+    if resource::has_secrets(target.kind.name) {
+        return post_sealed(desk, call, target.kind, &admitted, &terms).await;
+    }
+    let any = ResourceKey::new(target.kind.name, "");
+    let draft = draft(desk, &any, &mut admitted, terms.ttl_seconds)?;
     let action = Action::Write(Write::Post { kind: Kind::new(target.kind.name), draft });
     let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
     let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
     Ok(wait::settle(desk, &terms, position, &[done], answer).await)
+}
+
+/// A secret is sealed for the id under which it will stand, so that here the id is chosen before the proposal: the
+/// revision that would be the next. When that is taken by the time it is decided, another one is tried.
+async fn post_sealed(
+    desk: &Desk,
+    call: &Call,
+    kind: &KindInfo,
+    admitted: &Admitted,
+    terms: &WriteTerms,
+) -> Result<Answer, Answer> {
+    for attempt in 0..POST_ATTEMPTS {
+        let config = desk.config(false).await?;
+        let mut admitted = admitted.clone();
+        let key = ResourceKey::new(kind.name, &format!("{:020}", config.position().revision + 1 + attempt));
+        let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds)?;
+        let action = Action::Write(Write::Put { key, draft, if_match: None, only_new: true });
+        match write::propose_one(desk, call, terms, Vec::new(), action).await {
+            Ok((position, done)) => {
+                return Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings));
+            }
+            Err(refused) if refused.status == StatusCode::CONFLICT => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(Answer::error(StatusCode::CONFLICT, "others created resources each time an id was about to be taken"))
+}
+
+/// What the log is to hold.
+fn draft(desk: &Desk, key: &ResourceKey, admitted: &mut Admitted, ttl_seconds: Option<u64>) -> Result<Draft, Answer> {
+    let known = desk.feed.config();
+    let current = known.get(key).map(|entry| &**entry);
+    write::draft(&desk.secrets, key, admitted, current, ttl_seconds).map_err(|report| Answer::report(&report))
 }
 
 /// Reads the resource, merges, and writes under the condition that it has not changed. When it has, starts over: so of
@@ -152,8 +192,8 @@ async fn patch(
     for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
         let Some(entry) = config.get(&key) else { return Err(Answer::missing().at(config.position())) };
-        let admitted = merged(target.kind, id, &entry.body, &target.sub_path, value.clone())?;
-        let draft = write::draft(&admitted, terms.ttl_seconds.or(entry.ttl_seconds));
+        let mut admitted = merged(target.kind, id, &entry.body, &target.sub_path, value.clone())?;
+        let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds.or(entry.ttl_seconds))?;
         let based_on = vec![BasedOn { key: key.clone(), modified: Some(entry.modified.revision) }];
         let action = Action::Write(Write::Put { key: key.clone(), draft, if_match: terms.if_match, only_new: false });
         match write::propose_one(desk, call, &terms, based_on, action).await {

@@ -18,7 +18,7 @@ use protocol::command::{Action, BasedOn, Transaction, Write};
 use protocol::json::{self, Value};
 use protocol::outcome::WrittenHow;
 use protocol::resource::{Admitted, KindInfo, admit};
-use protocol::{ResourceKey, Revision};
+use protocol::{ConfigState, ResourceKey, Revision};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -26,6 +26,7 @@ use serde_json::value::RawValue;
 use super::answer::Answer;
 use super::limits::{ATTEMPTS, OPERATIONS_MAX};
 use super::request::{Call, parse, read_body};
+use super::secrets::Secrets;
 use super::{Desk, dry_run, render, wait, write};
 
 #[derive(Deserialize)]
@@ -88,10 +89,11 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         let needs_read = read(&body)?.operations.iter().any(|operation| operation.op == Op::Patch);
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
         let body = body.clone();
+        let (secrets, known) = (desk.secrets.clone(), desk.feed.config());
         // A large body is a second of work: not on a thread that serves others.
         let admitting = tokio::task::spawn_blocking(move || {
             let parsed = read(&body)?;
-            admit_all(&parsed, config.as_ref())
+            admit_all(&parsed, config.as_ref(), &known, &secrets)
         });
         let admitted = admitting.await;
         let (transaction, based_on, warnings) =
@@ -139,7 +141,13 @@ fn read(body: &[u8]) -> Result<Document<'_>, Answer> {
 
 type Admission = (Transaction, Vec<BasedOn>, Vec<String>);
 
-fn admit_all(body: &Document<'_>, config: Option<&protocol::ConfigState>) -> Result<Admission, Answer> {
+/// `config` is what patches are based on; `known` may lag behind, and only saves sealing anew what is sealed already.
+fn admit_all(
+    body: &Document<'_>,
+    config: Option<&ConfigState>,
+    known: &ConfigState,
+    secrets: &Secrets,
+) -> Result<Admission, Answer> {
     let mut writes = Vec::with_capacity(body.operations.len());
     let mut based_on = Vec::new();
     let mut warnings = Vec::new();
@@ -169,10 +177,12 @@ fn admit_all(body: &Document<'_>, config: Option<&protocol::ConfigState>) -> Res
             (Op::Patch, None) => return Err(Answer::missing()),
             _ => value,
         };
-        let admitted: Admitted =
+        let mut admitted: Admitted =
             admit(kind, Some(&operation.id), value).map_err(|report| Answer::report_in(&report, Some(index)))?;
+        let current = known.get(&key).map(|entry| &**entry);
+        let draft = write::draft(secrets, &key, &mut admitted, current, ttl)
+            .map_err(|report| Answer::report_in(&report, Some(index)))?;
         warnings.extend(admitted.warnings.iter().map(|warning| format!("operation {index}: {warning}")));
-        let draft = write::draft(&admitted, ttl);
         writes.push(Write::Put { key, draft, if_match: operation.if_match, only_new: operation.op == Op::Create });
     }
     Ok((Transaction { writes, if_revision: body.if_revision }, based_on, warnings))

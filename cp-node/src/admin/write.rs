@@ -5,22 +5,34 @@ use protocol::command::{Action, BasedOn, Command, Draft};
 use protocol::entry::DEFAULT_GROUP;
 use protocol::outcome::{Written, WrittenHow};
 use protocol::resource::Admitted;
-use protocol::{Outcome, Position};
+use protocol::{Entry, Outcome, Position, Report, ResourceKey};
 use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, WriteTerms};
+use super::secrets::Secrets;
 use super::{Desk, render};
 
-/// What the log is to hold of an admitted body.
-pub(super) fn draft(admitted: &Admitted, ttl_seconds: Option<u64>) -> Draft {
-    Draft {
+/// What the log is to hold of an admitted body that is to stand under `key`, where `current` stands now. The one door to
+/// it: what is secret is sealed here, in `admitted` too.
+///
+/// # Errors
+/// A [`Report`] when it cannot be sealed.
+pub(super) fn draft(
+    secrets: &Secrets,
+    key: &ResourceKey,
+    admitted: &mut Admitted,
+    current: Option<&Entry>,
+    ttl_seconds: Option<u64>,
+) -> Result<Draft, Report> {
+    secrets.seal(key, admitted, current)?;
+    Ok(Draft {
         body: admitted.body.as_str().into(),
         references: admitted.references.clone(),
         claims: admitted.claims.clone(),
         groups: vec![DEFAULT_GROUP.into()],
         ttl_seconds,
-    }
+    })
 }
 
 /// Proposes an action, and waits until this node has applied what came of it: whoever reads here next sees it.

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
 use super::{NodeError, Seams, found};
-use crate::admin::{self, Desk, Keys};
+use crate::admin::{self, Desk, Keys, Secrets};
 use crate::archiver::{self, Archiver};
 use crate::feed::{FeedService, Fleet, FullStates};
 use crate::maintenance;
@@ -148,6 +148,7 @@ impl Node {
     pub async fn start(settings: Settings, seams: Seams, raft_runtime: &Handle) -> Result<Self, NodeError> {
         settings.check()?;
         let keys = Keys::load(&settings.admin.keys)?;
+        let secrets = Secrets::load(&settings.secrets, seams.random.clone(), seams.clock.clone())?;
         let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
         let link = record::Link::new(&settings.record, seams.net.clone())?;
         let data = DataDir::open(&settings.data_dir.0)?;
@@ -248,6 +249,7 @@ impl Node {
             settings: settings.admin.clone(),
             server_header: server_header(&settings),
             keys,
+            secrets: Arc::new(secrets),
             proposer: core.proposer.clone(),
             record: record.clone(),
             reads: core.reads.clone(),

@@ -29,7 +29,7 @@ use crate::health::Registry;
 use crate::net::Dial;
 use crate::settings::{ControlPlane, Endpoint, NodeSettings};
 use crate::standing::{Board, Connected, Source, Standing};
-use crate::table::{Compiler, Publisher, Rejected, TableCell};
+use crate::table::{Compiler, Publisher, Rejected, TableCell, TlsTerms};
 
 /// How long a step waits for the disk before it is served all the same: a disk that hangs must not hold a change up.
 const DISK_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -60,6 +60,8 @@ pub struct Start {
     pub control_plane: ControlPlane,
     /// The archive, where there is one.
     pub archive: Option<ArchiveSettings>,
+    /// What ssls are compiled with.
+    pub tls: Arc<TlsTerms>,
     /// Its disk, and what was found there.
     pub disk: Opened,
     /// Where tables are published.
@@ -175,9 +177,9 @@ enum Over {
 
 impl Follower {
     fn boot(start: Start, live: watch::Sender<bool>) -> Self {
-        let Start { identity, control_plane, archive: _, mut disk, cell, board, dial, random } = start;
+        let Start { identity, control_plane, archive: _, tls, mut disk, cell, board, dial, random } = start;
         let recovered = std::mem::take(&mut disk.recovered);
-        let (compiler, state) = compile_recovered(&recovered, cell.health().clone());
+        let (compiler, state) = compile_recovered(&recovered, cell.health().clone(), tls);
         let found = recovered.base.is_some();
         let damaged = !recovered.findings.is_empty();
         let mut follower = Self {
@@ -680,8 +682,8 @@ impl Follower {
 
 /// Brings what the disk held into a table, step by step as it came: so it is known again what was served last in place
 /// of what could not be.
-fn compile_recovered(recovered: &Recovered, health: Arc<Registry>) -> (Compiler, ConfigState) {
-    let compiler = Compiler::watching(health);
+fn compile_recovered(recovered: &Recovered, health: Arc<Registry>, tls: Arc<TlsTerms>) -> (Compiler, ConfigState) {
+    let compiler = Compiler::watching(health).on_terms(tls);
     let Some(base) = &recovered.base else { return (compiler, ConfigState::following()) };
     let mut compiler = compiler.with(&base.state, &base.last_good);
     for step in &recovered.steps {

@@ -59,6 +59,11 @@ impl Account {
         }
     }
 
+    /// Bytes of the answer go.
+    pub(crate) fn goes(&self, bytes: usize) {
+        self.client.count_out(bytes);
+    }
+
     /// A route takes the request.
     pub(crate) fn matched(&mut self, matched: Matched) {
         self.matched = Some(matched);

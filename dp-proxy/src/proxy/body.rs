@@ -75,16 +75,26 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let streaming = match &mut self.kind {
-            Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Full(bytes) => {
+                let bytes = bytes.take();
+                if let (Some(bytes), Some(account)) = (&bytes, &self.account) {
+                    account.goes(bytes.len());
+                }
+                return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
+            }
             Kind::Upstream(None) => return Poll::Ready(None),
             Kind::Upstream(Some(streaming)) => streaming,
         };
         let Poll::Ready(next) = streaming.receiving.poll_next(cx) else { return Poll::Pending };
-        if let Some(Err(e)) = &next
-            && let Some(account) = &mut self.account
-        {
-            warn!(reason = %e, "a response was cut off");
-            account.upstream_failed(UpstreamError::CutBody);
+        if let Some(account) = &mut self.account {
+            match &next {
+                Some(Ok(data)) => account.goes(data.len()),
+                Some(Err(e)) => {
+                    warn!(reason = %e, "a response was cut off");
+                    account.upstream_failed(UpstreamError::CutBody);
+                }
+                None => {}
+            }
         }
         self.release_if_ended();
         Poll::Ready(next.map(|next| next.map(Frame::data)))

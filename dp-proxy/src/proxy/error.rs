@@ -40,6 +40,10 @@ pub(crate) enum Refusal {
     ConnectTimeout(std::time::Duration),
     #[error("{0}")]
     Upstream(Failure),
+    #[error("a client certificate is needed for this path")]
+    NoClientCertificate,
+    #[error("the connection was made for another host")]
+    Misdirected,
     #[error("no head came in time")]
     LateHead,
 }
@@ -68,6 +72,8 @@ impl Refusal {
         match self {
             Self::BadPath(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Client(BodyError::Broken) => StatusCode::BAD_REQUEST,
+            Self::NoClientCertificate => StatusCode::BAD_REQUEST,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,

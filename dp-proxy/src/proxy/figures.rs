@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use protocol::Text;
 
+use super::downstream::tls::HandshakeError;
 use super::error::UpstreamError;
 use crate::table::{Route, Ticket};
 
@@ -141,6 +142,18 @@ pub struct Figures {
     pub all_down: Figure,
     /// Requests that a bug in this program ended.
     pub panics: Figure,
+    /// TLS handshakes that came to a connection.
+    pub tls_handshakes: Figure,
+    /// Those of them that resumed a session.
+    pub tls_resumed: Figure,
+    /// TLS handshakes under way.
+    pub tls_pending: Figure,
+    /// Connections that were closed at once because too many handshakes were under way.
+    pub tls_refused: Figure,
+    /// Handshakes that came to nothing, by [`Figures::TLS_FAILURES`].
+    pub tls_failures: [Figure; HandshakeError::NAMES.len()],
+    /// Client connections that speak HTTP/2, so far.
+    pub http2_connections: Figure,
     /// Failures by [`Figures::UPSTREAM_ERRORS`].
     pub upstream_errors: [Figure; UpstreamError::NAMES.len()],
     statuses: Mutex<Vec<Arc<StatusRow>>>,
@@ -150,6 +163,9 @@ pub struct Figures {
 impl Figures {
     /// The names of failures, in their order.
     pub const UPSTREAM_ERRORS: [&'static str; UpstreamError::NAMES.len()] = UpstreamError::NAMES;
+
+    /// The names of failed handshakes, in their order.
+    pub const TLS_FAILURES: [&'static str; HandshakeError::NAMES.len()] = HandshakeError::NAMES;
 
     /// All rows of statuses.
     #[must_use]

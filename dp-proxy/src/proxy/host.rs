@@ -29,11 +29,21 @@ impl<'r> Host<'r> {
         if hosts.next().is_some() {
             return Err(Refusal::BadRequest("more than one Host"));
         }
-        if header.is_none() && request.version >= Version::HTTP_11 {
+        if header.is_none()
+            && request.version >= Version::HTTP_11
+            && request.uri.authority().is_none_or(|_| request.version == Version::HTTP_11)
+        {
             return Err(Refusal::BadRequest("no Host"));
         }
         let text = |value: &'r HeaderValue| str::from_utf8(value.as_bytes()).ok();
         let authority = match (request.uri.authority(), header) {
+            // RFC 9113 §8.3.1: with HTTP/2 they must say the same.
+            (Some(authority), Some(header))
+                if request.version == Version::HTTP_2
+                    && !header.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+            {
+                return Err(Refusal::BadRequest("Host is not what the target says"));
+            }
             (Some(authority), _) => authority.as_str(),
             (None, Some(header)) => text(header).ok_or(BAD)?,
             (None, None) => "",

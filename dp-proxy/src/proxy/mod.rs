@@ -43,6 +43,7 @@ pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
 pub struct Workers {
     workers: Vec<Handle>,
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -60,12 +61,14 @@ impl Workers {
     /// # Errors
     /// Those of the operating system, with the address that cannot be bound.
     pub fn start(settings: &ProxySettings, count: usize, cell: &TableCell) -> io::Result<Self> {
-        let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<TcpSocket>> = (0..count).map(|_| Vec::new()).collect();
-        for address in &settings.listen {
+        let (mut addresses, mut tls_addresses) = (Vec::new(), Vec::new());
+        let mut sockets: Vec<Vec<(TcpSocket, bool)>> = (0..count).map(|_| Vec::new()).collect();
+        let plain = settings.listen.iter().map(|address| (address, false));
+        for (address, tls) in plain.chain(settings.tls.listen.iter().map(|address| (address, true))) {
             let shared = net::bind_shared(*address, count)?;
-            addresses.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
-            shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push(socket));
+            let known = if tls { &mut tls_addresses } else { &mut addresses };
+            known.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
+            shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push((socket, tls)));
         }
         let mut workers = Vec::with_capacity(count);
         for (index, sockets) in sockets.into_iter().enumerate() {
@@ -94,13 +97,19 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             workers.push(Handle { commands: Some(commands), thread: Some(thread), figures, ended: Some(ended) });
         }
-        Ok(Self { workers, addresses })
+        Ok(Self { workers, addresses, tls_addresses })
     }
 
     /// Where clients connect; ports that were left to the kernel are filled in.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where clients connect by TLS.
+    #[must_use]
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.tls_addresses
     }
 
     /// What each worker counts.

@@ -19,6 +19,7 @@ use super::balance::{Pick, Tried, UnderWay};
 use super::body::{ResponseBody, Streaming};
 use super::downstream::body::RequestBody;
 use super::downstream::client::Client;
+use super::downstream::tls::Session;
 use super::error::Refusal;
 use super::host::Host;
 use super::upstream::connection::Connection;
@@ -30,7 +31,7 @@ use super::worker::Worker;
 use crate::health::{Outcome, Source};
 use crate::net;
 use crate::path::canonical;
-use crate::table::{Ask, Balancing, Node, Route, Upstream};
+use crate::table::{Ask, Balancing, Node, Route, SslSlot, Table, Upstream};
 
 /// What upstreams said before the last of them was given up; told in a header, as APISIX does.
 type UpstreamStatuses = SmallVec<[u16; 4]>;
@@ -107,6 +108,11 @@ async fn forward(
     if let Some(rule) = table.barred() {
         return Err(Refusal::Barred(rule.to_owned()));
     }
+    if let Some(session) = &client.tls
+        && table.any_ssl_asks()
+    {
+        check_client(session, &table, &host, &path)?;
+    }
     let values = RequestValues { parts, host: &host.name, path: &path, peer: client.peer, local: client.local };
     let ask = Ask {
         host: &host.name,
@@ -134,6 +140,7 @@ async fn forward(
         framing: framing(parts, &body),
         client: client.peer,
         local: client.local,
+        secure: client.tls.is_some(),
         body: (!body.is_ended()).then_some(body),
         timeouts: timeouts(found.route, upstream),
     };
@@ -155,6 +162,30 @@ async fn forward(
     *response.status_mut() = status;
     *response.headers_mut() = head.headers;
     Ok(response)
+}
+
+/// Refuses what a host's ssl asks of clients and the connection's handshake did not settle. One connection may carry
+/// requests for many hosts, and what is asked may have changed since.
+fn check_client(session: &Session, table: &Table, host: &Host<'_>, path: &str) -> Result<(), Refusal> {
+    let asked = match table.ssl(&host.name) {
+        Some(SslSlot::Ready(ssl)) => ssl.client.as_ref(),
+        Some(SslSlot::Sealed(_)) => return Err(Refusal::Misdirected),
+        None => None,
+    };
+    let Some(asked) = asked else { return Ok(()) };
+    if asked.skip_uris.iter().any(|skip| skip.is_match(path.as_bytes())) {
+        return Ok(());
+    }
+    match &session.ssl.client {
+        Some(settled) if **settled == **asked => {
+            if session.verified {
+                Ok(())
+            } else {
+                Err(Refusal::NoClientCertificate)
+            }
+        }
+        _ => Err(Refusal::Misdirected),
+    }
 }
 
 /// Refuses what may be read in two ways, and what this proxy does not do.
@@ -204,6 +235,8 @@ struct Outbound<'r> {
     framing: BodyFraming,
     client: SocketAddr,
     local: SocketAddr,
+    /// Whether it came by TLS.
+    secure: bool,
     /// Until it is sent.
     body: Option<RequestBody>,
     timeouts: Timeouts,
@@ -323,7 +356,12 @@ impl<'r> Outbound<'r> {
             headers: &self.parts.headers,
             host: self.host_for(node),
             body: self.framing,
-            forwarded: Forwarded { client: self.client.ip(), host: &self.host.name, port: self.local.port() },
+            forwarded: Forwarded {
+                client: self.client.ip(),
+                secure: self.secure,
+                host: &self.host.name,
+                port: self.local.port(),
+            },
         }
     }
 

@@ -10,11 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::settings::units::ByteSize;
 use http::HeaderValue;
-use hyper::server::conn::http1;
+use http::{Request, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -23,6 +26,8 @@ use tracing::{debug, warn};
 
 use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits, ClientStream};
+use super::downstream::prefixed::Prefixed;
+use super::downstream::tls::{self, HandshakeError, Shaken};
 use super::error::Refusal;
 use super::figures::{Figures, Ledger};
 use super::request::answer;
@@ -41,8 +46,8 @@ pub(super) struct Setup {
     pub(super) settings: ProxySettings,
     pub(super) cell: TableCell,
     pub(super) figures: Arc<Figures>,
-    /// Bound, not listening.
-    pub(super) sockets: Vec<TcpSocket>,
+    /// Bound, not listening; with whether TLS is spoken there.
+    pub(super) sockets: Vec<(TcpSocket, bool)>,
 }
 
 /// What a worker is told.
@@ -71,6 +76,12 @@ pub(crate) struct Worker {
     /// 0: without a bound.
     pub(crate) requests_per_connection_max: u64,
     http: http1::Builder,
+    http2: http2::Builder<Here>,
+    h2c: bool,
+    fallback_sni: String,
+    handshake_timeout: Duration,
+    handshakes_max: usize,
+    handshakes: Cell<usize>,
     draining: Cell<bool>,
     /// Told when draining begins, and whenever a connection ends while it lasts.
     drain: Notify,
@@ -94,6 +105,8 @@ const LINES_PER_SECOND: u32 = 5;
 /// unread bytes is reset, and the client may never see the answer.
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// Bytes of answers that wait in one HTTP/2 stream for its client to take them.
+const SEND_BYTES_MAX: usize = 64 << 10;
 /// The pause after the system gave no connection (out of files or memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -114,10 +127,11 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(answer) => {
-                let listeners: io::Result<Vec<TcpListener>> =
-                    sockets.take().unwrap_or_default().into_iter().map(net::listen).collect();
+                let sockets = sockets.take().unwrap_or_default().into_iter();
+                let listeners: io::Result<Vec<(TcpListener, bool)>> =
+                    sockets.map(|(socket, tls)| Ok((net::listen(socket)?, tls))).collect();
                 let result = listeners.map(|listeners| {
-                    accepting.extend(listeners.into_iter().map(|l| spawn_local(worker.clone().accept(l))));
+                    accepting.extend(listeners.into_iter().map(|(l, tls)| spawn_local(worker.clone().accept(l, tls))));
                 });
                 let _ = answer.send(result);
             }
@@ -146,6 +160,16 @@ impl Worker {
         if limits.headers_max != PARSER_HEADERS {
             http.max_headers(limits.headers_max);
         }
+        let mut http2 = http2::Builder::new(Here);
+        let window = |size: ByteSize| u32::try_from(size.0).expect("at most a GiB, by the settings' check");
+        http2
+            .max_concurrent_streams(settings.http2.streams_max)
+            .max_pending_accept_reset_streams(settings.http2.resets_pending_max)
+            .max_local_error_reset_streams(settings.http2.errors_max)
+            .max_header_list_size(u32::try_from(head_bytes).expect("at most a MiB"))
+            .initial_stream_window_size(window(settings.http2.stream_window))
+            .initial_connection_window_size(window(settings.http2.connection_window))
+            .max_send_buf_size(SEND_BYTES_MAX);
         Rc::new(Self {
             table: RefCell::new(cell.reader()),
             wheel: Wheel::new(),
@@ -169,6 +193,12 @@ impl Worker {
             server_header: HeaderValue::from_str(&settings.server_header).ok().filter(|value| !value.is_empty()),
             requests_per_connection_max: limits.requests_per_connection_max,
             http,
+            http2,
+            h2c: settings.h2c,
+            fallback_sni: settings.tls.fallback_sni.to_ascii_lowercase(),
+            handshake_timeout: settings.tls.handshake_timeout.0,
+            handshakes_max: settings.tls.handshakes_max.div_ceil(count),
+            handshakes: Cell::new(0),
             draining: Cell::new(false),
             drain: Notify::new(),
             connections: Cell::new(0),
@@ -194,13 +224,13 @@ impl Worker {
         lines <= LINES_PER_SECOND
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
+    async fn accept(self: Rc<Self>, listener: TcpListener, tls: bool) {
         let mut drained = pin!(self.drain.notified());
         drained.as_mut().enable();
         while !self.draining.get() {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer),
+                    Ok((stream, peer)) => self.admit(stream, peer, tls),
                     Err(e) => {
                         warn!(error = %e, "no connection could be accepted");
                         sleep(ACCEPT_PAUSE).await;
@@ -216,11 +246,11 @@ impl Worker {
         })
         .await
         {
-            self.admit(stream, peer);
+            self.admit(stream, peer, tls);
         }
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, tls: bool) {
         if self.connections.get() >= self.limits.connections_max {
             self.figures.refused.add(1);
             if self.may_speak() {
@@ -229,7 +259,16 @@ impl Worker {
             return;
         }
         self.figures.accepted.add(1);
-        self.spawn(self.clone().serve(stream, peer));
+        if !tls {
+            self.spawn(self.clone().serve(stream, peer));
+        } else if self.handshakes.get() < self.handshakes_max {
+            self.spawn(self.clone().serve_tls(stream, peer));
+        } else {
+            self.figures.tls_refused.add(1);
+            if self.may_speak() {
+                warn!(%peer, "a connection is refused: too many handshakes are under way");
+            }
+        }
     }
 
     /// Runs a connection. A panic ends it and nothing else: the runtime catches it, the hook has written what happened
@@ -249,7 +288,95 @@ impl Worker {
             return;
         }
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let client = Client::new(peer, local, self.limits.client, &self.wheel);
+        let client = Client::new(peer, local, None, self.limits.client, &self.wheel);
+        if self.h2c {
+            return self.serve_any(stream, client).await;
+        }
+        self.serve_http1(stream, client).await;
+    }
+
+    /// Makes a handshake, then serves what was agreed on.
+    async fn serve_tls(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let Ok(local) = stream.local_addr() else { return };
+        let shaking = Shaking::new(self.clone());
+        let shaken = match stream.set_nodelay(true) {
+            Ok(()) => timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni)).await,
+            Err(e) => Ok(Err(e.into())),
+        };
+        drop(shaking);
+        let Shaken { stream, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
+            Ok(shaken) => shaken,
+            Err(e) => {
+                self.figures.tls_failures[e.number()].add(1);
+                let ours = matches!(e, HandshakeError::Sealed(_) | HandshakeError::NoCertificate(_));
+                if ours && self.may_speak() {
+                    warn!(%peer, reason = %e, "a handshake failed");
+                } else {
+                    debug!(%peer, reason = %e, "a handshake failed");
+                }
+                return;
+            }
+        };
+        self.figures.tls_handshakes.add(1);
+        self.figures.tls_resumed.add(u64::from(resumed));
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let client = Client::new(peer, local, Some(Rc::new(session)), self.limits.client, &self.wheel);
+        if http2 {
+            self.serve_http2(stream, client).await;
+        } else {
+            self.serve_http1(stream, client).await;
+        }
+    }
+
+    /// Serves a client that may speak either without having said so.
+    async fn serve_any(self: Rc<Self>, stream: TcpStream, client: Rc<Client>) {
+        let mut stream = Prefixed::new(stream);
+        let starts = timeout(self.limits.client.idle, stream.starts_as_http2()).await;
+        match starts {
+            Ok(Ok(true)) => self.serve_http2(stream, client).await,
+            Ok(Ok(false)) => self.serve_http1(stream, client).await,
+            Ok(Err(e)) => debug!(peer = %client.peer, error = %e, "a connection ended before it began"),
+            Err(_) => debug!(peer = %client.peer, "a connection that says nothing is left"),
+        }
+    }
+
+    /// HTTP/2: many requests at once, each answered as one of HTTP/1 is.
+    async fn serve_http2<S>(self: Rc<Self>, stream: S, client: Rc<Client>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        self.figures.http2_connections.add(1);
+        let io = TokioIo::new(ClientStream::new(stream, client.clone()));
+        let (worker, same) = (self.clone(), client.clone());
+        let service = service_fn(move |mut request| {
+            join_cookies(&mut request);
+            answer(worker.clone(), same.stream(&worker.wheel), request)
+        });
+        let mut connection = pin!(self.http2.serve_connection(io, service));
+        let mut drained = pin!(self.drain.notified());
+        drained.as_mut().enable();
+        let (mut asked, mut told) = (false, false);
+        let result = poll_fn(|cx| {
+            if !std::mem::replace(&mut asked, true) {
+                let _ = drained.as_mut().poll(cx);
+            }
+            let max = self.requests_per_connection_max;
+            let is_over = self.draining.get() || max > 0 && client.requests() >= max;
+            if is_over && !std::mem::replace(&mut told, true) {
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        })
+        .await;
+        if let Err(e) = result {
+            debug!(peer = %client.peer, error = %e, "a connection ended");
+        }
+    }
+
+    async fn serve_http1<S>(self: Rc<Self>, stream: S, client: Rc<Client>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let io = TokioIo::new(ClientStream::new(stream, client.clone()));
         let (worker, same) = (self.clone(), client.clone());
         let service = service_fn(move |request| answer(worker.clone(), same.clone(), request));
@@ -275,18 +402,22 @@ impl Worker {
     }
 
     /// Ends a connection so that the client gets what was sent.
-    async fn part(&self, mut stream: TcpStream, client: &Client, result: hyper::Result<()>) {
+    async fn part<S>(&self, mut stream: S, client: &Client, result: hyper::Result<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let malformed = result.as_ref().is_err_and(hyper::Error::is_parse);
         if let Err(e) = &result {
             debug!(peer = %client.peer, error = %e, "a connection ended");
         }
-        if client.has_late_head() {
-            // Whatever of it cannot be written at once is not worth waiting for.
-            let _ = stream.try_write(&Refusal::LateHead.raw());
-        } else if !(malformed || result.is_ok() && client.has_unread()) {
+        let late = client.has_late_head();
+        if !(late || malformed || result.is_ok() && client.has_unread()) {
             return;
         }
         let linger = async {
+            if late {
+                let _ = stream.write_all(&Refusal::LateHead.raw()).await;
+            }
             let _ = stream.shutdown().await;
             let mut scratch = [0; 4096];
             let mut left = LINGER_BYTES;
@@ -314,6 +445,49 @@ impl Worker {
             }
             ended.await;
         }
+    }
+}
+
+/// RFC 9113 §8.2.3: a cookie that came in pieces is one header to whoever speaks HTTP/1.
+fn join_cookies(request: &mut Request<Incoming>) {
+    let headers = request.headers_mut();
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Runs the requests of an HTTP/2 connection beside it, on the worker's thread.
+#[derive(Clone, Copy, Debug)]
+struct Here;
+
+impl<F> hyper::rt::Executor<F> for Here
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// A handshake that counts.
+struct Shaking(Rc<Worker>);
+
+impl Shaking {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.handshakes.set(worker.handshakes.get() + 1);
+        worker.figures.tls_pending.add(1);
+        Self(worker)
+    }
+}
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        self.0.figures.tls_pending.sub(1);
     }
 }
 

@@ -13,10 +13,11 @@ use std::path::PathBuf;
 
 use archive::ArchiveSettings;
 use daemon::logging::LogSettings;
+use protocol::crypto::Keyring;
 use serde::{Deserialize, Serialize};
 
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
-pub use proxy::{DrainSettings, LimitSettings, ProxySettings};
+pub use proxy::{DrainSettings, Http2Settings, LimitSettings, ProxySettings, TlsSettings};
 
 /// Everything that can be set. Every key may be left out.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct Settings {
     pub archive: ArchiveSettings,
     /// The traffic.
     pub proxy: ProxySettings,
+    /// What opens secrets.
+    pub secrets: SecretSettings,
     /// Probes and the state of this proxy.
     pub status: StatusSettings,
     /// Prometheus metrics.
@@ -54,6 +57,16 @@ pub struct NodeSettings {
     pub group: String,
     /// Anything else that tells it from others.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What opens secrets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretSettings {
+    /// A file with the keys of this proxy's gateway group: the same as on the control plane's nodes. Without it, no
+    /// private key of the configuration can be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyring_file: Option<PathBuf>,
 }
 
 /// Probes and the state of this proxy.
@@ -97,6 +110,7 @@ impl Default for Settings {
             control_plane: ControlPlaneSettings::default(),
             archive: ArchiveSettings::default(),
             proxy: ProxySettings::default(),
+            secrets: SecretSettings::default(),
             status: StatusSettings::default(),
             metrics: MetricsSettings::default(),
             control: ControlSettings::default(),
@@ -147,6 +161,8 @@ pub struct Checked {
     pub archive: Option<ArchiveSettings>,
     /// The traffic.
     pub proxy: ProxySettings,
+    /// What opens secrets, where there is a keyring.
+    pub keyring: Option<Keyring>,
     /// How many workers there are.
     pub workers: usize,
     /// Where probes are answered.
@@ -200,6 +216,7 @@ impl Settings {
         let control_plane = self.control_plane.check(&mut bad);
         let archive = check_archive(&self.archive, &mut bad);
         self.proxy.check(&mut bad);
+        let keyring = load_keyring(&self.secrets, &mut bad);
         if let Err(e) = self.log.check() {
             bad.push(("log.filter", e.to_string()));
         }
@@ -213,11 +230,24 @@ impl Settings {
             control_plane,
             archive,
             proxy: self.proxy.clone(),
+            keyring,
             workers: if self.proxy.workers == 0 { cores() } else { self.proxy.workers },
             status: self.status.listen,
             metrics: self.metrics.listen,
             control: self.control.listen,
         })
+    }
+}
+
+fn load_keyring(secrets: &SecretSettings, bad: &mut Vec<(&'static str, String)>) -> Option<Keyring> {
+    let path = secrets.keyring_file.as_ref()?;
+    let text = std::fs::read_to_string(path).map_err(|e| e.to_string());
+    match text.and_then(|text| Keyring::parse(&text).map_err(|e| e.to_string())) {
+        Ok(keyring) => Some(keyring),
+        Err(e) => {
+            bad.push(("secrets.keyring_file", format!("{}: {e}", path.display())));
+            None
+        }
     }
 }
 

@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 pub struct ProxySettings {
     /// Where requests are taken. At least one address.
     pub listen: Vec<SocketAddr>,
+    /// TLS from clients.
+    pub tls: TlsSettings,
+    /// Whether clients may speak HTTP/2 without TLS to `listen`, by prior knowledge (RFC 9113 §3.3).
+    pub h2c: bool,
+    /// HTTP/2 from clients.
+    pub http2: Http2Settings,
     /// How many workers serve them, each on a thread of its own. 0: as many as there are cores.
     pub workers: usize,
     /// What the header `Server` says. Empty: what the upstream said.
@@ -22,6 +28,38 @@ pub struct ProxySettings {
     pub limits: LimitSettings,
     /// How the proxy goes away.
     pub drain: DrainSettings,
+}
+
+/// TLS from clients. The certificates are the configuration's `ssls`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// Where TLS connections are taken; may be empty.
+    pub listen: Vec<SocketAddr>,
+    /// The name for clients that ask for none. Empty: they are refused.
+    pub fallback_sni: String,
+    /// How long a handshake may take.
+    pub handshake_timeout: Span,
+    /// Handshakes under way at once, over all workers: more are closed as they come.
+    pub handshakes_max: usize,
+}
+
+/// HTTP/2 from clients.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http2Settings {
+    /// Whether it is offered to TLS clients (by ALPN).
+    pub enabled: bool,
+    /// Requests at once on one connection; more are refused.
+    pub streams_max: u32,
+    /// Requests that the client has reset and that are not done with yet, on one connection: more end it.
+    pub resets_pending_max: usize,
+    /// Requests that were reset here because the client broke the protocol, on one connection: more end it.
+    pub errors_max: usize,
+    /// How much of a request's body a client may send before it is taken.
+    pub stream_window: ByteSize,
+    /// The same for all requests of one connection together.
+    pub connection_window: ByteSize,
 }
 
 /// Bounds on what clients and upstreams may ask for.
@@ -62,11 +100,38 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 9080))],
+            tls: TlsSettings::default(),
+            h2c: false,
+            http2: Http2Settings::default(),
             workers: 0,
             server_header: format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
             dns_ttl: Span(Duration::from_secs(5)),
             limits: LimitSettings::default(),
             drain: DrainSettings::default(),
+        }
+    }
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 9443))],
+            fallback_sni: String::new(),
+            handshake_timeout: Span(Duration::from_secs(10)),
+            handshakes_max: 4096,
+        }
+    }
+}
+
+impl Default for Http2Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            streams_max: 100,
+            resets_pending_max: 20,
+            errors_max: 100,
+            stream_window: ByteSize(64 << 10),
+            connection_window: ByteSize(1 << 20),
         }
     }
 }
@@ -97,6 +162,9 @@ impl Default for DrainSettings {
 const HEADER_BYTES_MIN: u64 = 8 << 10;
 /// A bound on what a mistyped figure can make every worker set aside.
 const HEADERS_MOST: usize = 10_000;
+/// RFC 9113 §6.9.2: what a client may send before it hears of any setting, rounded up.
+const WINDOW_MIN: u64 = 64 << 10;
+const WINDOW_MAX: u64 = 1 << 30;
 /// More threads than any machine has cores.
 const WORKERS_MOST: usize = 1024;
 
@@ -108,6 +176,25 @@ impl ProxySettings {
         for (i, address) in self.listen.iter().enumerate() {
             if address.port() != 0 && self.listen[..i].contains(address) {
                 bad.push(("proxy.listen", format!("{address} stands twice")));
+            }
+        }
+        for (i, address) in self.tls.listen.iter().enumerate() {
+            if address.port() != 0 && (self.tls.listen[..i].contains(address) || self.listen.contains(address)) {
+                bad.push(("proxy.tls.listen", format!("{address} stands twice")));
+            }
+        }
+        if self.tls.handshakes_max == 0 {
+            bad.push(("proxy.tls.handshakes_max", "must be at least 1".to_owned()));
+        }
+        if self.http2.streams_max == 0 {
+            bad.push(("proxy.http2.streams_max", "must be at least 1".to_owned()));
+        }
+        for (key, window) in [
+            ("proxy.http2.stream_window", self.http2.stream_window),
+            ("proxy.http2.connection_window", self.http2.connection_window),
+        ] {
+            if !(WINDOW_MIN..=WINDOW_MAX).contains(&window.0) {
+                bad.push((key, "must be 64KiB to 1GiB".to_owned()));
             }
         }
         if self.workers > WORKERS_MOST {
@@ -128,6 +215,7 @@ impl ProxySettings {
         }
         for (key, span) in [
             ("proxy.dns_ttl", self.dns_ttl),
+            ("proxy.tls.handshake_timeout", self.tls.handshake_timeout),
             ("proxy.limits.header_read_timeout", limits.header_read_timeout),
             ("proxy.limits.body_read_timeout", limits.body_read_timeout),
             ("proxy.limits.send_timeout", limits.send_timeout),

@@ -17,6 +17,7 @@ mod paths;
 mod radix;
 mod route;
 mod slots;
+mod ssl;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -36,11 +37,13 @@ pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
+pub use ssl::{Ssl, SslSlot, TlsTerms};
 pub use ticket::Ticket;
 pub use upstream::{Balancing, Node, NodeHost, Upstream};
 
 use hosts::Hosts;
 use route::Target;
+use ssl::Ssls;
 
 /// Where a resource stands in its slab.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +58,7 @@ pub struct Table {
     routes: Vector<Option<Arc<Route>>>,
     services: Vector<Option<Arc<Service>>>,
     upstreams: Vector<Option<Arc<Upstream>>>,
+    ssls: Ssls,
     /// A rule for every request that cannot be enforced: none may pass.
     barred: Option<Text>,
 }
@@ -136,6 +140,18 @@ impl Table {
     #[must_use]
     pub fn barred(&self) -> Option<&str> {
         self.barred.as_deref()
+    }
+
+    /// The certificates for a name, which is in lower case; `None` when nobody has any.
+    #[must_use]
+    pub fn ssl(&self, name: &str) -> Option<&SslSlot> {
+        self.ssls.find(name)
+    }
+
+    /// Whether clients are asked for certificates under any name.
+    #[must_use]
+    pub fn any_ssl_asks(&self) -> bool {
+        self.ssls.any_asks()
     }
 
     /// The route under a handle.
@@ -228,6 +244,7 @@ impl Table {
             ));
         }
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
+        lines.extend(self.ssls.dump());
         lines.sort();
         lines
     }

@@ -89,6 +89,7 @@ async fn it_runs_is_healthy_and_drains_at_sigterm() {
         format!("data_dir={}", dir.path().display()),
         format!("proxy.listen=[{proxy}]"),
         "proxy.drain.delay=100ms".to_owned(),
+        "proxy.tls.listen=[]".to_owned(),
         format!("status.listen={status}"),
         format!("metrics.listen={metrics}"),
         format!("control.listen={control}"),

@@ -4,9 +4,11 @@
 //! the whole workspace (aws-lc-rs, the one that TLS uses too).
 
 mod keyring;
+mod pair;
 mod signing;
 
 pub use keyring::{DataKey, Keyring, OpenError, SealKeyError};
+pub use pair::{BadPair, check_pair};
 pub use signing::{BadKey, SigningKey, TrustedKeys, VerifyingKey};
 
 /// Thirty-two bytes from 64 hexadecimal digits: how keys stand in files and settings.

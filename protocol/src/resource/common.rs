@@ -104,6 +104,11 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) fn read_labelling(fields: &Fields<'_, '_>) {
     fields.optional("name", |s| s.string(1, NAME_CHARS_MAX));
     fields.optional("desc", |s| s.string(0, DESC_CHARS_MAX));
+    read_labels(fields);
+}
+
+/// The field `labels`.
+pub(super) fn read_labels(fields: &Fields<'_, '_>) {
     fields.optional("labels", |s| {
         for (_, value) in s.members()? {
             if let Some(text) = value.string(1, LABEL_CHARS_MAX) {

@@ -3,24 +3,30 @@
 //! [`admit`] is the only validator: the Admin API, the command line, the proxy and the tests call it or the constructors
 //! behind it. It collects every problem of a body, each with its JSON path.
 
+mod certificate;
 mod common;
 mod expression;
 mod pending;
 mod route;
 mod schema;
 mod scope;
+mod secret;
 mod service;
+mod ssl;
 mod table;
 mod upstream;
 mod variable;
 
 use serde_json::Value;
 
+pub use certificate::{BadCertificate, Certificate};
 pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts};
 pub use expression::Expression;
 pub use pending::unsupported;
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, URI_CHARS_MAX, UriPattern};
+pub use secret::{conceal, has_secrets, secrets};
 pub use service::Service;
+pub use ssl::{ClientAuth, KeyPair, PrivateKey, Ssl, SslRole, TlsVersion};
 pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,

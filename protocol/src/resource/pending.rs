@@ -4,7 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, CheckType, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Upstream, Variable,
+    Algorithm, CheckType, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Ssl, TlsVersion,
+    Upstream, Variable,
 };
 use crate::report::{Path, Problem};
 
@@ -15,6 +16,7 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
     match model {
         Model::Route(route) => route_problems(&root, route),
         Model::Service(service) => service_problems(&root, service),
+        Model::Ssl(ssl) => ssl_problems(&root, ssl),
         Model::Upstream(upstream) => upstream_problems(&root, upstream),
     }
 }
@@ -25,11 +27,14 @@ pub(super) fn warnings(model: &Model) -> Vec<String> {
     let websocket = match model {
         Model::Route(route) => route.enable_websocket,
         Model::Service(service) => service.enable_websocket,
-        Model::Upstream(_) => None,
+        Model::Ssl(_) | Model::Upstream(_) => None,
     };
     if websocket == Some(true) {
         warnings
             .push("enable_websocket is stored, and upgrades are not tunnelled by this version of holdfast".to_owned());
+    }
+    if let Model::Ssl(ssl) = model {
+        warnings.extend(ssl.warnings());
     }
     if let Model::Route(route) = model {
         for uri in route.uris.iter().map(ToString::to_string).filter(|uri| !uri.starts_with(['/', '*'])) {
@@ -70,6 +75,11 @@ fn service_problems(at: &Path, service: &Service) -> Vec<Problem> {
         problems.extend(upstream_problems(&at.property("upstream"), upstream));
     }
     problems
+}
+
+fn ssl_problems(at: &Path, ssl: &Ssl) -> Vec<Problem> {
+    let old = ssl.protocols.contains(&TlsVersion::Tls11);
+    old.then(|| not_served(at.property("ssl_protocols"), "TLSv1.1")).into_iter().collect()
 }
 
 fn plugin_problems<'p>(at: &Path, names: impl Iterator<Item = &'p String>) -> Vec<Problem> {

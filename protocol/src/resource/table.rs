@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::scope::check;
-use super::{Route, Service, Upstream};
+use super::{Route, Service, Ssl, Upstream};
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem, Report};
 
@@ -49,6 +49,8 @@ pub enum Model {
     Route(Box<Route>),
     /// A service.
     Service(Box<Service>),
+    /// Certificates with their keys.
+    Ssl(Box<Ssl>),
     /// An upstream.
     Upstream(Box<Upstream>),
 }
@@ -66,7 +68,7 @@ pub static KINDS: &[KindInfo] = &[
     KindInfo { name: "routes",          singular: "route",           id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Route(Box::new(check(v, Route::read)?)))) },
     KindInfo { name: "secrets",         singular: "secret",          id_rule: IdRule::UnderManager,  post: false, patch: true,  model: None },
     KindInfo { name: "services",        singular: "service",         id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Service(Box::new(check(v, Service::read)?)))) },
-    KindInfo { name: "ssls",            singular: "ssl",             id_rule: IdRule::Plain,         post: true,  patch: true,  model: None },
+    KindInfo { name: "ssls",            singular: "ssl",             id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Ssl(Box::new(check(v, Ssl::read)?)))) },
     KindInfo { name: "stream_routes",   singular: "stream route",    id_rule: IdRule::Plain,         post: true,  patch: false, model: None },
     KindInfo { name: "upstreams",       singular: "upstream",        id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Upstream(Box::new(check(v, Upstream::read)?)))) },
 ];
@@ -107,6 +109,7 @@ impl Model {
         match self {
             Self::Route(route) => route.references(),
             Self::Service(service) => service.references(),
+            Self::Ssl(_) => Vec::new(),
             Self::Upstream(upstream) => upstream.references(),
         }
     }
@@ -184,9 +187,9 @@ mod tests {
 
     #[test]
     fn a_kind_that_waits_says_so() {
-        let ssls = KindInfo::find("ssls").unwrap();
-        assert!(!ssls.is_served());
-        let report = ssls.read(&Value::Null).unwrap_err();
-        assert_eq!(report.summary(), "ssls are not served by this version of holdfast");
+        let protos = KindInfo::find("protos").unwrap();
+        assert!(!protos.is_served());
+        let report = protos.read(&Value::Null).unwrap_err();
+        assert_eq!(report.summary(), "protos are not served by this version of holdfast");
     }
 }

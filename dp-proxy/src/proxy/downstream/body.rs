@@ -82,6 +82,7 @@ impl RequestBody {
             if data.is_empty() {
                 continue;
             }
+            self.client.count_in(data.len());
             let Some(left) = self.left.checked_sub(data.len() as u64) else {
                 return Poll::Ready(Some(Err(BodyError::TooLarge)));
             };

@@ -17,9 +17,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::head_scan::HeadScan;
+use super::tls::Session;
 use crate::proxy::figures::Rows;
 use crate::proxy::wheel::{Alarm, Wheel};
 
@@ -48,7 +48,13 @@ pub(crate) struct ClientLimits {
 pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// What a TLS handshake settled.
+    pub(crate) tls: Option<Rc<Session>>,
     limits: ClientLimits,
+    /// The connection, when this is one stream of many on it (HTTP/2).
+    of: Option<Rc<Client>>,
+    /// Requests under way on its streams.
+    open: Cell<usize>,
     phase: Cell<Phase>,
     /// For whatever is read: idling, a head, or a body.
     reading: Alarm,
@@ -68,11 +74,39 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, limits: ClientLimits, wheel: &Rc<Wheel>) -> Rc<Self> {
-        let client = Self {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: Option<Rc<Session>>,
+        limits: ClientLimits,
+        wheel: &Rc<Wheel>,
+    ) -> Rc<Self> {
+        let client = Self::made(peer, local, tls, limits, wheel);
+        // The first head must begin as soon as any other would have to come.
+        client.reading.set(limits.head);
+        Rc::new(client)
+    }
+
+    /// One stream of this connection, for one request.
+    pub(crate) fn stream(self: &Rc<Self>, wheel: &Rc<Wheel>) -> Rc<Self> {
+        let stream = Self::made(self.peer, self.local, self.tls.clone(), self.limits, wheel);
+        Rc::new(Self { of: Some(self.clone()), ..stream })
+    }
+
+    fn made(
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: Option<Rc<Session>>,
+        limits: ClientLimits,
+        wheel: &Rc<Wheel>,
+    ) -> Self {
+        Self {
             peer,
             local,
+            tls,
             limits,
+            of: None,
+            open: Cell::new(0),
             phase: Cell::new(Phase::Idle),
             reading: wheel.alarm(),
             writing: wheel.alarm(),
@@ -83,10 +117,7 @@ impl Client {
             requests: Cell::new(0),
             late_head: Cell::new(false),
             body_open: Cell::new(false),
-        };
-        // The first head must begin as soon as any other would have to come.
-        client.reading.set(limits.head);
-        Rc::new(client)
+        }
     }
 
     /// A request was parsed. Gives its number on this connection.
@@ -94,14 +125,53 @@ impl Client {
         self.phase.set(Phase::Request);
         self.reading.clear();
         self.body_open.set(has_body);
-        self.requests.set(self.requests.get() + 1);
+        let counted = match &self.of {
+            Some(connection) => {
+                connection.open.set(connection.open.get() + 1);
+                connection.phase.set(Phase::Request);
+                connection.reading.clear();
+                connection
+            }
+            None => self,
+        };
+        counted.requests.set(counted.requests.get() + 1);
+        counted.requests.get()
+    }
+
+    /// Requests so far.
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.get()
+    }
+
+    /// Counts bytes of a body that came, or went, on a stream of its own.
+    pub(crate) fn count_in(&self, bytes: usize) {
+        if self.of.is_some() {
+            self.received.set(self.received.get() + bytes as u64);
+        }
+    }
+
+    /// See [`Self::count_in`].
+    pub(crate) fn count_out(&self, bytes: usize) {
+        if self.of.is_some() {
+            self.sent.set(self.sent.get() + bytes as u64);
+        }
     }
 
     /// The request was answered, or given up.
     pub(crate) fn end_request(&self) {
-        self.phase.set(Phase::Idle);
-        self.reading.set(self.limits.idle);
+        let Some(connection) = &self.of else {
+            self.phase.set(Phase::Idle);
+            self.reading.set(self.limits.idle);
+            return;
+        };
+        self.reading.clear();
+        self.settle_egress();
+        let left = connection.open.get() - 1;
+        connection.open.set(left);
+        if left == 0 {
+            connection.phase.set(Phase::Idle);
+            connection.reading.set(self.limits.idle);
+        }
     }
 
     /// The request's body has come to its end.
@@ -185,27 +255,27 @@ impl Client {
 
 /// The connection itself.
 #[derive(Debug)]
-pub(crate) struct ClientStream {
-    stream: TcpStream,
+pub(crate) struct ClientStream<S> {
+    stream: S,
     client: Rc<Client>,
 }
 
-impl ClientStream {
-    pub(crate) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
+impl<S> ClientStream<S> {
+    pub(crate) fn new(stream: S, client: Rc<Client>) -> Self {
         Self { stream, client }
     }
 
-    pub(crate) fn into_inner(self) -> TcpStream {
+    pub(crate) fn into_inner(self) -> S {
         self.stream
     }
 
     /// Notes how a write went, and gives up on a client that takes nothing.
-    fn wrote(&self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote<T: Wrote>(&self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match result {
             Poll::Ready(result) => {
                 self.client.writing.clear();
-                if let Ok(bytes) = result {
-                    self.client.sent.set(self.client.sent.get() + bytes as u64);
+                if let Ok(bytes) = &result {
+                    self.client.sent.set(self.client.sent.get() + bytes.bytes());
                 }
                 Poll::Ready(result)
             }
@@ -220,7 +290,25 @@ impl ClientStream {
     }
 }
 
-impl AsyncRead for ClientStream {
+/// What a write gives.
+trait Wrote {
+    /// Bytes that went.
+    fn bytes(&self) -> u64;
+}
+
+impl Wrote for usize {
+    fn bytes(&self) -> u64 {
+        *self as u64
+    }
+}
+
+impl Wrote for () {
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
@@ -234,7 +322,7 @@ impl AsyncRead for ClientStream {
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(cx, result)
@@ -250,12 +338,13 @@ impl AsyncWrite for ClientStream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A TCP socket has no buffer of its own.
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A TCP socket has no buffer of its own, TLS has.
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

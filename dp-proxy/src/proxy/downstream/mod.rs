@@ -3,3 +3,5 @@
 pub(super) mod body;
 pub(super) mod client;
 mod head_scan;
+pub(super) mod prefixed;
+pub(super) mod tls;

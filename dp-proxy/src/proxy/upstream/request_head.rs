@@ -37,6 +37,8 @@ pub(crate) enum BodyFraming {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forwarded<'a> {
     pub(crate) client: IpAddr,
+    /// Whether the request came by TLS.
+    pub(crate) secure: bool,
     /// The host that was asked for, without a port.
     pub(crate) host: &'a str,
     /// The port that the request came to.
@@ -72,7 +74,7 @@ impl RequestHead<'_> {
     }
 
     fn write_forwarded(&self, out: &mut Vec<u8>) {
-        let Forwarded { client, host, port } = self.forwarded;
+        let Forwarded { client, secure, host, port } = self.forwarded;
         let mut address = [0; ADDRESS_BYTES_MAX];
         let address = print(client, &mut address);
         out.extend_from_slice(b"x-forwarded-for: ");
@@ -85,7 +87,7 @@ impl RequestHead<'_> {
         out.extend_from_slice(address);
         out.extend_from_slice(b"\r\n");
         line(out, b"x-real-ip", address);
-        line(out, b"x-forwarded-proto", b"http");
+        line(out, b"x-forwarded-proto", if secure { b"https" } else { b"http" });
         line(out, b"x-forwarded-host", host.as_bytes());
         number_line(out, b"x-forwarded-port", u64::from(port));
     }
@@ -170,7 +172,7 @@ mod tests {
             headers: &headers,
             host: "node:8080",
             body: BodyFraming::Length(1_234_567_890_123),
-            forwarded: Forwarded { client: "::1".parse().unwrap(), host: "client.example", port: 9080 },
+            forwarded: Forwarded { client: "::1".parse().unwrap(), secure: false, host: "client.example", port: 9080 },
         };
         let mut out = Vec::new();
         head.write(&mut out);

@@ -29,9 +29,20 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
             "Requests to nodes that are down, since all are.",
             sum(|f| &f.all_down),
         ),
+        ("tls_handshakes_pending", Type::Gauge, "TLS handshakes under way.", sum(|f| &f.tls_pending)),
+        ("tls_handshakes_total", Type::Counter, "TLS handshakes that succeeded.", sum(|f| &f.tls_handshakes)),
+        ("tls_resumed_total", Type::Counter, "TLS handshakes that resumed a session.", sum(|f| &f.tls_resumed)),
+        ("tls_refused_total", Type::Counter, "TLS connections over the bound on handshakes.", sum(|f| &f.tls_refused)),
+        ("http2_connections_total", Type::Counter, "Client connections by HTTP/2.", sum(|f| &f.http2_connections)),
         ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
     ] {
         page.single(&format!("holdfast_dp_{name}"), kind, help, value);
+    }
+    let name = "holdfast_dp_tls_failures_total";
+    page.family(name, Type::Counter, "TLS handshakes that failed, by reason.");
+    for (index, reason) in Figures::TLS_FAILURES.iter().enumerate() {
+        let count: u64 = sources.figures.iter().map(|figures| figures.tls_failures[index].get()).sum();
+        page.sample(name, &[("reason", reason)], count);
     }
     let name = "holdfast_dp_upstream_errors_total";
     page.family(name, Type::Counter, "Failures of nodes, by what failed.");

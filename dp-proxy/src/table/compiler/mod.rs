@@ -18,6 +18,7 @@ use super::outline::Hosts;
 use super::paths::PathPattern;
 use super::route::{Route, Service, Target};
 use super::slots::Slots;
+use super::ssl::{self, Ssl, SslSlot, TlsTerms};
 use super::{Handle, Table};
 use crate::health::Registry;
 use plan::{RoutePlan, ServicePlan, TargetPlan, judge};
@@ -25,6 +26,7 @@ use upstreams::Upstreams;
 
 const ROUTES: &str = "routes";
 const SERVICES: &str = "services";
+const SSLS: &str = "ssls";
 const UPSTREAMS: &str = "upstreams";
 /// Rules for every request. None can be enforced yet: see [`Table::barred`].
 const GLOBAL_RULES: &str = "global_rules";
@@ -52,6 +54,16 @@ pub struct Compiler {
     rejected: BTreeMap<ResourceKey, Rejected>,
     last_good: BTreeMap<ResourceKey, Arc<Entry>>,
     barring: BTreeSet<Text>,
+    tls: Arc<TlsTerms>,
+    /// The patterns under which each ssl stands.
+    ssls: HashMap<Text, Vec<Text>>,
+}
+
+/// An entry that is put into the table.
+enum Ready {
+    Model(Model),
+    /// An ssl, and the patterns under which it stands.
+    Ssl(Vec<Text>, Arc<Ssl>),
 }
 
 /// Where a route stands, and what it refers to.
@@ -78,6 +90,12 @@ impl Compiler {
     #[must_use]
     pub fn watching(health: Arc<Registry>) -> Self {
         Self { upstreams: Upstreams::watching(health), ..Self::default() }
+    }
+
+    /// One that compiles ssls on these terms.
+    #[must_use]
+    pub fn on_terms(self, tls: Arc<TlsTerms>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Compiles a whole configuration into one that has none yet. `last_good` is as for [`Self::fresh`].
@@ -137,25 +155,43 @@ impl Compiler {
         self.last_good.remove(key);
         let Some(kind) = KindInfo::find(key.kind.as_str()) else { return };
         let Some(entry) = entry else { return self.remove(key) };
-        let reason = match judge(kind, entry) {
-            Ok(model) => return self.put(key, model),
+        let reason = match self.ready(kind, key, entry) {
+            Ok(ready) => return self.put(key, ready),
             Err(reason) => reason,
         };
-        let good = good.and_then(|good| judge(kind, good).ok().map(|model| (good, model)));
+        let good = good.and_then(|good| self.ready(kind, key, good).ok().map(|ready| (good, ready)));
         self.rejected.insert(key.clone(), Rejected { reason: reason.clone(), last_good: good.is_some() });
         match good {
-            Some((good, model)) => {
+            Some((good, ready)) => {
                 self.last_good.insert(key.clone(), good.clone());
-                self.put(key, model);
+                self.put(key, ready);
             }
             None => self.seal(key, &entry.body, &reason),
         }
     }
 
-    fn put(&mut self, key: &ResourceKey, model: Model) {
+    /// What an entry becomes; what can fail of that has been done.
+    fn ready(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry) -> Result<Ready, String> {
+        Ok(match judge(kind, entry)? {
+            Model::Ssl(ssl) => {
+                let patterns = ssl::patterns(&ssl);
+                let compiled = ssl::compile(&key.id, &ssl, &self.tls)?;
+                Ready::Ssl(patterns, Arc::new(compiled))
+            }
+            model => Ready::Model(model),
+        })
+    }
+
+    fn put(&mut self, key: &ResourceKey, ready: Ready) {
+        let model = match ready {
+            Ready::Model(model) => model,
+            Ready::Ssl(patterns, ssl) => return self.put_ssl(&key.id, patterns, &SslSlot::Ready(ssl)),
+        };
         match model {
             Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route)),
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service)),
+            // It became ready above.
+            Model::Ssl(_) => {}
             Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
         }
     }
@@ -164,6 +200,7 @@ impl Compiler {
         match key.kind.as_str() {
             ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason)),
             SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
+            SSLS => self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone())),
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             GLOBAL_RULES => {
                 self.barring.insert(key.id.clone());
@@ -177,12 +214,27 @@ impl Compiler {
         match key.kind.as_str() {
             ROUTES => self.remove_route(&key.id),
             SERVICES => self.remove_service(&key.id),
+            SSLS => self.remove_ssl(&key.id),
             UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
             GLOBAL_RULES => {
                 self.barring.remove(&key.id);
                 self.table.barred = self.barring.first().cloned();
             }
             _ => {}
+        }
+    }
+
+    // === ssls ===
+
+    fn put_ssl(&mut self, id: &Text, patterns: Vec<Text>, slot: &SslSlot) {
+        self.remove_ssl(id);
+        self.table.ssls.place(&patterns, slot);
+        self.ssls.insert(id.clone(), patterns);
+    }
+
+    fn remove_ssl(&mut self, id: &Text) {
+        if let Some(patterns) = self.ssls.remove(id) {
+            self.table.ssls.remove(&patterns, id);
         }
     }
 
@@ -385,7 +437,7 @@ impl Compiler {
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.
-const ORDER: [&str; 4] = [UPSTREAMS, SERVICES, ROUTES, GLOBAL_RULES];
+const ORDER: [&str; 5] = [UPSTREAMS, SERVICES, ROUTES, SSLS, GLOBAL_RULES];
 
 impl Route {
     fn has_matches_of(&self, other: &Self) -> bool {

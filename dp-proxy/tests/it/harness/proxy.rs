@@ -26,6 +26,7 @@ pub(crate) fn settings(dir: &Path, nodes: &[&Node]) -> Settings {
         *address = "127.0.0.1:0".parse().unwrap();
     }
     settings.proxy.listen = vec!["127.0.0.1:0".parse().unwrap()];
+    settings.proxy.tls.listen = vec!["127.0.0.1:0".parse().unwrap()];
     settings.proxy.workers = 2;
     settings.proxy.drain.delay = "0s".parse().unwrap();
     settings.control_plane.reconnect_min = "10ms".parse().unwrap();

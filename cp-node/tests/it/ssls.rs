@@ -1,0 +1,162 @@
+//! Certificates with their keys: how they are answered, and that no key lies anywhere in the clear.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::node::Api;
+
+const ONE: &str = "k1 1111111111111111111111111111111111111111111111111111111111111111";
+const TWO: &str = "k2 2222222222222222222222222222222222222222222222222222222222222222";
+
+fn pair(names: &[&str]) -> (String, String) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let pair = rcgen::generate_simple_self_signed(names).unwrap();
+    (pair.cert.pem(), pair.signing_key.serialize_pem())
+}
+
+/// A node with a keyring of these lines.
+async fn start(dir: &Path, keyring: &str) -> Api {
+    let file = dir.join("keyring");
+    fs::write(&file, keyring).unwrap();
+    Api::start_with(|settings| settings.secrets.keyring_file = Some(file)).await
+}
+
+fn sealed(answer: &Value) -> String {
+    let token = answer["value"]["key"].as_str().unwrap_or_else(|| panic!("no key in {answer}"));
+    assert!(token.starts_with("$sealed$1$"), "{token}");
+    token.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ssls_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start(dir.path(), ONE).await;
+    let ((cert, key), (other_cert, other_key)) = (pair(&["test.com", "*.test.com"]), pair(&["test.com"]));
+    let body = json!({"cert": cert, "key": key, "snis": ["test.com", "*.test.com"]}).to_string();
+    let (status, created) = api.call("PUT", "/apisix/admin/ssls/x1", &body).await;
+    assert_eq!((status, &created["value"]["snis"]), (201, &json!(["test.com", "*.test.com"])), "{created}");
+    let token = sealed(&created);
+    let (status, again) = api.call("PUT", "/apisix/admin/ssls/x1", &body).await;
+    assert_eq!((status, sealed(&again)), (200, token.clone()), "the same key keeps its token");
+    let (status, read) = api.call("GET", "/apisix/admin/ssls/x1", "").await;
+    assert_eq!((status, &read["value"]["cert"], read["value"].get("key")), (200, &json!(cert), None));
+    let (status, patched) = api.call("PATCH", "/apisix/admin/ssls/x1", r#"{"status":0}"#).await;
+    assert_eq!((status, sealed(&patched)), (200, token.clone()));
+    let (status, patched) = api.call("PATCH", "/apisix/admin/ssls/x1/snis", r#"["b.test.com"]"#).await;
+    assert_eq!((status, sealed(&patched)), (200, token.clone()), "{patched}");
+    let (status, refused) = api.call("PATCH", "/apisix/admin/ssls/x1", &json!({"cert": other_cert}).to_string()).await;
+    assert_eq!((status, &refused["error_msg"]), (400, &json!("the key does not belong to the certificate")));
+    let moved = json!({"cert": cert, "key": token, "sni": "test.com"}).to_string();
+    let (status, refused) = api.call("PUT", "/apisix/admin/ssls/x2", &moved).await;
+    let sentence = "the token does not belong to this place, or was changed";
+    assert_eq!((status, &refused["error_msg"]), (400, &json!(sentence)));
+    let both = json!({"cert": cert, "key": key, "certs": [other_cert], "keys": [other_key], "sni": "test.com"});
+    let (status, posted) = api.call("POST", "/apisix/admin/ssls", &both.to_string()).await;
+    assert_eq!((status, posted["value"]["keys"][0].as_str().unwrap().starts_with("$sealed$")), (201, true));
+    let id = posted["value"]["id"].as_str().unwrap();
+    assert_eq!(id.len(), 20);
+    let (_, list) = api.call("GET", "/apisix/admin/ssls", "").await;
+    assert_eq!(list["total"], 2);
+    for item in list["list"].as_array().unwrap() {
+        assert_eq!((item["value"].get("key"), item["value"].get("keys")), (None, None));
+    }
+    // Of several at once, each gets an id of its own.
+    let posts = (0..4).map(|_| api.call("POST", "/apisix/admin/ssls", &body));
+    let mut ids: Vec<_> = futures_util::future::join_all(posts)
+        .await
+        .into_iter()
+        .map(|(status, answer)| (status, answer["value"]["id"].as_str().map(str::to_owned)))
+        .collect();
+    assert!(ids.iter().all(|(status, _)| *status == 201), "{ids:?}");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_keyring_no_key_is_taken() {
+    let api = Api::start().await;
+    let (cert, key) = pair(&["a.com"]);
+    let body = json!({"cert": cert, "key": key, "sni": "a.com"});
+    let (status, answer) = api.call("PUT", "/apisix/admin/ssls/x", &body.to_string()).await;
+    let sentence = "a private key is stored sealed only, and this node has no keyring: set secrets.keyring_file";
+    assert_eq!((status, &answer["error_msg"]), (400, &json!(sentence)));
+    let operations = json!({"operations": [{"op": "put", "kind": "ssls", "id": "x", "value": body}]});
+    let (status, answer) = api.call("POST", "/v1/transactions", &operations.to_string()).await;
+    assert_eq!((status, &answer["error_msg"]), (400, &json!(format!("operation 0: {sentence}"))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_keyring_opens_what_is_there_and_seals_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start(dir.path(), ONE).await;
+    let (cert, key) = pair(&["a.com"]);
+    let body = json!({"cert": cert, "key": key, "sni": "a.com"}).to_string();
+    let (_, created) = api.call("PUT", "/apisix/admin/ssls/x", &body).await;
+    assert!(sealed(&created).starts_with("$sealed$1$k1$"));
+    fs::write(dir.path().join("keyring"), format!("{TWO}\n{ONE}\n")).unwrap();
+    let api = api.restart().await;
+    let (status, patched) = api.call("PATCH", "/apisix/admin/ssls/x", r#"{"status":0}"#).await;
+    assert_eq!((status, sealed(&patched)), (200, sealed(&created)), "what is not touched stays");
+    let (_, again) = api.call("PUT", "/apisix/admin/ssls/x", &body).await;
+    assert!(sealed(&again).starts_with("$sealed$1$k2$"), "what is written is sealed with the newest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_lies_on_the_disk_in_the_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("archive");
+    let signing = dir.path().join("signing");
+    fs::create_dir(&archive).unwrap();
+    fs::write(&signing, "ab".repeat(32)).unwrap();
+    let keyring = dir.path().join("keyring");
+    fs::write(&keyring, ONE).unwrap();
+    let api = Api::start_with(|settings| {
+        settings.secrets.keyring_file = Some(keyring);
+        settings.archive.directory = archive.clone();
+        settings.archive.signing_key_file = Some(signing);
+        settings.raft.snapshot_entries = 5;
+    })
+    .await;
+    let (cert, key) = pair(&["canary.example"]);
+    let body = json!({"cert": cert, "key": key, "certs": [cert], "keys": [key], "sni": "canary.example"});
+    for i in 0..8 {
+        let (status, answer) = api.call("PUT", &format!("/apisix/admin/ssls/{i}"), &body.to_string()).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+    let operations = json!({"operations": [{"op": "put", "kind": "ssls", "id": "t", "value": body}]});
+    assert_eq!(api.call("POST", "/v1/transactions", &operations.to_string()).await.0, 200);
+    let data = api.settings.data_dir.0.clone();
+    while fs::read_dir(&archive).unwrap().next().is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // A line of the key's base64 and one as JSON has it: the second to last, since the first is alike in all keys.
+    let lines: Vec<&str> = key.lines().collect();
+    let canary = lines[lines.len() - 2].as_bytes();
+    let (mut files, mut certificates) = (0, 0);
+    for root in [&data, &archive] {
+        each_file(root, &mut |path, bytes| {
+            files += 1;
+            assert!(!contains(bytes, canary), "{} holds the key", path.display());
+            certificates += usize::from(contains(bytes, b"canary.example"));
+        });
+    }
+    assert!(files >= 3 && certificates >= 1, "{files} files were searched, {certificates} of them hold the ssl");
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+fn each_file(root: &Path, look: &mut impl FnMut(&Path, &[u8])) {
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            each_file(&path, look);
+        } else {
+            look(&path, &fs::read(&path).unwrap());
+        }
+    }
+}
