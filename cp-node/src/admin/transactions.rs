@@ -83,7 +83,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
         let body = body.clone();
         // A large body is a second of work: not on a thread that serves others.
-        let admitting = tokio::task::spawn_blocking(move || {
+        let admitting = daemon::blocking::spawn(move || {
             let parsed = read(&body)?;
             admit_all(&parsed, config.as_ref())
         });
