@@ -460,7 +460,7 @@ where
     T: Send + 'static,
     E: Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    match daemon::blocking::spawn(work).await {
         Ok(result) => result,
         // The task is never cancelled; so it panicked, and goes on panicking here.
         Err(e) => std::panic::resume_unwind(e.into_panic()),

@@ -20,7 +20,7 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
     let config = desk.config(call.query.get("stale") == Some("true")).await?;
     let (cluster, level, now) = (desk.describe.cluster, desk.describe.applied.borrow().level, desk.clock.now());
     let key = archiver.key();
-    let encoding = tokio::task::spawn_blocking(move || {
+    let encoding = daemon::blocking::spawn(move || {
         archive::write::encode_base(cluster, &archive::View::Whole, &config, level, now, &key)
     });
     let encoded = match encoding.await {

@@ -91,7 +91,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         let body = body.clone();
         let (secrets, known) = (desk.secrets.clone(), desk.feed.config());
         // A large body is a second of work: not on a thread that serves others.
-        let admitting = tokio::task::spawn_blocking(move || {
+        let admitting = daemon::blocking::spawn(move || {
             let parsed = read(&body)?;
             admit_all(&parsed, config.as_ref(), &known, &secrets)
         });

@@ -41,7 +41,7 @@ impl FullStates {
             return Ok(Parts::plain(payload::Kind::Full, bytes));
         }
         let (cluster, created, view) = (self.cluster, self.clock.now(), group.clone());
-        let encoding = tokio::task::spawn_blocking(move || encode(cluster, created, &view, &config));
+        let encoding = daemon::blocking::spawn(move || encode(cluster, created, &view, &config));
         let bytes = encoding.await.map_err(std::io::Error::other)??;
         *self.last.lock().expect("no code panics while it holds it") = Some((group.clone(), position, bytes.clone()));
         Ok(Parts::plain(payload::Kind::Full, bytes))

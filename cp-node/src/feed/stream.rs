@@ -86,7 +86,7 @@ impl Stream<'_> {
         let theirs = grpc::buckets_from_bytes(&mend.buckets).map_err(|e| End(e.to_string()))?;
         let config = self.reader.config();
         let group = self.group.clone();
-        let gathering = tokio::task::spawn_blocking(move || {
+        let gathering = daemon::blocking::spawn(move || {
             let contents = config.bucket_contents(&group, &theirs);
             codec::seal(&contents).map(|frame| (contents, frame))
         });

@@ -1,5 +1,6 @@
 //! A running node: put together, watched, and stopped in order.
 
+mod disks;
 mod found;
 mod start;
 mod stop;
@@ -16,8 +17,10 @@ use raft_store::log::LogError;
 pub(crate) use found::found_as;
 pub use found::{found, join, leave};
 pub(crate) use start::grpc_server;
-pub use start::{Addresses, Node};
+pub use start::{Addresses, Inside, Node};
 pub use stop::Ended;
+
+pub use disks::{Disks, Files};
 
 use crate::admin::KeyError;
 use crate::bootstrap::BootstrapError;
@@ -34,13 +37,20 @@ pub struct Seams {
     pub clock: Arc<dyn WallClock>,
     /// Names and jitters.
     pub random: Arc<dyn Random>,
+    /// Opens log and snapshots.
+    pub disks: Arc<dyn Disks>,
 }
 
 impl Seams {
     /// The real world.
     #[must_use]
     pub fn real() -> Self {
-        Self { net: Arc::new(TcpNet), clock: Arc::new(SystemClock), random: Arc::new(SystemRandom) }
+        Self {
+            net: Arc::new(TcpNet),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            disks: Arc::new(Files),
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use protocol::grpc::peer_server::PeerServer;
 use raft_store::disk::{DataDir, Identity};
 use raft_store::embedded::{Embedded, EmbeddedSettings};
 use raft_store::feed::Feed;
-use raft_store::log::{LogStore, SledLog, SledLogSettings, WriterDriver};
-use raft_store::snapshots::{SnapshotFiles, SnapshotStore};
-use raft_store::types::Raft;
+use raft_store::log::LogStore;
+use raft_store::snapshots::SnapshotStore;
+use raft_store::types::{NodeId, Raft};
 use raft_store::{Applied, Replica, ReplicaStart};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -41,6 +41,8 @@ pub struct Node {
     pub(super) data: DataDir,
     pub(super) raft: Raft,
     pub(super) log: LogStore,
+    pub(super) feed: Feed,
+    pub(super) applied: watch::Receiver<Applied>,
     pub(super) proposer: Proposer,
     pub(super) batcher: Batcher,
     pub(super) channels: Channels,
@@ -59,6 +61,21 @@ pub struct Node {
     pub(super) history: Option<JoinHandle<()>>,
     /// Where it listens: peer, admin, feed, status.
     pub addresses: Addresses,
+}
+
+/// What a checker that stands beside a node may look at.
+#[derive(Clone)]
+pub struct Inside {
+    /// Its id.
+    pub node: NodeId,
+    /// Consensus, with its metrics.
+    pub raft: Raft,
+    /// The live log.
+    pub log: LogStore,
+    /// What it serves.
+    pub feed: Feed,
+    /// How far it has applied.
+    pub applied: watch::Receiver<Applied>,
 }
 
 /// Where a node listens.
@@ -90,12 +107,9 @@ pub(super) async fn open_storage(
 ) -> Result<Storage, NodeError> {
     let path = data.path().to_owned();
     let lost = |e| NodeError::Log(e, path.clone());
-    let sled = SledLogSettings { cache_bytes: settings.raft.cache.0, ..SledLogSettings::default() };
-    let log_dir = data.log().map_err(|e| NodeError::Disk(e.into()))?;
-    let backend = SledLog::open(&log_dir, sled).map_err(lost)?;
-    let mut log = LogStore::open(identity.node, backend, WriterDriver::Thread).map_err(lost)?;
-    let snapshots = SnapshotFiles::open(&data.snapshots()).map_err(|e| NodeError::Disk(e.into()))?;
-    let snapshots: Arc<dyn SnapshotStore> = Arc::new(snapshots);
+    let disk = |e: std::io::Error| NodeError::Disk(e.into());
+    let mut log = seams.disks.log(data, identity, &settings.raft).map_err(disk)?.map_err(lost)?;
+    let snapshots = seams.disks.snapshots(data).map_err(disk)?;
     let replica = Replica::open(ReplicaStart {
         cluster: identity.cluster,
         epoch: identity.epoch,
@@ -179,6 +193,7 @@ impl Node {
         let mut storage = open_storage(&data, &identity, &settings, &seams).await?;
         let log = storage.log.clone();
         let (feed_reader, applied) = (storage.replica.feed(), storage.replica.applied());
+        let (feed_inside, applied_inside) = (feed_reader.clone(), applied.clone());
         let wants_embedded = link.is_none() && settings.record.embedded_changes > 0;
         let embedded = wants_embedded.then(|| {
             let bounds = EmbeddedSettings {
@@ -294,6 +309,8 @@ impl Node {
             data,
             raft: core.raft,
             log,
+            feed: feed_inside,
+            applied: applied_inside,
             proposer: core.proposer,
             batcher: core.batcher,
             channels,
@@ -311,6 +328,20 @@ impl Node {
             history,
             addresses,
         })
+    }
+}
+
+impl Node {
+    /// Its inside, for whoever checks it while it runs.
+    #[must_use]
+    pub fn inside(&self) -> Inside {
+        Inside {
+            node: self.identity.node,
+            raft: self.raft.clone(),
+            log: self.log.clone(),
+            feed: self.feed.clone(),
+            applied: self.applied.clone(),
+        }
     }
 }
 

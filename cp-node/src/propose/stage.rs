@@ -43,7 +43,7 @@ impl Proposer {
                 return Err(ProposeError::NotProposed(reason.chars().take(200).collect()));
             }
         };
-        let sealing = tokio::task::spawn_blocking(move || {
+        let sealing = daemon::blocking::spawn(move || {
             let raw = codec::seal(&transaction)?;
             let whole = codec::compress(&raw);
             let sha256: [u8; 32] = Sha256::digest(&whole).into();

@@ -168,7 +168,7 @@ async fn send_parts(
     parts: mpsc::Sender<SnapshotPart>,
 ) -> std::io::Result<()> {
     let stalled = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the receiver takes no more of the snapshot");
-    let mut input = tokio::task::spawn_blocking(move || snapshot.open()).await.map_err(std::io::Error::other)??;
+    let mut input = daemon::blocking::spawn(move || snapshot.open()).await.map_err(std::io::Error::other)??;
     let mut next = Some(first);
     while let Some(part) = next.take() {
         match tokio::time::timeout(SNAPSHOT_STALL_MAX, parts.send(part)).await {
@@ -177,7 +177,7 @@ async fn send_parts(
             Ok(Err(_)) => return Ok(()),
             Ok(Ok(())) => {}
         }
-        let (back, read) = tokio::task::spawn_blocking(move || {
+        let (back, read) = daemon::blocking::spawn(move || {
             let mut buffer = vec![0; SNAPSHOT_PART_BYTES];
             let read = input.read(&mut buffer).map(|read| {
                 buffer.truncate(read);

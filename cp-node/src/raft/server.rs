@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use daemon::blocking;
 use protocol::codec::{self, Record};
 use protocol::command::Command;
 use protocol::grpc::peer_server::Peer;
@@ -32,6 +33,9 @@ use crate::status::Describe;
 
 /// The longest that a question about the fleet is held back.
 const FLEET_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Parts of one snapshot that are held at once where nothing may block: a simulation's snapshots are small.
+const PARTS_INLINE_MAX: usize = 4096;
 
 /// The peer service of a node.
 pub(crate) struct PeerService {
@@ -80,12 +84,17 @@ impl PeerService {
             codec::open(&first.record).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let meta = SnapshotMeta::from(offer.meta);
         // Parts go to a thread that may block; the channel between bounds what is in memory.
-        let (bytes, received) = mpsc::channel(4);
+        let (bytes, received) = mpsc::channel(if blocking::is_inline() { PARTS_INLINE_MAX } else { 4 });
         let (cluster, store, checked) = (self.cluster, self.snapshots.clone(), meta.clone());
-        let storing = tokio::task::spawn_blocking(move || {
+        let store = move || {
             let mut input = Received { parts: received, current: Bytes::new() };
             receive_snapshot(&mut input, cluster, &checked, &*store)
-        });
+        };
+        // Without a thread that may block it cannot wait for parts: there it begins when all are here.
+        let (mut storing, mut later) = (None, Some(store));
+        if !blocking::is_inline() {
+            storing = later.take().map(blocking::spawn);
+        }
         loop {
             let part = tokio::time::timeout(PART_WAIT_MAX, parts.message())
                 .await
@@ -97,6 +106,7 @@ impl PeerService {
             }
         }
         drop(bytes);
+        let storing = storing.or_else(|| later.map(blocking::spawn)).expect("it began before, or begins now");
         let handle = storing
             .await
             .map_err(|e| Status::internal(e.to_string()))?
@@ -210,7 +220,9 @@ struct Received {
 impl Read for Received {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            match self.parts.blocking_recv() {
+            // Without a thread that may block, all parts are here already.
+            let next = if blocking::is_inline() { self.parts.try_recv().ok() } else { self.parts.blocking_recv() };
+            match next {
                 Some(part) => self.current = part,
                 None => return Ok(0),
             }

@@ -1,16 +1,17 @@
 //! The disk's own thread: it appends, syncs, and writes bases, so that nobody who serves ever waits for a disk.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::durable;
+use daemon::{blocking, durable};
 use protocol::codec;
 use protocol::seam::{Random, WallClock};
 use protocol::snapshot::ClusterId;
@@ -73,8 +74,16 @@ pub struct OpenError(#[from] io::Error);
 /// Keeps what comes. Every method answers when the disk has: the answer may be awaited, or dropped.
 #[derive(Debug)]
 pub struct Store {
-    jobs: Sender<Job>,
-    thread: Option<JoinHandle<()>>,
+    desk: Desk,
+}
+
+/// Who works.
+#[derive(Debug)]
+enum Desk {
+    /// A thread of its own, which may block: production.
+    Thread { jobs: Sender<Job>, thread: Option<JoinHandle<()>> },
+    /// Whoever asks, there and then: simulations, in which one thread is everything.
+    Inline(Box<Mutex<Keeper>>),
 }
 
 type Answer = oneshot::Sender<Result<(), DiskError>>;
@@ -157,9 +166,14 @@ pub fn open(
                 retry: None,
             };
             keeper.go_on_from(&recovered);
-            let run = move || keeper.run(&queue);
-            let thread = thread::Builder::new().name("disk".into()).spawn(run).map_err(OpenError)?;
-            Some(Store { jobs, thread: Some(thread) })
+            let desk = if blocking::is_inline() {
+                Desk::Inline(Box::new(Mutex::new(keeper)))
+            } else {
+                let run = move || keeper.run(&queue);
+                let thread = thread::Builder::new().name("disk".into()).spawn(run).map_err(OpenError)?;
+                Desk::Thread { jobs, thread: Some(thread) }
+            };
+            Some(Store { desk })
         }
     };
     Ok(Opened { recovered, store, stats, lock })
@@ -202,8 +216,11 @@ impl Store {
 
     fn ask(&self, job: impl FnOnce(Answer) -> Job) -> oneshot::Receiver<Result<(), DiskError>> {
         let (answer, receiver) = oneshot::channel();
-        // Should the thread be gone, the answer's end closes, which says so.
-        let _ = self.jobs.send(job(answer));
+        match &self.desk {
+            // Should the thread be gone, the answer's end closes, which says so.
+            Desk::Thread { jobs, .. } => drop(jobs.send(job(answer))),
+            Desk::Inline(keeper) => keeper.lock().expect("no code panics while it holds the keeper").take(job(answer)),
+        }
         receiver
     }
 }
@@ -211,9 +228,11 @@ impl Store {
 /// The thread finishes what it was asked before.
 impl Drop for Store {
     fn drop(&mut self) {
-        let _ = self.jobs.send(Job::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Desk::Thread { jobs, thread } = &mut self.desk {
+            let _ = jobs.send(Job::Stop);
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -243,25 +262,35 @@ struct Keeper {
     retry: Option<(Instant, Duration)>,
 }
 
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
 impl Keeper {
     fn run(&mut self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
-            let (result, answer) = match job {
-                Job::Append { frames, image, answer } => (self.append(&frames, image), answer),
-                Job::Rebase { image, answer } => (self.rebase(&image), answer),
-                Job::Pin { cluster, answer } => (self.pin(cluster), answer),
-                Job::BaseWritten { generation, result } => {
-                    self.base_written(generation, result);
-                    continue;
-                }
-                Job::Stop => return,
-            };
-            let result = result.map_err(|e| {
-                self.stats.errors.fetch_add(1, Ordering::Relaxed);
-                DiskError(e.to_string())
-            });
-            let _ = answer.send(result);
+            if matches!(job, Job::Stop) {
+                return;
+            }
+            self.take(job);
         }
+    }
+
+    fn take(&mut self, job: Job) {
+        let (result, answer) = match job {
+            Job::Append { frames, image, answer } => (self.append(&frames, image), answer),
+            Job::Rebase { image, answer } => (self.rebase(&image), answer),
+            Job::Pin { cluster, answer } => (self.pin(cluster), answer),
+            Job::BaseWritten { generation, result } => return self.base_written(generation, result),
+            Job::Stop => return,
+        };
+        let result = result.map_err(|e| {
+            self.stats.errors.fetch_add(1, Ordering::Relaxed);
+            DiskError(e.to_string())
+        });
+        let _ = answer.send(result);
     }
 
     /// Begins a journal behind what was recovered.
@@ -307,6 +336,11 @@ impl Keeper {
         }
         let generation = self.last;
         let (path, owner, now) = (self.layout.base(generation), self.owner.clone(), self.clock.now());
+        if blocking::is_inline() {
+            self.since_base = 0;
+            self.base_written(generation, base::write(&path, &image, &owner, now));
+            return;
+        }
         let done = self.jobs.clone();
         let write = move || {
             let result = base::write(&path, &image, &owner, now);

@@ -103,26 +103,32 @@ impl Drop for Feed {
 ///
 /// # Errors
 /// Those of the operating system: no thread, or no runtime.
-pub fn start(mut start: Start) -> io::Result<Feed> {
+pub fn start(start: Start) -> io::Result<Feed> {
     let (stop, stopped) = oneshot::channel();
     let (live_sender, live) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let run = move || {
-        let archive = start.archive.take();
-        let mut feed = Follower::boot(start, live_sender);
         runtime.block_on(async {
-            feed.archive = archive.map(|settings| {
-                let (group, board) = (&feed.identity.node.group, feed.board.archive.clone());
-                archived::start(settings, group, board, feed.random.clone(), feed.interest())
-            });
             tokio::select! {
-                () = feed.follow() => {}
+                () = follow(start, live_sender) => {}
                 _ = stopped => {}
             }
         });
     };
     let thread = thread::Builder::new().name("feed".into()).spawn(run)?;
     Ok(Feed { stop: Some(stop), thread: Some(thread), live })
+}
+
+/// The feed as a task of the current runtime, for ever: what the thread runs, and what a simulation runs in its place.
+/// `live` turns true when the first table was published.
+pub async fn follow(mut start: Start, live: watch::Sender<bool>) {
+    let archive = start.archive.take();
+    let mut feed = Follower::boot(start, live);
+    feed.archive = archive.map(|settings| {
+        let (group, board) = (&feed.identity.node.group, feed.board.archive.clone());
+        archived::start(settings, group, board, feed.random.clone(), feed.interest())
+    });
+    feed.follow().await;
 }
 
 /// What the thread holds.

@@ -13,6 +13,6 @@ mod link;
 mod payload;
 mod session;
 
-pub use follow::{Feed, Identity, Start, start};
+pub use follow::{Feed, Identity, Start, follow, start};
 pub use payload::BadPayload;
 pub use session::{Bounds, Event, Holding, Keep, Leave, Moved, Node, Session};

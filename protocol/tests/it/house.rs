@@ -17,6 +17,7 @@ const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (5, "chaos",      "chaos",            &[]),
     (5, "failing",    "chaos/failing",    &[]),
     (5, "power-cut",  "chaos/power-cut",  &[]),
+    (5, "sim",        "chaos/sim",        &["turmoil", "mad-turmoil"]),
     (5, "benches",    "benches",          &[]),
 ];
 

@@ -1,0 +1,423 @@
+//! What must hold after every step: Raft's own invariants, and the laws of `docs/ARCHITECTURE.md` that concern the parts
+//! that run here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
+use futures_util::FutureExt;
+use openraft::{EntryPayload, RaftLogReader, ServerState};
+use protocol::Position;
+use protocol::digest::Digest;
+use raft_store::types::{Entry, LogId};
+use sha2::{Digest as _, Sha256};
+
+use crate::client::{Event, Told};
+use crate::hosts::{Shared, World};
+use crate::truth::{self, Truth};
+
+/// Everything that the checker remembers.
+pub(crate) struct Checker {
+    shared: Shared,
+    pub(crate) truth: Option<Truth>,
+    /// Who led in a term.
+    leaders: BTreeMap<u64, u64>,
+    /// What each node said last, in this life.
+    nodes: BTreeMap<u64, Seen>,
+    /// Entries by id: what they carry, and which entry they follow.
+    entries: HashMap<(u64, u64, u64), ([u8; 32], Option<LogId>)>,
+    proxies: BTreeMap<u64, ProxySeen>,
+    /// Writes that were surely not applied.
+    never: Vec<String>,
+    steps: u64,
+    pub(crate) trace: Trace,
+}
+
+#[derive(Default)]
+struct Seen {
+    term: u64,
+    applied: Option<u64>,
+    revision: u64,
+    snapshot: Option<u64>,
+}
+
+#[derive(Default)]
+struct ProxySeen {
+    /// Where it stood last, in this life.
+    position: Position,
+    /// Where it stood last with its disk holding it.
+    kept: Position,
+    alive: bool,
+}
+
+/// The run as text, hashed; kept in full when somebody wants to read it.
+#[derive(Default)]
+pub(crate) struct Trace {
+    hash: Sha256,
+    pub(crate) lines: Option<Vec<String>>,
+}
+
+impl Trace {
+    pub(crate) fn note(&mut self, line: String) {
+        let at = turmoil::sim_elapsed().unwrap_or_default();
+        let _ = at;
+        self.hash.update(line.as_bytes());
+        self.hash.update(b"\n");
+        if let Some(lines) = &mut self.lines {
+            lines.push(line);
+        }
+    }
+
+    pub(crate) fn digest(&self) -> String {
+        let mut text = String::new();
+        for byte in &self.hash.clone().finalize()[..8] {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+}
+
+/// How often whole logs are compared, in steps.
+const LOGS_EVERY: u64 = 10;
+
+impl Checker {
+    pub(crate) fn new(shared: Shared, keep_trace: bool) -> Self {
+        Self {
+            shared,
+            truth: None,
+            leaders: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            entries: HashMap::new(),
+            proxies: BTreeMap::new(),
+            never: Vec::new(),
+            steps: 0,
+            trace: Trace { lines: keep_trace.then(Vec::new), ..Trace::default() },
+        }
+    }
+
+    /// A node was killed: what it says next is of a new life.
+    pub(crate) fn node_died(&mut self, number: u64) {
+        self.nodes.remove(&number);
+    }
+
+    /// A proxy was killed: it may come back no earlier than where its disk was.
+    pub(crate) fn proxy_died(&mut self, number: u64) {
+        if let Some(seen) = self.proxies.get_mut(&number) {
+            seen.alive = false;
+        }
+    }
+
+    /// Looks at everything.
+    pub(crate) fn step(&mut self, now_millis: u64) -> Result<(), String> {
+        self.steps += 1;
+        let shared = self.shared.clone();
+        let world = &mut *shared.borrow_mut();
+        if let Some(problem) = world.problems.pop() {
+            return Err(problem);
+        }
+        if self.truth.is_none() {
+            self.truth = world.nodes.values().next().map(|inside| Truth::new(inside.feed.position().epoch));
+        }
+        if self.truth.is_none() {
+            return Ok(());
+        }
+        self.advance(world, now_millis)?;
+        self.check_nodes(world)?;
+        if self.steps.is_multiple_of(LOGS_EVERY) {
+            self.check_logs(world)?;
+        }
+        self.check_proxies(world, now_millis)?;
+        for event in std::mem::take(&mut world.events) {
+            self.trace.note(format!("{now_millis} {event:?}"));
+            self.check_event(world, event)?;
+        }
+        Ok(())
+    }
+
+    fn truth(&self) -> &Truth {
+        self.truth.as_ref().expect("it is there once a node is")
+    }
+
+    /// Takes what nodes have newly applied into the one history.
+    fn advance(&mut self, world: &mut World, now_millis: u64) -> Result<(), String> {
+        let truth = self.truth.as_mut().expect("it is there once a node is");
+        let furthest = world.nodes.values().filter_map(|inside| applied(inside)).max();
+        while furthest.is_some_and(|furthest| truth.next_index() <= furthest) {
+            let next = truth.next_index();
+            let holder = world.nodes.iter().find_map(|(number, inside)| {
+                if applied(inside).is_none_or(|applied| applied < next) {
+                    return None;
+                }
+                entries(inside, next..next + 1).into_iter().next().map(|entry| (*number, entry))
+            });
+            let Some((number, entry)) = holder else {
+                return Err(format!("entry {next} was applied and is in no log any more: the checker fell behind"));
+            };
+            self.trace.note(format!("{now_millis} committed {} first seen at cp{number}", entry.log_id));
+            truth.take(&entry)?;
+            if matches!(entry.payload, EntryPayload::Membership(_)) {
+                world.tally.count("membership_entries");
+            }
+            world.tally.count("entries");
+        }
+        Ok(())
+    }
+
+    fn check_nodes(&mut self, world: &mut World) -> Result<(), String> {
+        let Self { truth, nodes, leaders, .. } = self;
+        let truth = truth.as_ref().expect("it is there once a node is");
+        for (number, inside) in &world.nodes {
+            let (term, state, snapshot) = {
+                let metrics = inside.raft.metrics();
+                let metrics = metrics.borrow();
+                (metrics.current_term, metrics.state, metrics.snapshot.map(|id| id.index))
+            };
+            if state == ServerState::Leader {
+                let known = leaders.entry(term).or_insert_with(|| {
+                    world.tally.count("leaders");
+                    *number
+                });
+                if known != number {
+                    return Err(format!("cp{known} and cp{number} both lead in term {term}"));
+                }
+            }
+            let seen = nodes.entry(*number).or_default();
+            let now = applied(inside);
+            if term < seen.term {
+                return Err(format!("cp{number} went back from term {} to {term}", seen.term));
+            }
+            if now < seen.applied {
+                return Err(format!("cp{number} went back from applied {:?} to {now:?}", seen.applied));
+            }
+            if snapshot > seen.snapshot {
+                world.tally.count("snapshots");
+            }
+            let config = inside.feed.config();
+            let position = config.position();
+            if position.epoch != truth.epoch() {
+                return Err(format!("cp{number} is in another life of the cluster: {position}"));
+            }
+            if position.revision < seen.revision {
+                return Err(format!("cp{number} went back from revision {} to {}", seen.revision, position.revision));
+            }
+            let Some(revision) = truth.revisions.get(usize::try_from(position.revision).expect("it fits")) else {
+                return Err(format!("cp{number} is at {position}, which was never committed"));
+            };
+            if position.revision != seen.revision
+                && (config.digest(), config.chain(), config.view("default").digest().total())
+                    != (revision.digest, revision.chain, revision.view)
+            {
+                return Err(format!("cp{number} differs from the committed history at {position}"));
+            }
+            if let Some(id) = inside.applied.borrow().log_id
+                && truth.committed(id.index) != Some(id)
+            {
+                return Err(format!("cp{number} has applied {id}, committed is {:?}", truth.committed(id.index)));
+            }
+            *seen = Seen { term, applied: now, revision: position.revision, snapshot };
+        }
+        Ok(())
+    }
+
+    /// Log matching, and that committed entries never change.
+    fn check_logs(&mut self, world: &World) -> Result<(), String> {
+        let Self { truth, entries: known, .. } = self;
+        let truth = truth.as_ref().expect("it is there once a node is");
+        for (number, inside) in &world.nodes {
+            let applied = applied(inside);
+            let mut previous: Option<LogId> = None;
+            for entry in entries(inside, 0..u64::MAX) {
+                let id = entry.log_id;
+                if Some(id.index) <= applied && truth.committed(id.index) != Some(id) {
+                    let committed = truth.committed(id.index);
+                    return Err(format!("cp{number} has {id} in its log where {committed:?} was committed"));
+                }
+                let key = (id.leader_id.term, id.leader_id.node_id, id.index);
+                match known.get(&key) {
+                    None => {
+                        known.insert(key, (content(&entry), previous));
+                    }
+                    Some((known_content, known_previous)) => {
+                        if previous.is_some() && known_previous.is_some() && previous != *known_previous {
+                            return Err(format!("cp{number}: {id} follows {previous:?}, elsewhere {known_previous:?}"));
+                        }
+                        if content(&entry) != *known_content {
+                            return Err(format!("cp{number}: {id} carries something else than in another log"));
+                        }
+                    }
+                }
+                previous = Some(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_proxies(&mut self, world: &mut World, now_millis: u64) -> Result<(), String> {
+        let Self { truth, proxies, trace, .. } = self;
+        let truth = truth.as_ref().expect("it is there once a node is");
+        for (number, proxy) in &world.proxies {
+            let standing = proxy.board.read();
+            let position = standing.position;
+            let seen = proxies.entry(*number).or_default();
+            let floor = if seen.alive { seen.position } else { seen.kept };
+            if behind(position, floor) {
+                return Err(format!("dp{number} went back from {floor} to {position}"));
+            }
+            if seen.alive && position == seen.position && standing.volatile {
+                continue;
+            }
+            if position != seen.position || !seen.alive {
+                let none = position == Position::default();
+                let revision = truth.revisions.get(usize::try_from(position.revision).expect("it fits"));
+                let expected = if none { Some(Digest::default()) } else { revision.map(|revision| revision.view) };
+                if !none && (position.epoch != truth.epoch() || expected.is_none()) {
+                    return Err(format!("dp{number} is at {position}, which was never committed"));
+                }
+                if !none && expected != Some(standing.digest) {
+                    return Err(format!("dp{number} differs from the committed history at {position}"));
+                }
+                let table = proxy.cell.load();
+                if behind(table.position, position) && !none && standing.resources > 0 {
+                    // Bookmarks move the position without a new table; what changed in between must be nothing.
+                    let changed = (table.position.revision + 1..=position.revision).any(|r| {
+                        truth.revisions.get(usize::try_from(r).expect("it fits")).is_some_and(|r| !r.keys.is_empty())
+                    });
+                    if changed && table.position.epoch == position.epoch {
+                        return Err(format!("dp{number} says {position} and serves {}", table.position));
+                    }
+                }
+                trace.note(format!("{now_millis} dp{number} at {position}"));
+                world.tally.count("proxy_moves");
+            }
+            seen.alive = true;
+            seen.position = position;
+            if !standing.volatile {
+                seen.kept = position;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_event(&mut self, world: &mut World, event: Event) -> Result<(), String> {
+        match event {
+            Event::Write { name, keys, if_match, floor, told } => {
+                let made = self.truth().made_by(&name);
+                match told {
+                    Told::Done(revision) => {
+                        world.tally.count("acknowledged");
+                        if !made.contains(&revision) {
+                            return Err(format!("{name} was acknowledged as revision {revision}, it made {made:?}"));
+                        }
+                        if revision <= floor {
+                            return Err(format!("{name} got revision {revision}, clients had seen {floor} before"));
+                        }
+                        let changed = &self.truth().revisions[usize::try_from(revision).expect("it fits")].keys;
+                        if let Some(missing) = keys.iter().find(|key| !changed.contains(key)) {
+                            return Err(format!("{name} was acknowledged as {revision}, which leaves {missing} out"));
+                        }
+                        if let Some(expected) = if_match {
+                            world.tally.count("compare_and_set");
+                            let before = self.truth().at(&keys[0], revision - 1).map(|(modified, _)| modified);
+                            if before != Some(expected) {
+                                return Err(format!("{name} asked for {expected} and replaced {before:?}"));
+                            }
+                        }
+                    }
+                    Told::Refused(revision) => {
+                        world.tally.count("refused");
+                        if revision < floor {
+                            return Err(format!(
+                                "{name} was refused as of {revision}, clients had seen {floor} before"
+                            ));
+                        }
+                        self.never.push(name);
+                    }
+                    Told::NotApplied => {
+                        world.tally.count("not_applied");
+                        self.never.push(name);
+                    }
+                    Told::Unknown => world.tally.count("unknown"),
+                }
+                if made.len() > 1 {
+                    return Err("a request took effect twice".to_owned());
+                }
+            }
+            Event::Read { key, stale, floor, revision, found } => {
+                world.tally.count(if stale { "stale_reads" } else { "reads" });
+                if !stale && revision < floor {
+                    return Err(format!("a read of {key} is of {revision}, clients had seen {floor} before"));
+                }
+                let expected = self
+                    .truth()
+                    .at(&key, revision)
+                    .map(|(modified, body)| (modified, truth::mark(body).unwrap_or_default().to_owned()));
+                if expected != found {
+                    return Err(format!("a read of {key} as of {revision} found {found:?}, there was {expected:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be said only when nothing moves any more.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        let world = self.shared.clone();
+        self.check_logs(&world.borrow())?;
+        for name in &self.never {
+            let made = self.truth().made_by(name);
+            if !made.is_empty() {
+                return Err(format!("{name} was said to be not applied, and made {made:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything has come together: one leader, everybody at the head.
+    pub(crate) fn converged(&self, nodes: u64, proxies: u64) -> Result<(), String> {
+        let world = self.shared.borrow();
+        let truth = self.truth();
+        let all = u64::try_from(world.nodes.len()).expect("they are few");
+        if all != nodes {
+            return Err(format!("{all} of {nodes} nodes run"));
+        }
+        let leads = |inside: &cp_node::node::Inside| inside.raft.metrics().borrow().state == ServerState::Leader;
+        let leaders: Vec<u64> = world.nodes.iter().filter(|(_, inside)| leads(inside)).map(|(n, _)| *n).collect();
+        if leaders.len() != 1 {
+            return Err(format!("{leaders:?} lead"));
+        }
+        for (number, inside) in &world.nodes {
+            let at = inside.feed.position().revision;
+            if at != truth.head() {
+                return Err(format!("cp{number} is at {at}, the head is {}", truth.head()));
+            }
+        }
+        for number in 1..=proxies {
+            let at = world.proxies.get(&number).map(|proxy| proxy.board.read().position.revision);
+            if at != Some(truth.head()) {
+                return Err(format!("dp{number} is at {at:?}, the head is {}", truth.head()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn applied(inside: &cp_node::node::Inside) -> Option<u64> {
+    inside.applied.borrow().log_id.map(|id| id.index)
+}
+
+fn entries(inside: &cp_node::node::Inside, range: std::ops::Range<u64>) -> Vec<Entry> {
+    let mut log = inside.log.clone();
+    let read = log.try_get_log_entries(range).now_or_never().expect("the live log is in memory");
+    read.expect("the live log is in memory")
+}
+
+fn content(entry: &Entry) -> [u8; 32] {
+    match &entry.payload {
+        EntryPayload::Blank => [0; 32],
+        EntryPayload::Normal(payload) => Sha256::digest(&payload.0).into(),
+        EntryPayload::Membership(membership) => Sha256::digest(format!("{membership:?}").as_bytes()).into(),
+    }
+}
+
+fn behind(position: Position, floor: Position) -> bool {
+    (position.epoch.number, position.revision) < (floor.epoch.number, floor.revision)
+}

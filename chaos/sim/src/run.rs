@@ -1,0 +1,181 @@
+//! One run: the world is built, the storm passes, everything must come together again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use raft_store::log::memory::MemoryDisk;
+use raft_store::snapshots::SnapshotMemory;
+use turmoil::Sim;
+
+use crate::check::Checker;
+use crate::client::{Clients, Phase};
+use crate::hosts::{Machine, ProxyMachine, Shared};
+use crate::nemesis::Nemesis;
+use crate::plan::Plan;
+use crate::tally::Tally;
+
+/// How long the cluster may take to form, with nothing in its way.
+const FORM_MAX: Duration = Duration::from_secs(30);
+
+/// How long everything may take to come together after the last fault: a connection whose segments were lost is noticed by
+/// its keepalive after 15 s, and then comes an election.
+const HEAL_MAX: Duration = Duration::from_secs(60);
+
+/// One step of the world.
+const STEP: Duration = Duration::from_millis(1);
+
+/// A law was broken.
+#[derive(Debug)]
+pub struct Breach {
+    /// Which, and how.
+    pub what: String,
+    /// When, in simulated milliseconds.
+    pub at_millis: u128,
+    /// The trace up to it, where it was kept.
+    pub trace: Vec<String>,
+}
+
+/// What a good run has to show.
+#[derive(Debug)]
+pub struct Ran {
+    /// What happened.
+    pub tally: Tally,
+    /// The hash over everything that was observed, in order.
+    pub trace_hash: String,
+    /// The trace, where it was kept.
+    pub trace: Vec<String>,
+}
+
+/// Panics of any task are breaches; the product's runtime would only end the task.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs a plan.
+///
+/// # Errors
+/// [`Breach`], with the moment.
+///
+/// # Panics
+/// When there is no room for a temporary directory.
+pub fn run(plan: &Plan, keep_trace: bool) -> Result<Ran, Box<Breach>> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert_with(|| info.to_string());
+        hook(info);
+    }));
+    // Identities and boot counters are real files; a file system in memory keeps their syncs cheap.
+    let memory = std::path::Path::new("/dev/shm");
+    let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let home = home.expect("there is room for a temporary directory");
+    let mut sim = turmoil::Builder::new()
+        .simulation_duration(Duration::from_secs(3_600))
+        .tick_duration(STEP)
+        .min_message_latency(Duration::ZERO)
+        .max_message_latency(plan.latency_max)
+        .tcp_capacity(4_096)
+        .rng_seed(plan.seed)
+        .enable_random_order()
+        .build();
+    let shared = Shared::default();
+    let mut machines = Vec::new();
+    for number in 1..=plan.nodes {
+        let machine = Machine {
+            number,
+            plan: plan.clone(),
+            dir: home.path().join(format!("cp{number}")),
+            disk: MemoryDisk::default(),
+            snapshots: SnapshotMemory::default(),
+            boots: Rc::new(RefCell::new(0)),
+        };
+        machines.push(machine.clone());
+        let shared = shared.clone();
+        sim.host(format!("cp{number}"), move || machine.clone().run(shared.clone()));
+    }
+    for number in 1..=plan.proxies {
+        let machine = ProxyMachine {
+            number,
+            plan: plan.clone(),
+            dir: home.path().join(format!("dp{number}")),
+            boots: Rc::new(RefCell::new(0)),
+        };
+        let shared = shared.clone();
+        sim.host(format!("dp{number}"), move || machine.clone().run(shared.clone()));
+    }
+    let phase = Rc::new(Cell::new(Phase::Wait));
+    let clients =
+        Clients { plan: plan.clone(), shared: shared.clone(), phase: phase.clone(), floor: Rc::new(Cell::new(0)) };
+    sim.client("clients", clients.run());
+    let mut nemesis = Nemesis::new(plan, shared.clone(), machines);
+    let mut checker = Checker::new(shared.clone(), keep_trace);
+    let outcome = play(plan, &mut sim, &phase, &shared, &mut nemesis, &mut checker);
+    let at_millis = sim.elapsed().as_millis();
+    let trace = checker.trace.lines.take().unwrap_or_default();
+    // What the runtimes still hold must go before the directory does.
+    drop(checker);
+    outcome
+        .map(|trace_hash| {
+            let mut tally = std::mem::take(&mut shared.borrow_mut().tally);
+            tally.add("simulated_millis", u64::try_from(at_millis).unwrap_or(u64::MAX));
+            Ran { tally, trace_hash, trace: trace.clone() }
+        })
+        .map_err(|what| Box::new(Breach { what, at_millis, trace }))
+}
+
+fn play(
+    plan: &Plan,
+    sim: &mut Sim<'_>,
+    phase: &Cell<Phase>,
+    shared: &Shared,
+    nemesis: &mut Nemesis,
+    checker: &mut Checker,
+) -> Result<String, String> {
+    let voters = |shared: &Shared| {
+        let world = shared.borrow();
+        let count = |inside: &cp_node::node::Inside| {
+            inside.raft.metrics().borrow().membership_config.membership().voter_ids().count() as u64
+        };
+        world.nodes.len() as u64 == plan.nodes && world.nodes.values().all(|inside| count(inside) == plan.nodes)
+    };
+    while !voters(shared) {
+        step(sim, checker)?;
+        if sim.elapsed() > FORM_MAX {
+            return Err("the cluster does not form".to_owned());
+        }
+    }
+    phase.set(Phase::Storm);
+    let end = sim.elapsed() + plan.storm;
+    while sim.elapsed() < end {
+        nemesis.step(sim, checker);
+        step(sim, checker)?;
+    }
+    nemesis.heal(sim, checker);
+    phase.set(Phase::Last);
+    let deadline = sim.elapsed() + HEAL_MAX;
+    loop {
+        step(sim, checker)?;
+        let together = if phase.get() == Phase::Done {
+            checker.converged(plan.nodes, plan.proxies)
+        } else {
+            Err("the last write is not acknowledged".to_owned())
+        };
+        match together {
+            Ok(()) => break,
+            Err(reason) if sim.elapsed() > deadline => {
+                return Err(format!("{HEAL_MAX:?} after the last fault: {reason}"));
+            }
+            Err(_) => {}
+        }
+    }
+    checker.finish()?;
+    Ok(checker.trace.digest())
+}
+
+fn step(sim: &mut Sim<'_>, checker: &mut Checker) -> Result<(), String> {
+    sim.step().map_err(|e| e.to_string())?;
+    let panic = PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    if let Some(panic) = panic {
+        return Err(format!("panic: {panic}"));
+    }
+    checker.step(u64::try_from(sim.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
