@@ -401,7 +401,8 @@ impl Writer {
         .map_err(|error| WriteError::Store { key: key.to_owned(), error })
     }
 
-    /// Lets the pointer name what is there: by compare-and-set, and never backwards.
+    /// Lets the pointer name what is there: by compare-and-set, and never backwards. It is read back, too: one that was
+    /// damaged on its way would lead nobody anywhere until the next change.
     async fn move_pointer(&mut self, standing: &mut Standing) -> Result<(), WriteError> {
         let key = self.layout.pointer(self.cluster, &self.view);
         let failed = |error| WriteError::Store { key: key.clone(), error };
@@ -413,25 +414,26 @@ impl Writer {
                 None => When::Absent,
             };
             match self.store.put(&key, body.clone(), when).await {
-                Ok(version) => {
-                    standing.version = Some(version);
-                    return Ok(());
-                }
+                // Of an attempt whose answer was lost, the next one says that somebody was first: ourselves.
+                Ok(_) | Err(StoreError::Lost) => {}
                 Err(StoreError::Unconditional) => {
                     tracing::warn!("the store knows no conditional puts: the newest is found by listing");
                     self.conditional = false;
                 }
-                Err(StoreError::Lost) => {}
                 Err(error) => return Err(failed(error)),
             }
             standing.version = match self.store.get(&key, crate::pointer::POINTER_BYTES_MAX as u64, None).await {
                 Ok(Some(object)) => {
-                    let trusted = &self.reader;
-                    if let Some(theirs) = trusted.parse_pointer(&object.body, self.cluster, &self.view) {
-                        let ours = standing.pointer.position;
-                        if theirs.position.compare(&ours)? == Ordering::Greater {
-                            return Err(WriteError::Ahead { theirs: theirs.position, ours });
-                        }
+                    let lies = self.reader.parse_pointer(&object.body, self.cluster, &self.view);
+                    if lies.as_ref() == Some(&standing.pointer) {
+                        standing.version = Some(object.version);
+                        return Ok(());
+                    }
+                    let ours = standing.pointer.position;
+                    if let Some(theirs) = lies.map(|pointer| pointer.position)
+                        && theirs.compare(&ours)? == Ordering::Greater
+                    {
+                        return Err(WriteError::Ahead { theirs, ours });
                     }
                     Some(object.version)
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use archive::settings::ArchiveSettings;
-use archive::store::{ObjectStore as _, StoreError, When, list_all};
+use archive::store::{StoreError, When, list_all};
 use archive::write::Archive;
 use archive::{Layout, Reader, View, Writer};
 use bytes::Bytes;
@@ -19,7 +19,10 @@ use crate::servers::Moto;
 use crate::writing::{CLUSTER, Cluster, LIMITS, group};
 
 /// Cases at once: moto is one process in Python, and most of a case is the client's patience.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 24;
+
+/// Of uploads in parts that were begun while the answer was spoilt (three attempts each, for two faults), nobody knows.
+const LEFT_OVER_MAX: usize = 2 * 3;
 
 /// How long a client waits for a store that does not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -223,10 +226,9 @@ async fn an_upload_in_parts_that_fails_leaves_no_object_and_its_parts_are_cleane
             }
         }
     }
-    // An upload that could not even be given up (as after a crash) is found by the clean-up.
+    // The others were given up at once.
     let left = direct.clean("m/", Duration::ZERO).await.unwrap();
-    let beginnings_lost = 2 * 3;
-    assert!(left <= beginnings_lost, "{left} uploads were left over");
+    assert!((1..=LEFT_OVER_MAX).contains(&left), "{left} uploads were left over");
     assert_eq!(direct.clean("m/", Duration::ZERO).await, Ok(0), "they are gone");
     let listed = list_all(&*direct, "m/", 100).await.unwrap();
     assert!(listed.iter().all(|object| object.bytes == body.len() as u64), "{listed:?}");
