@@ -47,20 +47,6 @@ pub(crate) enum Fault {
     Mangled,
 }
 
-/// Every fault; those of an answer's body fit what has one.
-pub(crate) const FAULTS: [Fault; 10] = [
-    Fault::Fails(503),
-    Fault::Fails(403),
-    Fault::FailsAfterwards(503),
-    Fault::Silent,
-    Fault::SilentAfterwards,
-    Fault::Reset,
-    Fault::ResetAfterwards,
-    Fault::Torn,
-    Fault::Halved,
-    Fault::Mangled,
-];
-
 impl Fault {
     pub(crate) fn is_silent(self) -> bool {
         matches!(self, Self::Silent | Self::SilentAfterwards)
