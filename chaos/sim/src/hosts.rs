@@ -146,6 +146,8 @@ impl Machine {
             settings.cluster.join = vec![address(1, 9190)];
         }
         let key = AdminKey { name: "client".into(), key: KEY.into(), key_file: None, role: Role::Admin };
+        // Its history would be a real file.
+        settings.record.embedded_changes = 0;
         settings.admin.keys = vec![key];
         settings.raft.heartbeat = Span(self.plan.heartbeat);
         settings.raft.election_min = Span(self.plan.heartbeat * 3);

@@ -20,7 +20,8 @@ use super::answer::Answer;
 use super::limits::{ATTEMPTS, OPERATIONS_MAX};
 use super::request::{Call, WriteTerms, read_body};
 use super::schemas::{id_of, is_beside_lists};
-use super::{Desk, wait, write};
+use super::secrets::Secrets;
+use super::{Desk, render, wait, write};
 
 /// What the client of the last PUT said of it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ fn read(config: &ConfigState) -> Result<Answer, Answer> {
         all.insert(format!("{}_conf_version", kind.name), json!(version));
         let mut items = Vec::new();
         for (key, entry) in config.of_kind(&Kind::new(kind.name)) {
-            let mut value: Value = serde_json::from_str(&entry.body).unwrap_or_default();
+            let mut value: Value = serde_json::from_str(&render::shown(kind.name, &entry.body)).unwrap_or_default();
             if let (Some(fields), false) = (value.as_object_mut(), kind.id_rule == IdRule::Username) {
                 fields.insert("id".to_owned(), json!(key.id.as_str()));
             }
@@ -122,7 +123,7 @@ async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
             "application/yaml" | "text/yaml" | "application/x-yaml"
         )
     });
-    let parsing = tokio::task::spawn_blocking(move || parse(&body, is_yaml));
+    let parsing = daemon::blocking::spawn(move || parse(&body, is_yaml));
     let wanted = parsing.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
     let wanted = std::sync::Arc::new(wanted);
     for _ in 0..ATTEMPTS {
@@ -133,7 +134,8 @@ async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
             return Ok(with_what_was_said(Answer::empty(StatusCode::NO_CONTENT), &said).at(config.position()));
         }
         let (wanted, digest, seconds) = (wanted.clone(), digest.clone(), desk.clock.now() / 1000);
-        let planning = tokio::task::spawn_blocking(move || plan(&config, &wanted, &digest, seconds));
+        let secrets = desk.secrets.clone();
+        let planning = daemon::blocking::spawn(move || plan(&config, &secrets, &wanted, &digest, seconds));
         let plan = planning.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
         match write::propose(desk, call, &terms, Vec::new(), Action::Transaction(plan.transaction)).await {
             Ok((position, written)) => return Ok(accepted(desk, &terms, &plan.said, position, &written).await),
@@ -181,7 +183,13 @@ struct Plan {
 }
 
 /// The writes that make of `config` what is wanted.
-fn plan(config: &ConfigState, wanted: &Map<String, Value>, digest: &str, seconds: u64) -> Result<Plan, Answer> {
+fn plan(
+    config: &ConfigState,
+    secrets: &Secrets,
+    wanted: &Map<String, Value>,
+    digest: &str,
+    seconds: u64,
+) -> Result<Plan, Answer> {
     for name in wanted.keys().filter(|name| !is_beside_lists(name)) {
         KindInfo::find(name).ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {name}")))?;
     }
@@ -211,7 +219,7 @@ fn plan(config: &ConfigState, wanted: &Map<String, Value>, digest: &str, seconds
         if new == old && before.is_some() && (untouched || list.is_none()) {
             continue;
         }
-        differences(config, kind, list.map_or(&[], Vec::as_slice), &mut writes)?;
+        differences(config, secrets, kind, list.map_or(&[], Vec::as_slice), &mut writes)?;
     }
     if writes.len() >= OPERATIONS_MAX {
         return Err(Answer::bad(&format!("a transaction may have {OPERATIONS_MAX} operations")));
@@ -229,17 +237,25 @@ fn plan(config: &ConfigState, wanted: &Map<String, Value>, digest: &str, seconds
 }
 
 /// What must be written for a kind to hold these items and no others.
-fn differences(config: &ConfigState, kind: &KindInfo, items: &[Value], writes: &mut Vec<Write>) -> Result<(), Answer> {
+fn differences(
+    config: &ConfigState,
+    secrets: &Secrets,
+    kind: &KindInfo,
+    items: &[Value],
+    writes: &mut Vec<Write>,
+) -> Result<(), Answer> {
     let mut kept = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
         let id =
             id_of(item).ok_or_else(|| Answer::bad(&format!("{}[{index}]: missing {} id", kind.name, kind.singular)))?;
-        let admitted = admit(kind, Some(&id), item.clone()).map_err(|report| Answer::report(&report))?;
+        let mut admitted = admit(kind, Some(&id), item.clone()).map_err(|report| Answer::report(&report))?;
         if !kept.insert(id.clone()) {
             return Err(Answer::bad(&format!("found duplicate id {id} in {}", kind.name)));
         }
         let key = ResourceKey::new(kind.name, &id);
-        let draft = write::draft(&admitted, None);
+        let current = config.get(&key).map(|entry| &**entry);
+        let draft = write::draft(secrets, &key, &mut admitted, current, None);
+        let draft = draft.map_err(|report| Answer::report(&report))?;
         let same = config.get(&key).is_some_and(|entry| entry.body == draft.body && entry.ttl_seconds.is_none());
         if !same {
             writes.push(Write::Put { key, draft, if_match: None, only_new: false });

@@ -68,9 +68,12 @@ pub(super) fn answer(config: &ConfigState, transaction: Transaction, warnings: &
         .enumerate()
         .filter_map(|(index, write)| {
             let key = write.key()?;
-            let body = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok());
-            let (old, new) = (body(config.get(key).map(|entry| &*entry.body)), body(after.body(key)));
-            let is_same = old.is_some() && old == new;
+            let body = |text: Option<&str>| -> Option<Value> {
+                serde_json::from_str(&render::shown(key.kind.as_str(), text?)).ok()
+            };
+            let (before, new) = (config.get(key).map(|entry| &*entry.body), after.body(key));
+            let is_same = before.is_some() && before == new;
+            let (old, new) = (body(before), body(new));
             let how = if is_same { "unchanged" } else { how(index, key) };
             let diff = json::differences(&old.unwrap_or_default(), &new.unwrap_or_default());
             let diff: Vec<Value> = diff

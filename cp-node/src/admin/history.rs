@@ -9,6 +9,7 @@ use protocol::resource::{KindInfo, admit};
 use protocol::{Outcome, Position, ResourceKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::Answer;
@@ -107,7 +108,13 @@ async fn history(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
         limit: number(call, "limit")?.unwrap_or(PAGE),
     };
     taken_in(desk, desk.feed.position()).await;
-    let told = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
+    let mut told = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
+    for row in &mut told.list {
+        for body in [&mut row.old_body, &mut row.body] {
+            let shown = body.take().map(|body| render::shown(&row.kind, body.get()).into_owned());
+            *body = shown.and_then(|shown| RawValue::from_string(shown).ok());
+        }
+    }
     let last = told.list.last().filter(|_| told.list.len() >= filter.limit.clamp(1, PAGE_MAX) as usize);
     let next = last.map(|row| format!("{}-{}-{}", row.epoch, row.revision, row.seq));
     let total = told.list.len();

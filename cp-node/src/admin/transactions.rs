@@ -79,8 +79,9 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     }
     if read(&body)?.dry_run || call.query.get("dry_run") == Some("true") {
         let config = desk.config(call.wants_stale()?).await?;
-        let trying = tokio::task::spawn_blocking(move || {
-            let (transaction, _, warnings) = admit_all(&read(&body)?, Some(&config))?;
+        let secrets = desk.secrets.clone();
+        let trying = daemon::blocking::spawn(move || {
+            let (transaction, _, warnings) = admit_all(&read(&body)?, Some(&config), &config, &secrets)?;
             Ok(dry_run::answer(&config, transaction, &warnings))
         });
         return trying.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
