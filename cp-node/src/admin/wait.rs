@@ -6,6 +6,7 @@
 //! so recently that it may have forgotten somebody) is never taken for good.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use protocol::entry::DEFAULT_GROUP;
 use protocol::grpc::peer_client::PeerClient;
 use protocol::grpc::{Ack, FleetProxy, FleetReply, FleetRequest, Hello, Route};
 use protocol::outcome::Written;
-use protocol::{ConfigState, Position, ResourceKey};
+use protocol::{ConfigState, Kind, Position, ResourceKey, Text};
 use raft_store::types::NodeId;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -162,36 +163,45 @@ struct Change {
     position: Position,
     /// Empty: any rejected resource counts.
     keys: BTreeSet<ResourceKey>,
+    /// The kinds of what was written and is there, by group.
+    kinds: BTreeSet<(Text, Kind)>,
     groups: BTreeSet<String>,
+    /// What was written and what this refers to; worked out when a proxy rejects something.
+    reach: OnceLock<BTreeSet<ResourceKey>>,
     config: ConfigState,
 }
 
 impl Change {
-    fn new(desk: &Desk, position: Position, keys: BTreeSet<ResourceKey>) -> Self {
-        let config = desk.feed.config();
+    fn new(config: ConfigState, position: Position, keys: BTreeSet<ResourceKey>) -> Self {
+        let mut kinds = BTreeSet::new();
+        for key in &keys {
+            let groups = config.get(key).into_iter().flat_map(|entry| &entry.groups);
+            kinds.extend(groups.map(|group| (group.clone(), key.kind.clone())));
+        }
         // The groups of what is gone are not known any more; every resource of the users is in this one.
         let mut groups: BTreeSet<String> = [DEFAULT_GROUP.to_owned()].into();
-        let entries = keys.iter().filter_map(|key| config.get(key));
-        groups.extend(entries.flat_map(|entry| &entry.groups).map(ToString::to_string));
-        Self { position, keys, groups, config }
+        groups.extend(kinds.iter().map(|(group, _)| group.to_string()));
+        Self { position, keys, kinds, groups, reach: OnceLock::new(), config }
+    }
+
+    /// These, and everything that they refer to.
+    fn reach<'k>(&self, from: impl IntoIterator<Item = &'k ResourceKey>) -> BTreeSet<ResourceKey> {
+        let mut level: BTreeSet<ResourceKey> = from.into_iter().cloned().collect();
+        let mut all = BTreeSet::new();
+        for _ in 0..=REFERENCES_DEPTH_MAX {
+            let entries = level.iter().filter_map(|key| self.config.get(key));
+            let next = entries.flat_map(|entry| entry.references.iter().cloned()).collect();
+            all.append(&mut level);
+            level = next;
+        }
+        all
     }
 
     /// Whether a resource that a proxy rejects has to do with what was written.
     fn touches(&self, rejected: &ResourceKey) -> bool {
-        let leads = |from: &ResourceKey, hits: &dyn Fn(&ResourceKey) -> bool| {
-            let mut level = vec![from.clone()];
-            for _ in 0..=REFERENCES_DEPTH_MAX {
-                if level.iter().any(hits) {
-                    return true;
-                }
-                let next = level.iter().filter_map(|key| self.config.get(key));
-                level = next.flat_map(|entry| entry.references.clone()).collect();
-            }
-            false
-        };
         self.keys.is_empty()
-            || leads(rejected, &|key| self.keys.contains(key))
-            || self.keys.iter().any(|written| leads(written, &|key| key == rejected))
+            || self.reach([rejected]).iter().any(|key| self.keys.contains(key))
+            || self.reach.get_or_init(|| self.reach(&self.keys)).contains(rejected)
     }
 
     /// How a proxy stands to it.
@@ -199,11 +209,11 @@ impl Change {
         let ack = proxy.ack.clone().unwrap_or_default();
         let there = |ack: &Ack| serves(Some(&Ack { volatile: false, ..ack.clone() }), self.position);
         let hello = proxy.hello.clone().unwrap_or_default();
-        let able = |key: &ResourceKey| hello.capabilities.contains(&format!("kind/{}", key.kind));
-        if let Some(key) =
-            self.keys.iter().find(|key| !able(key) && self.config.get(key).is_some_and(|e| e.is_in(&hello.group)))
-        {
-            return (Standing::TooOld, format!("its version {} does not serve {}", hello.version, key.kind));
+        let unknown = self.kinds.iter().find(|(group, kind)| {
+            group.as_str() == hello.group && !hello.capabilities.contains(&format!("kind/{kind}"))
+        });
+        if let Some((_, kind)) = unknown {
+            return (Standing::TooOld, format!("its version {} does not serve {kind}", hello.version));
         }
         if !there(&ack) {
             let at = ack.position.and_then(|position| Position::try_from(position).ok());
@@ -339,7 +349,7 @@ pub(super) async fn settle(
     answer: Answer,
 ) -> Answer {
     let Some(wait) = &terms.wait else { return answer };
-    let change = Change::new(desk, position, written.iter().map(|written| written.key.clone()).collect());
+    let change = Change::new(desk.feed.config(), position, written.iter().map(|written| written.key.clone()).collect());
     let verdict = follow(desk, &change, &wait.scope, wait.quorum, Patience::Until(Instant::now() + wait.within)).await;
     answer.with_fleet(&verdict.summary, (!verdict.is_served).then_some(&verdict.breakdown))
 }
@@ -364,7 +374,7 @@ pub(super) async fn convergence(desk: &Desk, call: &Call, revision: &str) -> Res
             key.split_once('/').ok_or_else(|| Answer::bad("invalid argument keys: should be <kind>/<id>,…"))?;
         keys.insert(ResourceKey::new(kind, id));
     }
-    let change = Change::new(desk, position, keys);
+    let change = Change::new(desk.feed.config(), position, keys);
     // Every member is heard once, also by those who do not wait.
     let patience = if within.is_zero() { Patience::Once } else { Patience::Until(Instant::now() + within) };
     let verdict = follow(desk, &change, &scope, quorum, patience).await;

@@ -275,3 +275,80 @@ impl Drop for Link {
         self.fleet.changed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::Epoch;
+
+    use super::*;
+
+    const LOST_AFTER: Duration = Duration::from_secs(30);
+
+    fn at(revision: u64) -> Position {
+        Position { epoch: Epoch { number: 1, ..Epoch::default() }, revision }
+    }
+
+    fn connect(fleet: &Fleet, name: &str) -> Link {
+        let hello = Hello { name: name.into(), group: "default".into(), ..Hello::default() };
+        fleet.connect(&hello, "127.0.0.1:1", 10).unwrap()
+    }
+
+    fn ack(revision: u64) -> Ack {
+        Ack { position: Some(at(revision).into()), ..Ack::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_ends_when_everybody_serves_or_the_time_is_over() {
+        let fleet = Fleet::new(LOST_AFTER, false);
+        let began = Instant::now();
+        let reply = fleet.look(1, at(5), 0, Duration::from_secs(9)).await;
+        assert_eq!((reply.proxies.len(), began.elapsed()), (0, Duration::ZERO), "nobody is missing");
+        let link = connect(&fleet, "a");
+        link.acked(ack(4));
+        let reply = fleet.look(1, at(5), 0, Duration::from_secs(9)).await;
+        assert_eq!((reply.proxies.len(), began.elapsed()), (1, Duration::from_secs(9)));
+        let looking = tokio::spawn({
+            let fleet = fleet.clone();
+            async move { fleet.look(1, at(5), 0, Duration::from_secs(9)).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        link.acked(ack(5));
+        let reply = looking.await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
+        // Whoever has seen this is not told again before something changes.
+        let again = Instant::now();
+        fleet.look(1, at(5), reply.version, Duration::from_secs(2)).await;
+        assert_eq!(again.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_proxy_counts_for_a_while() {
+        let fleet = Fleet::new(LOST_AFTER, false);
+        let link = connect(&fleet, "a");
+        link.acked(ack(5));
+        drop(link);
+        let report = async || fleet.look(1, at(5), 0, Duration::ZERO).await.proxies;
+        tokio::time::advance(LOST_AFTER - Duration::from_secs(1)).await;
+        let lost = report().await;
+        assert_eq!((lost.len(), lost[0].lost_ms, serves(lost[0].ack.as_ref(), at(5))), (1, Some(29_000), true));
+        let again = connect(&fleet, "a");
+        assert_eq!(report().await.iter().map(|proxy| proxy.lost_ms).collect::<Vec<_>>(), [None], "it is back");
+        // A second connection of the same name outlives the first.
+        let newer = connect(&fleet, "a");
+        drop(again);
+        assert_eq!(report().await.len(), 1);
+        drop(newer);
+        tokio::time::advance(LOST_AFTER).await;
+        assert!(report().await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_with_a_past_may_have_forgotten_somebody() {
+        for (had_a_life, expected) in [(false, false), (true, true)] {
+            let fleet = Fleet::new(LOST_AFTER, had_a_life);
+            assert_eq!(fleet.look(1, at(1), 0, Duration::ZERO).await.forgetful, expected);
+            tokio::time::advance(LOST_AFTER).await;
+            assert!(!fleet.look(1, at(1), 0, Duration::ZERO).await.forgetful);
+        }
+    }
+}

@@ -10,8 +10,11 @@ use super::route::URI_CHARS_MAX;
 use super::upstream::{HASH_ON, PASS_HOSTS};
 use super::{KindInfo, route};
 
+/// How the schema of a kind is made.
+type MakeSchema = fn() -> Value;
+
 /// The schemas by name of kind, sorted.
-const SCHEMAS: &[(&str, fn() -> Value)] = &[("routes", route), ("services", service), ("upstreams", upstream)];
+const SCHEMAS: &[(&str, MakeSchema)] = &[("routes", route), ("services", service), ("upstreams", upstream)];
 
 impl KindInfo {
     /// The JSON Schema of a body; `None` for a kind without one.

@@ -53,7 +53,7 @@ fn change() -> Change {
     ];
     let state = ConfigState::serving();
     let config = ConfigState::from_entries(state, at(5), at(5), protocol::Chain::default(), entries);
-    Change { position: at(5), keys: [upstream("u1")].into(), groups: [DEFAULT_GROUP.to_owned()].into(), config }
+    Change::new(config, at(5), [upstream("u1")].into())
 }
 
 fn told(proxies: Vec<FleetProxy>) -> Heard {
