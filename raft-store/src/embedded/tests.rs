@@ -38,7 +38,7 @@ impl World {
             origin: None,
             idempotency: None,
             request: "r".into(),
-            author: if self.state.config.position().revision % 2 == 0 { "ann" } else { "bob" }.into(),
+            author: if self.state.config.position().revision.is_multiple_of(2) { "ann" } else { "bob" }.into(),
             time: 1000 + self.state.config.position().revision,
             based_on: vec![],
             action: Action::Transaction(Transaction { writes, if_revision: None }),
