@@ -262,7 +262,9 @@ impl Worker {
         if !tls {
             self.spawn(self.clone().serve(stream, peer));
         } else if self.handshakes.get() < self.handshakes_max {
-            self.spawn(self.clone().serve_tls(stream, peer));
+            // Counted here, not when its task begins: many may be accepted before any does.
+            let shaking = Shaking::new(self.clone());
+            self.spawn(self.clone().serve_tls(stream, peer, shaking));
         } else {
             self.figures.tls_refused.add(1);
             if self.may_speak() {
@@ -296,9 +298,8 @@ impl Worker {
     }
 
     /// Makes a handshake, then serves what was agreed on.
-    async fn serve_tls(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    async fn serve_tls(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, shaking: Shaking) {
         let Ok(local) = stream.local_addr() else { return };
-        let shaking = Shaking::new(self.clone());
         let shaken = match stream.set_nodelay(true) {
             Ok(()) => timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni)).await,
             Err(e) => Ok(Err(e.into())),
