@@ -20,12 +20,27 @@ const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (5, "benches",    "benches",          &[]),
 ];
 
-/// What a package may not even reach through others.
-const NEVER: &[(&str, &[&str])] = &[
-    ("protocol", &["tokio", "openraft", "sled", "hyper", "axum", "rand"]),
-    ("raft-store", &["hyper", "axum", "tonic", "prost", "tokio-postgres", "aws-sdk-s3"]),
-    ("dp-proxy", &["openraft", "sled", "tokio-postgres", "aws-sdk-s3"]),
-    ("hfctl", &["openraft", "sled", "tonic"]),
+/// With which of a package's features its reach is looked at.
+#[derive(Clone, Copy, Debug)]
+enum With {
+    /// None, not even those that are on by default: what whoever wants the package lean gets.
+    None,
+    /// Every one that it has.
+    All,
+}
+
+/// What a package may not even reach through others, by the features that it and they ask for.
+#[rustfmt::skip]
+const NEVER: &[(&str, With, &[&str])] = &[
+    ("protocol",   With::All,  &["tokio", "openraft", "sled", "hyper", "axum", "rand"]),
+    ("protocol",   With::None, &["prost", "tonic", "tonic-prost", "protox", "aws-lc-rs"]),
+    ("daemon",     With::None, &["fail"]),
+    ("archive",    With::None, &["aws-config", "aws-sdk-s3", "aws-smithy-http-client"]),
+    ("raft-store", With::All,  &["hyper", "axum", "tonic", "prost", "tokio-postgres", "aws-sdk-s3"]),
+    ("dp-proxy",   With::All,  &["openraft", "sled", "tokio-postgres"]),
+    ("dp-proxy",   With::None, &["aws-config", "aws-sdk-s3", "aws-smithy-http-client", "fail"]),
+    ("cp-node",    With::None, &["fail"]),
+    ("hfctl",      With::All,  &["openraft", "sled", "tonic"]),
 ];
 
 fn root() -> PathBuf {
@@ -38,16 +53,35 @@ fn manifest(folder: &str) -> toml::Table {
     text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The names under `[dependencies]` and `[build-dependencies]`, those of targets included, each with whether it is
-/// optional; tests may use what they like.
-fn dependencies(folder: &str) -> BTreeMap<String, bool> {
-    let manifest = manifest(folder);
-    let mut names = BTreeMap::new();
+/// How a manifest names a dependency.
+#[derive(Clone, Default)]
+struct Use {
+    optional: bool,
+    /// What is asked of it, here or for the whole workspace; `default` unless that is taken off.
+    features: Vec<String>,
+}
+
+/// What stands under `[dependencies]` and `[build-dependencies]`, those of targets included; tests may use what they
+/// like.
+fn dependencies(folder: &str) -> BTreeMap<String, Use> {
+    let (manifest, workspace) = (manifest(folder), manifest(""));
+    let mut uses = BTreeMap::new();
+    let features = |spec: &toml::Value| {
+        let asked = spec.get("features").and_then(|f| f.as_array()).into_iter().flatten();
+        asked.filter_map(|feature| Some(feature.as_str()?.to_owned())).collect::<Vec<_>>()
+    };
+    let lean = |spec: &toml::Value| spec.get("default-features").and_then(|d| d.as_bool()) == Some(false);
     let mut take = |table: &toml::Table| {
         for section in ["dependencies", "build-dependencies"] {
             for (name, spec) in table.get(section).and_then(|s| s.as_table()).into_iter().flatten() {
+                let shared = workspace["workspace"].get("dependencies").and_then(|d| d.get(name));
                 let optional = spec.get("optional").and_then(|o| o.as_bool()) == Some(true);
-                names.insert(name.clone(), optional);
+                let mut asked = features(spec);
+                asked.extend(shared.map(features).unwrap_or_default());
+                if !lean(spec) && !shared.is_some_and(lean) {
+                    asked.push("default".to_owned());
+                }
+                uses.insert(name.clone(), Use { optional, features: asked });
             }
         }
     };
@@ -55,7 +89,7 @@ fn dependencies(folder: &str) -> BTreeMap<String, bool> {
     for target in manifest.get("target").and_then(|t| t.as_table()).into_iter().flat_map(|t| t.values()) {
         take(target.as_table().expect("a target is a table"));
     }
-    names
+    uses
 }
 
 #[test]
@@ -97,22 +131,75 @@ fn what_touches_the_world_stands_in_one_package() {
 
 #[test]
 fn some_things_are_out_of_reach() {
-    // What is optional (the gRPC services of `protocol`) is reached only by who asks for it by name.
-    let compiled = |folder| dependencies(folder).into_iter().filter(|(_, optional)| !optional).map(|(name, _)| name);
-    let direct: BTreeMap<&str, BTreeSet<String>> =
-        HOUSE.iter().map(|(_, package, folder, _)| (*package, compiled(folder).collect())).collect();
-    for (package, banned) in NEVER {
-        let mut reach = BTreeSet::new();
-        let mut open = vec![(*package).to_owned()];
-        while let Some(name) = open.pop() {
-            if !reach.insert(name.clone()) {
-                continue;
-            }
-            open.extend(direct.get(name.as_str()).into_iter().flatten().cloned());
-        }
+    for (package, with, banned) in NEVER {
+        let reach = reach(package, *with);
         let found: Vec<_> = banned.iter().filter(|name| reach.contains(**name)).collect();
-        assert!(found.is_empty(), "{package} reaches {found:?}");
+        assert!(found.is_empty(), "{package} with features {with:?} reaches {found:?}");
     }
+}
+
+#[test]
+fn what_is_optional_is_reached_by_who_asks_for_it() {
+    // Else the test above holds for want of looking.
+    for (package, with, wanted) in [
+        ("archive", With::All, "aws-sdk-s3"),
+        ("dp-proxy", With::All, "aws-sdk-s3"),
+        ("dp-proxy", With::None, "prost"),
+        ("cp-node", With::None, "aws-sdk-s3"),
+        ("raft-store", With::All, "fail"),
+    ] {
+        assert!(reach(package, with).contains(wanted), "{package} with features {with:?} reaches no {wanted}");
+    }
+}
+
+/// What is compiled for a package: our own packages that it uses, with the features that are asked of them, and what
+/// these name.
+fn reach(package: &str, with: With) -> BTreeSet<String> {
+    let features = |folder: &str| manifest(folder).get("features").and_then(|f| f.as_table()).cloned();
+    let folder_of =
+        |name: &str| HOUSE.iter().find(|(_, package, ..)| *package == name).map(|(_, _, folder, _)| *folder);
+    let folder = folder_of(package).expect("a package of the house");
+    let asked = match with {
+        With::None => Vec::new(),
+        With::All => features(folder).into_iter().flat_map(|table| table.into_iter().map(|(name, _)| name)).collect(),
+    };
+    let mut reach = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut open = vec![(package.to_owned(), None)];
+    open.extend(asked.into_iter().map(|feature| (package.to_owned(), Some(feature))));
+    while let Some((name, feature)) = open.pop() {
+        reach.insert(name.clone());
+        let Some(folder) = folder_of(&name).filter(|_| seen.insert((name.clone(), feature.clone()))) else { continue };
+        let uses = |wanted: &str| dependencies(folder).remove(wanted).unwrap_or_default();
+        let ask = |wanted: &str| {
+            let Use { features, .. } = uses(wanted);
+            features.into_iter().map(Some).chain([None]).map(|feature| (wanted.to_owned(), feature)).collect::<Vec<_>>()
+        };
+        let Some(feature) = feature else {
+            open.extend(dependencies(folder).iter().filter(|(_, u)| !u.optional).flat_map(|(name, _)| ask(name)));
+            continue;
+        };
+        let table = features(folder).unwrap_or_default();
+        let turned_on = table.get(&feature).and_then(|list| list.as_array()).into_iter().flatten();
+        for what in turned_on.map(|what| what.as_str().expect("a feature is a name")) {
+            match what.split_once('/') {
+                None => match what.strip_prefix("dep:") {
+                    Some(dependency) => open.extend(ask(dependency)),
+                    None => open.push((name.clone(), Some(what.to_owned()))),
+                },
+                // `a?/f` turns on a feature of what something else brings.
+                Some((dependency, feature)) => {
+                    let weak = dependency.strip_suffix('?');
+                    let dependency = weak.unwrap_or(dependency);
+                    open.push((dependency.to_owned(), Some(feature.to_owned())));
+                    if weak.is_none() {
+                        open.extend(ask(dependency));
+                    }
+                }
+            }
+        }
+    }
+    reach
 }
 
 #[test]
