@@ -20,7 +20,7 @@ use protocol::{Chain, ConfigState, Delta, Epoch, Position, Revision};
 use crate::layout::{Layout, Part, View, parse_epoch, parse_object};
 use crate::pointer::{POINTER_BYTES_MAX, Pointer};
 use crate::segment::{self, Segment, SegmentHeader, SignedError};
-use crate::store::{ObjectStore, StoreError, Version, list_all};
+use crate::store::{Object, ObjectStore, StoreError, Version, list_all};
 
 /// Objects of one epoch of a view that are looked at: far more than retention leaves.
 const OBJECTS_MAX: usize = 100_000;
@@ -139,6 +139,12 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it is not as anybody wrote it: cut short, or changed on its way or where it lies.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self.name(), "truncated" | "damaged") && !matches!(self, Self::Store(_))
+    }
+
     /// A short name, for metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -285,7 +291,12 @@ impl Reader {
     /// # Errors
     /// Why it is refused.
     pub async fn base(&self, cluster: ClusterId, view: &View, key: &str) -> Result<Found, Reason> {
-        let body = self.fetch(key).await?;
+        let body = self.fetch(key).await?.body;
+        self.check_base(cluster, view, body).await
+    }
+
+    /// Checks everything about what should be a base.
+    pub(crate) async fn check_base(&self, cluster: ClusterId, view: &View, body: Bytes) -> Result<Found, Reason> {
         let (expected, reader) = (Expected { cluster: Some(cluster), view: view.text() }, self.clone());
         let read = tokio::task::spawn_blocking(move || open_base(&body, &expected, &reader.trusted, reader.limits));
         Ok(read.await.map_err(|e| StoreError::Unavailable(e.to_string()))??)
@@ -296,8 +307,13 @@ impl Reader {
     /// # Errors
     /// Why it is refused.
     pub async fn segment(&self, cluster: ClusterId, view: &View, key: &str) -> Result<Segment, Reason> {
-        let body = self.fetch(key).await?;
-        Ok(segment::read(&body, cluster, &view.text(), &self.trusted, self.limits.unpacked_max)?)
+        let body = self.fetch(key).await?.body;
+        self.check_segment(cluster, view, &body)
+    }
+
+    /// Checks everything about what should be a segment.
+    pub(crate) fn check_segment(&self, cluster: ClusterId, view: &View, body: &[u8]) -> Result<Segment, Reason> {
+        Ok(segment::read(body, cluster, &view.text(), &self.trusted, self.limits.unpacked_max)?)
     }
 
     /// The same, with its key, to be waited for beside others.
@@ -313,9 +329,9 @@ impl Reader {
         })
     }
 
-    async fn fetch(&self, key: &str) -> Result<Bytes, StoreError> {
-        let object = self.store.get(key, self.limits.object_max, None).await?;
-        Ok(object.ok_or(StoreError::Missing)?.body)
+    /// An object as it lies there.
+    pub(crate) async fn fetch(&self, key: &str) -> Result<Object, StoreError> {
+        self.store.get(key, self.limits.object_max, None).await?.ok_or(StoreError::Missing)
     }
 
     async fn only_cluster(&self) -> Result<Option<ClusterId>, Reason> {

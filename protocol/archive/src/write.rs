@@ -2,7 +2,8 @@
 //! outgrown it. So an edit costs O(edit), whatever the size of the configuration.
 //!
 //! Only the leader writes; that two who both think to lead do no harm is held here: objects are never replaced, and the
-//! pointer moves by compare-and-set and never backwards.
+//! pointer moves by compare-and-set and never backwards. One exception: what was damaged on its way is put again, by
+//! compare-and-set as well, else nothing could be written under its name for ever.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::layout::{Layout, Part, View, parse_object};
 use crate::pointer::{Pointer, SEGMENTS_MAX, SegmentRef};
 use crate::read::{Limits, Reader, Reason, Refused};
 use crate::segment;
-use crate::store::{ObjectStore, StoreError, Version, When, list_all};
+use crate::store::{Object, ObjectStore, StoreError, Version, When, list_all};
 
 /// Segments may take this much before a base is written, however small the last one was: a base costs several requests.
 const SEGMENTS_BYTES_MIN: u64 = 1 << 20;
@@ -291,8 +292,8 @@ impl Writer {
             return Ok(None);
         };
         let key = self.key_of(Part::Segment, delta.position);
-        let size = bytes.len() as u64;
-        match self.put_new(&key, bytes.into()).await? {
+        let (size, bytes) = (bytes.len() as u64, Bytes::from(bytes));
+        match self.put_new(&key, bytes.clone()).await? {
             Put::New => {
                 done.segments += 1;
                 done.bytes += size;
@@ -300,7 +301,13 @@ impl Writer {
             // An attempt whose answer was lost, or another leader.
             Put::There => {}
         }
-        let back = self.reader.segment(self.cluster, &self.view, &key).await;
+        let mut back = self.reader.segment(self.cluster, &self.view, &key).await;
+        if back.as_ref().is_err_and(Reason::is_damage) {
+            let lies = self.lying(&key).await?;
+            let seen = self.reader.check_segment(self.cluster, &self.view, &lies.body);
+            self.put_again(&key, bytes, lies.version, seen.err()).await?;
+            back = self.reader.segment(self.cluster, &self.view, &key).await;
+        }
         let back = back.map_err(|reason| WriteError::ReadBack(Refused { object: key, reason }))?;
         let fits =
             (back.header.prev, back.header.position, back.header.digest) == (delta.prev, delta.position, delta.digest);
@@ -319,16 +326,22 @@ impl Writer {
         let encode = tokio::task::spawn_blocking(move || encode_base(cluster, &view, &whole, level, now, &key));
         let encoded = encode.await.map_err(|e| WriteError::Encode(std::io::Error::other(e)))?;
         let (header, bytes) = encoded.map_err(WriteError::Encode)?;
-        let base_bytes = bytes.len() as u64;
+        let (base_bytes, bytes) = (bytes.len() as u64, Bytes::from(bytes));
         let key = self.key_of(Part::Base, header.position);
-        match self.put_new(&key, bytes.into()).await? {
+        match self.put_new(&key, bytes.clone()).await? {
             Put::New => {
                 done.bases += 1;
                 done.bytes += base_bytes;
             }
             Put::There => {}
         }
-        let back = self.reader.base(self.cluster, &self.view, &key).await;
+        let mut back = self.reader.base(self.cluster, &self.view, &key).await;
+        if back.as_ref().is_err_and(Reason::is_damage) {
+            let lies = self.lying(&key).await?;
+            let seen = self.reader.check_base(self.cluster, &self.view, lies.body).await;
+            self.put_again(&key, bytes, lies.version, seen.err()).await?;
+            back = self.reader.base(self.cluster, &self.view, &key).await;
+        }
         let back = back.map_err(|reason| WriteError::ReadBack(Refused { object: key.clone(), reason }))?;
         if back.state.position() != header.position || back.state.digest() != header.digest {
             let reason = Reason::Elsewhere { found: back.state.position(), wanted: header.position };
@@ -364,7 +377,32 @@ impl Writer {
         }
     }
 
-    /// Lets the pointer name what is there: by compare-and-set, and never backwards.
+    /// What lies under a name now, good or not.
+    async fn lying(&self, key: &str) -> Result<Object, WriteError> {
+        self.reader.fetch(key).await.map_err(|error| WriteError::Store { key: key.to_owned(), error })
+    }
+
+    /// Puts an object in place of the damaged one of which this version was `seen`. Where that one is good (then its
+    /// reading was spoilt) or somebody else was first, what lies there stays, and is read again.
+    async fn put_again(
+        &self,
+        key: &str,
+        body: Bytes,
+        version: Version,
+        seen: Option<Reason>,
+    ) -> Result<(), WriteError> {
+        let Some(reason) = seen.filter(Reason::is_damage) else { return Ok(()) };
+        tracing::warn!(object = key, %reason, "damaged on its way into the archive: it is put again");
+        match self.store.put(key, body.clone(), When::Is(version)).await {
+            Ok(_) | Err(StoreError::Lost) => return Ok(()),
+            Err(StoreError::Unconditional) => self.store.put(key, body, When::Always).await.map(|_| ()),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| WriteError::Store { key: key.to_owned(), error })
+    }
+
+    /// Lets the pointer name what is there: by compare-and-set, and never backwards. It is read back, too: one that was
+    /// damaged on its way would lead nobody anywhere until the next change.
     async fn move_pointer(&mut self, standing: &mut Standing) -> Result<(), WriteError> {
         let key = self.layout.pointer(self.cluster, &self.view);
         let failed = |error| WriteError::Store { key: key.clone(), error };
@@ -376,25 +414,26 @@ impl Writer {
                 None => When::Absent,
             };
             match self.store.put(&key, body.clone(), when).await {
-                Ok(version) => {
-                    standing.version = Some(version);
-                    return Ok(());
-                }
+                // Of an attempt whose answer was lost, the next one says that somebody was first: ourselves.
+                Ok(_) | Err(StoreError::Lost) => {}
                 Err(StoreError::Unconditional) => {
                     tracing::warn!("the store knows no conditional puts: the newest is found by listing");
                     self.conditional = false;
                 }
-                Err(StoreError::Lost) => {}
                 Err(error) => return Err(failed(error)),
             }
             standing.version = match self.store.get(&key, crate::pointer::POINTER_BYTES_MAX as u64, None).await {
                 Ok(Some(object)) => {
-                    let trusted = &self.reader;
-                    if let Some(theirs) = trusted.parse_pointer(&object.body, self.cluster, &self.view) {
-                        let ours = standing.pointer.position;
-                        if theirs.position.compare(&ours)? == Ordering::Greater {
-                            return Err(WriteError::Ahead { theirs: theirs.position, ours });
-                        }
+                    let lies = self.reader.parse_pointer(&object.body, self.cluster, &self.view);
+                    if lies.as_ref() == Some(&standing.pointer) {
+                        standing.version = Some(object.version);
+                        return Ok(());
+                    }
+                    let ours = standing.pointer.position;
+                    if let Some(theirs) = lies.map(|pointer| pointer.position)
+                        && theirs.compare(&ours)? == Ordering::Greater
+                    {
+                        return Err(WriteError::Ahead { theirs, ours });
                     }
                     Some(object.version)
                 }

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod between;
 mod contract;
 mod damage;
+mod faults;
 mod golden;
 mod servers;
 mod writing;

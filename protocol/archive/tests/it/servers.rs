@@ -69,6 +69,7 @@ impl Checking {
 /// `moto_server` in a process of its own: exact about conditional puts, and takes any signature.
 pub(crate) struct Moto {
     pub(crate) settings: ArchiveSettings,
+    pub(crate) port: u16,
     _process: Child,
 }
 
@@ -98,7 +99,7 @@ impl Moto {
         }
         assert!(ready, "moto_server does not listen");
         create_bucket(port).await;
-        Self { settings, _process: process }
+        Self { settings, port, _process: process }
     }
 }
 
