@@ -256,6 +256,7 @@ impl ProxyMachine {
                 payload_bytes_max: 16 << 20,
             },
             archive: None,
+            tls: Arc::default(),
             disk,
             cell: proxy.cell.clone(),
             board: proxy.board.clone(),

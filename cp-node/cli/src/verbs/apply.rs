@@ -137,23 +137,3 @@ fn raced(failure: Failure) -> Failure {
         other => other,
     }
 }
-
-/// What the cluster has of every kind that is named, without what is not the user's.
-pub(super) fn existing(
-    client: &mut Client,
-    wanted: &[Resource],
-) -> Result<BTreeMap<(&'static str, String), Value>, Failure> {
-    let mut now = BTreeMap::new();
-    for kind in wanted.iter().map(|resource| resource.kind.name).collect::<std::collections::BTreeSet<_>>() {
-        let answer = client.get(&path(kind, None))?;
-        for item in answer.body["list"].as_array().into_iter().flatten() {
-            let mut value = item["value"].clone();
-            let id = value["id"].as_str().unwrap_or_default().to_owned();
-            if let Some(fields) = value.as_object_mut() {
-                fields.retain(|name, _| !NOT_THE_USERS.contains(&name.as_str()));
-            }
-            now.insert((kind, id), value);
-        }
-    }
-    Ok(now)
-}
