@@ -76,7 +76,11 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
             "If-Match names one resource: a transaction has if_revision, and if_match in its operations",
         ));
     }
-    if read(&body)?.dry_run || call.query.get("dry_run") == Some("true") {
+    let (is_dry, needs_read) = {
+        let document = read(&body)?;
+        (document.dry_run, document.operations.iter().any(|operation| operation.op == Op::Patch))
+    };
+    if is_dry || call.query.get("dry_run") == Some("true") {
         let config = desk.config(call.wants_stale()?).await?;
         let trying = tokio::task::spawn_blocking(move || {
             let (transaction, _, warnings) = admit_all(&read(&body)?, Some(&config))?;
@@ -85,7 +89,6 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         return trying.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
     }
     for _ in 0..ATTEMPTS {
-        let needs_read = read(&body)?.operations.iter().any(|operation| operation.op == Op::Patch);
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
         let body = body.clone();
         // A large body is a second of work: not on a thread that serves others.
