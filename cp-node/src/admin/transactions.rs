@@ -77,7 +77,11 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
             "If-Match names one resource: a transaction has if_revision, and if_match in its operations",
         ));
     }
-    if read(&body)?.dry_run || call.query.get("dry_run") == Some("true") {
+    let (is_dry, needs_read) = {
+        let document = read(&body)?;
+        (document.dry_run, document.operations.iter().any(|operation| operation.op == Op::Patch))
+    };
+    if is_dry || call.query.get("dry_run") == Some("true") {
         let config = desk.config(call.wants_stale()?).await?;
         let secrets = desk.secrets.clone();
         let trying = daemon::blocking::spawn(move || {
@@ -87,7 +91,6 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         return trying.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
     }
     for _ in 0..ATTEMPTS {
-        let needs_read = read(&body)?.operations.iter().any(|operation| operation.op == Op::Patch);
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
         let body = body.clone();
         let (secrets, known) = (desk.secrets.clone(), desk.feed.config());

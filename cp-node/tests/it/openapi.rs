@@ -59,7 +59,9 @@ async fn made_up_requests_are_answered_as_described() {
     let output = tokio::process::Command::new(program.canonicalize().unwrap())
         .current_dir(dir.path())
         .args(["run", &format!("http://{}/v1/openapi.json", api.node.addresses.admin)])
-        .args(["--header", &format!("X-API-KEY: {KEY}"), "--max-time", SECONDS, "--workers", "2", "--no-color"])
+        .args(["--header", &format!("X-API-KEY: {KEY}"), "--max-time", SECONDS, "--workers", "1", "--no-color"])
+        // Its other phase goes by examples of a schema's edges, and on a busy machine stops with an error of its own.
+        .args(["--phases", "fuzzing,stateful"])
         .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,ignored_auth"])
         .args(["--suppress-health-check", "all", "--warnings", "off", "--generation-database", "none", "--continue-on-failure"])
         .kill_on_drop(true)

@@ -243,8 +243,8 @@ async fn published_limits_are_those_that_hold() {
         let depth = usize::try_from(max("depth") + more).unwrap() - 2;
         let deep = format!(
             "{{\"nodes\":[{{\"host\":\"a\",\"weight\":1,\"metadata\":{}1{}}}]}}",
-            "{\"a\":".repeat(depth - 2),
-            "}".repeat(depth - 2)
+            "{\"a\":".repeat(depth - 1),
+            "}".repeat(depth - 1)
         );
         let (status, answer) = api.call("PUT", "/apisix/admin/upstreams/u", &deep).await;
         assert_eq!(status < 300, good, "depth {answer}");

@@ -114,7 +114,7 @@ async fn a_transaction_is_all_or_nothing() {
     let (status, _) = transact(json!({"operations": [{"op": "fly", "kind": "routes", "id": "r"}]})).await;
     assert_eq!(status, 400);
     let (status, answer) =
-        transact(json!({"operations": [{"op": "delete", "kind": "routes", "id": "r1"}], "dry_run": true})).await;
+        transact(json!({"operations": [{"op": "delete", "kind": "routes", "id": "r1"}], "dryrun": true})).await;
     assert_eq!(status, 400, "an unknown field is not passed over: {answer}");
     assert_eq!(api.call("GET", "/apisix/admin/upstreams", "").await.1["total"], 1, "nothing of a refused one is there");
     // Both at once, since the one no longer refers to the other afterwards.
