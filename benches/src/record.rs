@@ -185,7 +185,9 @@ async fn drain(holdfast: &Holdfast, leader: usize) -> Result<f64> {
         if let Some((at, count)) = first
             && lag(leader).await? == 0
         {
-            return Ok((written().await? - count) / at.elapsed().as_secs_f64());
+            let rest = written().await? - count;
+            ensure!(rest > 0.0, "the backlog was written in one step: more --changes are needed to measure a rate");
+            return Ok(rest / at.elapsed().as_secs_f64());
         }
         ensure!(began.elapsed() < DRAIN_MAX, "the record does not come to the head");
         tokio::time::sleep(LOOK).await;
