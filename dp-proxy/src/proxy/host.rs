@@ -29,10 +29,8 @@ impl<'r> Host<'r> {
         if hosts.next().is_some() {
             return Err(Refusal::BadRequest("more than one Host"));
         }
-        if header.is_none()
-            && request.version >= Version::HTTP_11
-            && request.uri.authority().is_none_or(|_| request.version == Version::HTTP_11)
-        {
+        let is_named_by_target = request.version == Version::HTTP_2 && request.uri.authority().is_some();
+        if header.is_none() && request.version >= Version::HTTP_11 && !is_named_by_target {
             return Err(Refusal::BadRequest("no Host"));
         }
         let text = |value: &'r HeaderValue| str::from_utf8(value.as_bytes()).ok();

@@ -347,6 +347,7 @@ impl Worker {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.figures.http2_connections.add(1);
+        client.multiplex();
         let io = TokioIo::new(ClientStream::new(stream, client.clone()));
         let (worker, same) = (self.clone(), client.clone());
         let service = service_fn(move |mut request| {

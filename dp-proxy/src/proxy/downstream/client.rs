@@ -53,6 +53,8 @@ pub(crate) struct Client {
     limits: ClientLimits,
     /// The connection, when this is one stream of many on it (HTTP/2).
     of: Option<Rc<Client>>,
+    /// Whether this is a connection of many streams: then its bytes are no heads.
+    multiplexed: Cell<bool>,
     /// Requests under way on its streams.
     open: Cell<usize>,
     phase: Cell<Phase>,
@@ -106,6 +108,7 @@ impl Client {
             tls,
             limits,
             of: None,
+            multiplexed: Cell::new(false),
             open: Cell::new(0),
             phase: Cell::new(Phase::Idle),
             reading: wheel.alarm(),
@@ -136,6 +139,11 @@ impl Client {
         };
         counted.requests.set(counted.requests.get() + 1);
         counted.requests.get()
+    }
+
+    /// The connection turns out to carry many streams.
+    pub(crate) fn multiplex(&self) {
+        self.multiplexed.set(true);
     }
 
     /// Requests so far.
@@ -240,6 +248,7 @@ impl Client {
     fn came(&self, bytes: &[u8]) {
         self.received.set(self.received.get() + bytes.len() as u64);
         match self.phase.get() {
+            _ if self.multiplexed.get() => {}
             Phase::Idle if !bytes.is_empty() => {
                 self.phase.set(Phase::Head);
                 self.reading.set(self.limits.head);
