@@ -16,7 +16,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 
 /// A call is made so many times by the client before it fails.
 const ATTEMPTS: u32 = 3;
@@ -83,7 +83,9 @@ pub(crate) struct Between {
 impl Between {
     /// Before the store at this port of 127.0.0.1.
     pub(crate) async fn start(store: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let between =
             Self { endpoint: format!("http://{}", listener.local_addr().unwrap()), seen: Arc::new(Mutex::default()) };
         let handed = between.clone();
@@ -197,7 +199,7 @@ fn refusal(status: u16) -> Response<BoxBody<Bytes, std::io::Error>> {
 
 /// One call of the store, over a connection of its own.
 async fn ask(store: u16, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, std::io::Error> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, store)).await?;
+    let stream = TcpSocket::new_v4()?.connect((Ipv4Addr::LOCALHOST, store).into()).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
     tokio::spawn(connection);
