@@ -58,8 +58,6 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) fn note(&mut self, line: String) {
-        let at = turmoil::sim_elapsed().unwrap_or_default();
-        let _ = at;
         self.hash.update(line.as_bytes());
         self.hash.update(b"\n");
         if let Some(lines) = &mut self.lines {
@@ -194,6 +192,12 @@ impl Checker {
             }
             if snapshot > seen.snapshot {
                 world.tally.count("snapshots");
+            }
+            // What it has applied since without having had it in its log came as a snapshot.
+            if let Some(before) = seen.applied.filter(|before| now > Some(before + 1))
+                && entries(inside, before + 1..before + 2).is_empty()
+            {
+                world.tally.count("installed");
             }
             let config = inside.feed.config();
             let position = config.position();
