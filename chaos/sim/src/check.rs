@@ -24,13 +24,16 @@ pub(crate) struct Checker {
     /// What each node said last, in this life.
     nodes: BTreeMap<u64, Seen>,
     /// Entries by id: what they carry, and which entry they follow.
-    entries: HashMap<(u64, u64, u64), ([u8; 32], Option<LogId>)>,
+    entries: HashMap<(u64, u64, u64), Carried>,
     proxies: BTreeMap<u64, ProxySeen>,
     /// Writes that were surely not applied.
     never: Vec<String>,
     steps: u64,
     pub(crate) trace: Trace,
 }
+
+/// What an entry carries, as a hash, and which entry it follows.
+type Carried = ([u8; 32], Option<LogId>);
 
 #[derive(Default)]
 struct Seen {
@@ -138,7 +141,7 @@ impl Checker {
     /// Takes what nodes have newly applied into the one history.
     fn advance(&mut self, world: &mut World, now_millis: u64) -> Result<(), String> {
         let truth = self.truth.as_mut().expect("it is there once a node is");
-        let furthest = world.nodes.values().filter_map(|inside| applied(inside)).max();
+        let furthest = world.nodes.values().filter_map(applied).max();
         while furthest.is_some_and(|furthest| truth.next_index() <= furthest) {
             let next = truth.next_index();
             let holder = world.nodes.iter().find_map(|(number, inside)| {
