@@ -16,6 +16,7 @@ pub mod feed;
 pub mod log;
 pub mod machine;
 mod replica;
+pub mod runtime;
 pub mod snapshots;
 pub mod types;
 pub mod wire;

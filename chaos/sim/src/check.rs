@@ -24,13 +24,16 @@ pub(crate) struct Checker {
     /// What each node said last, in this life.
     nodes: BTreeMap<u64, Seen>,
     /// Entries by id: what they carry, and which entry they follow.
-    entries: HashMap<(u64, u64, u64), ([u8; 32], Option<LogId>)>,
+    entries: HashMap<(u64, u64, u64), Carried>,
     proxies: BTreeMap<u64, ProxySeen>,
     /// Writes that were surely not applied.
     never: Vec<String>,
     steps: u64,
     pub(crate) trace: Trace,
 }
+
+/// What an entry carries, as a hash, and which entry it follows.
+type Carried = ([u8; 32], Option<LogId>);
 
 #[derive(Default)]
 struct Seen {
@@ -58,8 +61,6 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) fn note(&mut self, line: String) {
-        let at = turmoil::sim_elapsed().unwrap_or_default();
-        let _ = at;
         self.hash.update(line.as_bytes());
         self.hash.update(b"\n");
         if let Some(lines) = &mut self.lines {
@@ -140,7 +141,7 @@ impl Checker {
     /// Takes what nodes have newly applied into the one history.
     fn advance(&mut self, world: &mut World, now_millis: u64) -> Result<(), String> {
         let truth = self.truth.as_mut().expect("it is there once a node is");
-        let furthest = world.nodes.values().filter_map(|inside| applied(inside)).max();
+        let furthest = world.nodes.values().filter_map(applied).max();
         while furthest.is_some_and(|furthest| truth.next_index() <= furthest) {
             let next = truth.next_index();
             let holder = world.nodes.iter().find_map(|(number, inside)| {
@@ -166,18 +167,22 @@ impl Checker {
         let Self { truth, nodes, leaders, .. } = self;
         let truth = truth.as_ref().expect("it is there once a node is");
         for (number, inside) in &world.nodes {
-            let (term, state, snapshot) = {
+            let (term, led, snapshot) = {
                 let metrics = inside.raft.metrics();
                 let metrics = metrics.borrow();
-                (metrics.current_term, metrics.state, metrics.snapshot.map(|id| id.index))
+                // A deposed leader's role may be told one moment later than the vote that deposed it.
+                let vote = metrics.vote;
+                let leads = metrics.state == ServerState::Leader && vote.committed;
+                let led = (leads && vote.leader_id.node_id == inside.node).then_some(vote.leader_id.term);
+                (metrics.current_term, led, metrics.snapshot.map(|id| id.index))
             };
-            if state == ServerState::Leader {
-                let known = leaders.entry(term).or_insert_with(|| {
+            if let Some(led) = led {
+                let known = leaders.entry(led).or_insert_with(|| {
                     world.tally.count("leaders");
                     *number
                 });
                 if known != number {
-                    return Err(format!("cp{known} and cp{number} both lead in term {term}"));
+                    return Err(format!("cp{known} and cp{number} both lead in term {led}"));
                 }
             }
             let seen = nodes.entry(*number).or_default();
@@ -190,6 +195,12 @@ impl Checker {
             }
             if snapshot > seen.snapshot {
                 world.tally.count("snapshots");
+            }
+            // What it has applied since without having had it in its log came as a snapshot.
+            if let Some(before) = seen.applied.filter(|before| now > Some(before + 1))
+                && entries(inside, before + 1..before + 2).is_empty()
+            {
+                world.tally.count("installed");
             }
             let config = inside.feed.config();
             let position = config.position();

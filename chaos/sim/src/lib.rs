@@ -25,5 +25,5 @@ mod truth;
 
 pub use plan::Mutant;
 pub use random::seed_everything;
-pub use run::{Breach, run};
+pub use run::{Breach, Ran, home, run};
 pub use tally::Tally;

@@ -57,9 +57,10 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
             let settings = daemon::logging::LogSettings::default();
             let _ = daemon::logging::start(&settings);
         }
+        let home = sim::home().expect("there is room for a temporary directory");
         sim::seed_everything(seed);
         let _clocks = mad_turmoil::time::SimClocksGuard::init();
-        sim::run(&Plan::of(seed, mutant), trace)
+        sim::run(&Plan::of(seed, mutant), home.path(), trace)
     };
     let ran = std::thread::Builder::new().name("sim".into()).stack_size(64 << 20).spawn(run).expect("a thread");
     match ran.join() {

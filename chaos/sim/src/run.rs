@@ -51,23 +51,28 @@ pub struct Ran {
 /// Panics of any task are breaches; the product's runtime would only end the task.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
+/// A directory for what is kept in real files, identities and proxies' disks: a file system in memory keeps syncs cheap.
+///
+/// To be made before the seed is set: a name that is taken already costs another draw, and every draw after it would be
+/// another one.
+///
+/// # Errors
+/// Those of the file system.
+pub fn home() -> std::io::Result<tempfile::TempDir> {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
+}
+
 /// Runs a plan.
 ///
 /// # Errors
 /// [`Breach`], with the moment.
-///
-/// # Panics
-/// When there is no room for a temporary directory.
-pub fn run(plan: &Plan, keep_trace: bool) -> Result<Ran, Box<Breach>> {
+pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran, Box<Breach>> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert_with(|| info.to_string());
         hook(info);
     }));
-    // Identities and boot counters are real files; a file system in memory keeps their syncs cheap.
-    let memory = std::path::Path::new("/dev/shm");
-    let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    let home = home.expect("there is room for a temporary directory");
     let mut sim = turmoil::Builder::new()
         .simulation_duration(Duration::from_secs(3_600))
         .tick_duration(STEP)
@@ -83,7 +88,7 @@ pub fn run(plan: &Plan, keep_trace: bool) -> Result<Ran, Box<Breach>> {
         let machine = Machine {
             number,
             plan: plan.clone(),
-            dir: home.path().join(format!("cp{number}")),
+            dir: home.join(format!("cp{number}")),
             disk: MemoryDisk::default(),
             snapshots: SnapshotMemory::default(),
             boots: Rc::new(RefCell::new(0)),
@@ -96,7 +101,7 @@ pub fn run(plan: &Plan, keep_trace: bool) -> Result<Ran, Box<Breach>> {
         let machine = ProxyMachine {
             number,
             plan: plan.clone(),
-            dir: home.path().join(format!("dp{number}")),
+            dir: home.join(format!("dp{number}")),
             boots: Rc::new(RefCell::new(0)),
         };
         let shared = shared.clone();

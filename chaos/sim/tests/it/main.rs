@@ -9,34 +9,36 @@ use std::time::Duration;
 use sim::Tally;
 
 /// Seeds of one batch. Together with the repeated ones some three minutes on two cores.
-const SEEDS: std::ops::Range<u64> = 0..200;
+const SEEDS: std::ops::Range<u64> = 0..100;
 
 /// Seeds that are run twice.
 const TWICE: std::ops::Range<u64> = 1_000..1_020;
+
+/// Within so many seeds a planted bug must be found; each was found by the first or second.
+const PLANTED: u64 = 10;
 
 /// Runs at once.
 const JOBS: usize = 2;
 
 /// What must have happened in a batch, or it has proved nothing.
-const SOMETIMES: [(&str, u64); 18] = [
-    ("acknowledged", 5_000),
-    ("boots", 1_000),
-    ("compare_and_set", 50),
-    ("crashes", 50),
-    ("held_links", 50),
-    ("isolations", 50),
-    ("leaders", 500),
-    ("one_way_partitions", 50),
-    ("orderly_stops", 20),
-    ("partitions", 50),
-    ("power_cuts", 200),
-    ("power_cuts_of_all", 20),
-    ("proxy_kills", 50),
-    ("proxy_moves", 5_000),
-    ("reads", 1_000),
-    ("refused", 50),
-    ("snapshots", 500),
-    ("unknown", 10),
+const SOMETIMES: [(&str, u64); 17] = [
+    ("acknowledged", 4_000),
+    ("boots", 600),
+    ("compare_and_set", 300),
+    ("crashes", 80),
+    ("held_links", 80),
+    ("isolations", 80),
+    ("leaders", 200),
+    ("one_way_partitions", 80),
+    ("orderly_stops", 40),
+    ("partitions", 100),
+    ("power_cuts", 300),
+    ("power_cuts_of_all", 60),
+    ("proxy_kills", 80),
+    ("proxy_moves", 12_000),
+    ("reads", 900),
+    ("refused", 150),
+    ("snapshots", 700),
 ];
 
 fn sim(arguments: &[&str]) -> (bool, String) {
@@ -88,7 +90,7 @@ fn no_seed_breaks_a_law() {
         assert!(total.get(what) >= least, "{what} happened {} times, that is hardly ever: {total}", total.get(what));
     }
     let simulated = Duration::from_millis(total.get("simulated_millis"));
-    assert!(simulated > Duration::from_secs(20 * 60), "only {simulated:?} were simulated");
+    assert!(simulated > Duration::from_secs(15 * 60), "only {simulated:?} were simulated");
 }
 
 #[test]
@@ -102,14 +104,9 @@ fn a_seed_decides_everything() {
 /// A simulation that finds no planted bug would find no other.
 #[test]
 fn planted_bugs_are_found() {
-    for (mutant, seeds) in [
-        ("unsynced-log", 10),
-        ("unsynced-vote", 0),
-        ("stale-reads", 10),
-        ("new-key-on-retry", 40),
-        ("forgetful-proxy", 10),
-    ] {
-        let found = (0..seeds).find(|seed| !sim(&["--seed", &seed.to_string(), "--mutant", mutant]).0);
-        assert!(found.is_some() || seeds == 0, "{mutant} was planted, and {seeds} seeds found nothing");
+    for mutant in ["unsynced-log", "stale-reads", "new-key-on-retry", "forgetful-proxy"] {
+        let found = (0..PLANTED).find(|seed| !sim(&["--seed", &seed.to_string(), "--mutant", mutant]).0);
+        println!("{mutant}: found by seed {found:?}");
+        assert!(found.is_some(), "{mutant} was planted, and {PLANTED} seeds found nothing");
     }
 }
