@@ -17,6 +17,7 @@ mod proxy_disk;
 mod quorum;
 mod record;
 mod record_faults;
+mod scenarios;
 mod slow_link;
 mod stopping;
 mod store;
