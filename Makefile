@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test failing bench compiler peers postgres moto schemathesis nextest clean
+.PHONY: demo test chaos failing bench compiler peers postgres moto schemathesis nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -28,6 +28,11 @@ test: compiler nextest postgres moto schemathesis
 	@$(PART) "programs with failpoints" $(FAILING)
 	@$(PART) "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@$(PART) "tests" cargo nextest run --workspace
+
+# Every scenario once, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
+chaos: compiler postgres
+	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
+	target/debug/chaos matrix
 
 # Holdfast beside its peers; see benches/README.md.
 bench: compiler peers postgres

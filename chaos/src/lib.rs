@@ -4,18 +4,26 @@
 //! users were promised. Everything here is bounded in count and time, talks only to 127.0.0.0/8, and takes its processes
 //! with it when it ends.
 
+pub mod arena;
 pub mod binaries;
+pub mod check;
 pub mod cluster;
 pub mod demo;
 pub mod failpoints;
+pub mod fault;
+pub mod history;
 pub mod http;
 pub mod layout;
 pub mod link;
 pub mod load;
+pub mod luck;
 pub mod patience;
 pub mod postgres;
 pub mod power_cut;
 pub mod process;
 pub mod s3;
 pub mod sample;
+pub mod scenario;
 pub mod upstream;
+pub mod wires;
+pub mod workload;

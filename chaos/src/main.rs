@@ -1,12 +1,19 @@
-//! `chaos`: the demo, by hand.
+//! `chaos`: the demo, and scenarios by hand.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chaos::demo;
 use chaos::layout::Layout;
+use chaos::luck::Luck;
+use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
+
+/// Where reports go unless it is said otherwise.
+const REPORTS: &str = "target/chaos";
 
 /// Shows on real processes that Holdfast holds fast.
 #[derive(Debug, Parser)]
@@ -27,14 +34,57 @@ enum Command {
         #[arg(long)]
         own_addresses: bool,
     },
+    /// Every scenario, with what it does.
+    List,
+    /// Runs one scenario.
+    Run {
+        /// Its name; see `chaos list`.
+        scenario: String,
+        /// Decides everything that it leaves open.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Faults from a file instead of those of the seed.
+        #[arg(long)]
+        schedule: Option<PathBuf>,
+    },
+    /// Runs every scenario once.
+    Matrix {
+        /// As for `run`.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Runs scenarios by chance until the time is up.
+    Soup {
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Removes what runs have left behind: reports, and directories of clusters that were not taken down.
+    Gc,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Demo { once, own_addresses } = Cli::parse().command;
-    let layout = if own_addresses { Layout::Test { cluster: 0 } } else { Layout::Demo };
-    match show(once, layout).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let held = match Cli::parse().command {
+        Command::Demo { once, own_addresses } => {
+            let layout = if own_addresses { Layout::Test { cluster: 0 } } else { Layout::Demo };
+            show(once, layout).await.map(|()| true)
+        }
+        Command::List => {
+            scenario::ALL.iter().for_each(|scenario| println!("{:18} {}", scenario.name, scenario.about));
+            Ok(true)
+        }
+        Command::Run { scenario, seed, schedule } => run_one(&scenario, seed, schedule).await,
+        Command::Matrix { seed } => matrix(seed).await,
+        Command::Soup { minutes, seed } => soup(Duration::from_secs(60 * minutes), seed).await,
+        Command::Gc => gc().map(|()| true),
+    };
+    match held {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(why) => {
             eprintln!("\nIt did not hold: {why:#}");
             ExitCode::FAILURE
@@ -59,5 +109,122 @@ async fn show(once: bool, layout: Layout) -> Result<()> {
     demo.explain()?;
     let signal = termination.next().await;
     println!("\n{signal}: everything is taken down.");
+    Ok(())
+}
+
+fn order(scenario: &'static Scenario, seed: u64) -> Order {
+    let layout = Layout::Test { cluster: 0 };
+    Order { scenario, seed, schedule: None, reports: REPORTS.into(), layout, planted: None }
+}
+
+async fn run_one(name: &str, seed: u64, schedule: Option<PathBuf>) -> Result<bool> {
+    let scenario = scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))?;
+    let mut order = order(scenario, seed);
+    if let Some(file) = schedule {
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        order.schedule = Some(serde_json::from_str(&text).with_context(|| file.display().to_string())?);
+    }
+    let outcome = run(&order).await?;
+    Ok(outcome.verdict == Verdict::Valid)
+}
+
+/// Runs one, interruptible, and tells of it in a line, or more when it did not hold.
+async fn run(order: &Order) -> Result<Outcome> {
+    let mut termination = Termination::listen()?;
+    let outcome = tokio::select! {
+        outcome = scenario::run(order) => outcome?,
+        signal = termination.next() => anyhow::bail!("{signal}"),
+    };
+    let figures = &outcome.figures;
+    println!(
+        "{:18} seed {:4} {:7} {:3.0} s  {} acknowledged, {} unknown, {} terms, {} of {} requests failed, gaps {:?} ms, \
+         converged {:?} ms",
+        order.scenario.name,
+        order.seed,
+        outcome.verdict.word(),
+        outcome.took.as_secs_f64(),
+        figures.acknowledged,
+        figures.unknown,
+        figures.terms,
+        figures.failed_requests,
+        figures.requests,
+        figures.gaps_ms,
+        figures.converged_ms
+    );
+    match &outcome.verdict {
+        Verdict::Valid => {}
+        Verdict::Invalid(why) => println!("    {why}"),
+        Verdict::Failed(breaches) => {
+            breaches.iter().take(5).for_each(|breach| println!("    {}: {:.600}", breach.law, breach.what));
+            println!("    {} breaches; all of it is in {}", breaches.len(), outcome.directory.display());
+        }
+    }
+    Ok(outcome)
+}
+
+async fn matrix(seed: u64) -> Result<bool> {
+    let mut total = Total::default();
+    for scenario in scenario::ALL {
+        total.take(run(&order(scenario, seed)).await?);
+    }
+    Ok(total.tell())
+}
+
+async fn soup(lasts: Duration, first: u64) -> Result<bool> {
+    let (began, mut total) = (Instant::now(), Total::default());
+    for seed in first.. {
+        if began.elapsed() >= lasts {
+            break;
+        }
+        let at = usize::try_from(Luck::of(&[seed, 0]).below(scenario::ALL.len() as u64))?;
+        total.take(run(&order(&scenario::ALL[at], seed)).await?);
+    }
+    Ok(total.tell())
+}
+
+#[derive(Default)]
+struct Total {
+    runs: u64,
+    valid: u64,
+    invalid: u64,
+    acknowledged: u64,
+    requests: u64,
+    failed_requests: u64,
+}
+
+impl Total {
+    fn take(&mut self, outcome: Outcome) {
+        self.runs += 1;
+        self.valid += u64::from(outcome.verdict == Verdict::Valid);
+        self.invalid += u64::from(matches!(outcome.verdict, Verdict::Invalid(_)));
+        self.acknowledged += outcome.figures.acknowledged;
+        self.requests += outcome.figures.requests;
+        self.failed_requests += outcome.figures.failed_requests;
+    }
+
+    /// Whether all of them held. One that says nothing has not.
+    fn tell(&self) -> bool {
+        println!(
+            "{} of {} runs held, {} say nothing; {} writes acknowledged, {} of {} proxied requests failed",
+            self.valid, self.runs, self.invalid, self.acknowledged, self.failed_requests, self.requests
+        );
+        self.valid == self.runs
+    }
+}
+
+/// A cluster's directory is removed by whoever made it; one whose maker was killed is still here.
+fn gc() -> Result<()> {
+    let _ = std::fs::remove_dir_all(REPORTS);
+    let mut commands = String::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        commands.push_str(&String::from_utf8_lossy(&std::fs::read(process.path().join("cmdline")).unwrap_or_default()));
+    }
+    for item in std::fs::read_dir(std::env::temp_dir())?.flatten() {
+        let name = item.file_name().to_string_lossy().into_owned();
+        if name.starts_with("holdfast-") && !commands.contains(&name) {
+            println!("removing {}", item.path().display());
+            std::fs::remove_dir_all(item.path())?;
+        }
+    }
     Ok(())
 }

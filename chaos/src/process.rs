@@ -1,6 +1,6 @@
 //! A real process: started, paused, ended as roughly as a scenario wants it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -36,6 +36,20 @@ impl Process {
     /// # Errors
     /// Why it cannot be started.
     pub fn spawn(name: &str, program: &Path, args: &[impl AsRef<OsStr>], dir: &Path) -> Result<Self> {
+        Self::spawn_with(name, program, args, dir, &[])
+    }
+
+    /// The same with variables of its environment.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub fn spawn_with(
+        name: &str,
+        program: &Path,
+        args: &[impl AsRef<OsStr>],
+        dir: &Path,
+        environment: &[(OsString, OsString)],
+    ) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(program);
@@ -43,6 +57,7 @@ impl Process {
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("HOLDFAST_")) {
             command.env_remove(key);
         }
+        command.envs(environment.iter().map(|(key, value)| (key, value)));
         let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
         Ok(Self { name: name.to_owned(), child, log })
     }

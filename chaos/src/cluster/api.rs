@@ -36,7 +36,9 @@ pub struct NodeView {
 }
 
 impl Api {
-    pub(super) fn new(address: &str) -> Self {
+    /// A client of the Admin API at this address.
+    #[must_use]
+    pub fn at(address: &str) -> Self {
         Self { client: Client::new(address) }
     }
 

@@ -1,5 +1,6 @@
 //! One control-plane node.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Cp {
     settings: Vec<String>,
     data_dir: PathBuf,
     dir: PathBuf,
+    program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
     process: Option<Process>,
 }
 
@@ -38,12 +41,31 @@ impl Cp {
             format!("status.listen={}", addresses.status),
             format!("admin.keys=[{{name: admin, key: {KEY}, role: admin}}]"),
         ];
-        Self { number, addresses, settings, data_dir, dir: dir.to_owned(), process: None }
+        Self {
+            number,
+            addresses,
+            settings,
+            data_dir,
+            dir: dir.to_owned(),
+            program: PathBuf::new(),
+            environment: Vec::new(),
+            process: None,
+        }
     }
 
     /// Adds settings, as lines `key=value`; a later one wins.
     pub fn set(&mut self, settings: &[&str]) {
         self.settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
+    }
+
+    /// Runs another program in its place from the next start on.
+    pub fn program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// Adds variables of its environment from the next start on.
+    pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
+        self.environment.extend(variables);
     }
 
     pub(super) fn wants_vote(&self) -> bool {
@@ -103,8 +125,8 @@ impl Cp {
     }
 
     fn spawn(&self, subcommand: &[&str]) -> Result<Process> {
-        let program = binaries::find("cp-node")?;
-        Process::spawn(&self.name(), &program, &args(subcommand, &self.settings), &self.dir)
+        let program = if self.program.as_os_str().is_empty() { &binaries::find("cp-node")? } else { &self.program };
+        Process::spawn_with(&self.name(), program, &args(subcommand, &self.settings), &self.dir, &self.environment)
     }
 
     /// Waits until it can serve writes.
@@ -172,7 +194,7 @@ impl Cp {
     /// A client of its Admin API.
     #[must_use]
     pub fn api(&self) -> Api {
-        Api::new(&self.addresses.admin)
+        Api::at(&self.addresses.admin)
     }
 
     /// Ends it as a crash does.

@@ -1,5 +1,6 @@
 //! One proxy.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Dp {
     settings: Vec<String>,
     data_dir: PathBuf,
     dir: PathBuf,
+    program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
     process: Option<Process>,
 }
 
@@ -53,7 +56,16 @@ impl Dp {
             format!("control.listen={}", addresses.control),
             format!("control_plane.endpoints=[{}]", endpoints.join(", ")),
         ];
-        Self { number, addresses, settings, data_dir, dir: dir.to_owned(), process: None }
+        Self {
+            number,
+            addresses,
+            settings,
+            data_dir,
+            dir: dir.to_owned(),
+            program: PathBuf::new(),
+            environment: Vec::new(),
+            process: None,
+        }
     }
 
     /// Adds settings, as lines `key=value`; a later one wins.
@@ -61,14 +73,24 @@ impl Dp {
         self.settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
     }
 
+    /// Runs another program in its place from the next start on.
+    pub fn program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// Adds variables of its environment from the next start on.
+    pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
+        self.environment.extend(variables);
+    }
+
     /// Starts it.
     ///
     /// # Errors
     /// Why it cannot be started.
     pub fn run(&mut self) -> Result<()> {
-        let program = binaries::find("dp-proxy")?;
-        let process = Process::spawn(&self.name(), &program, &args(&["run"], &self.settings), &self.dir)?;
-        self.process = Some(process);
+        let program = if self.program.as_os_str().is_empty() { &binaries::find("dp-proxy")? } else { &self.program };
+        let words = args(&["run"], &self.settings);
+        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &self.environment)?);
         Ok(())
     }
 

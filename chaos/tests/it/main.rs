@@ -21,6 +21,7 @@ mod record_embedded;
 mod record_faults;
 mod record_limits;
 mod record_verify;
+mod scenarios;
 mod slow_link;
 mod stopping;
 mod store;

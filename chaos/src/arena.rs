@@ -1,0 +1,165 @@
+//! Where a scenario takes place: a cluster whose nodes are joined by wires of ours, with what else it needs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cluster::Cluster;
+use crate::fault::Whom;
+use crate::layout::Layout;
+use crate::luck::Luck;
+use crate::postgres::Postgres;
+use crate::power_cut::{Disk, Forgets, Journal, watched};
+use crate::process::Process;
+use crate::wires::Wires;
+
+/// How long a node may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// What a scenario needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Control-plane nodes.
+    pub cps: u16,
+    /// Proxies.
+    pub dps: u16,
+    /// A PostgreSQL that is the record.
+    pub postgres: bool,
+    /// Disks of nodes whose power can be cut.
+    pub watched_disks: bool,
+    /// Settings of control-plane nodes.
+    pub settings: &'static [&'static str],
+}
+
+/// Programs with something planted in them.
+#[derive(Clone, Debug)]
+pub struct Planted {
+    /// The control-plane node.
+    pub cp: PathBuf,
+    /// The proxy.
+    pub dp: PathBuf,
+    /// What is planted.
+    pub environment: (OsString, OsString),
+}
+
+/// All of it. Everything in it ends when this is dropped.
+#[derive(Debug)]
+pub struct Arena {
+    /// Nodes and proxies.
+    pub cluster: Cluster,
+    /// Between nodes.
+    pub wires: Wires,
+    /// The record.
+    pub postgres: Option<Postgres>,
+    /// Disk and journal of each node, where they are watched.
+    pub disks: Vec<(Disk, Journal)>,
+    /// Who looks into a node's system calls.
+    pub tracer: Option<Process>,
+}
+
+impl Arena {
+    /// Starts all of it.
+    ///
+    /// # Errors
+    /// What did not start.
+    pub async fn start(layout: Layout, needs: Needs, planted: Option<&Planted>) -> Result<Self> {
+        let postgres = match needs.postgres {
+            true => Some(Postgres::primary("pg-1", &layout.postgres(1)).await?),
+            false => None,
+        };
+        let record = postgres.as_ref().map(|postgres| Postgres::dsn(&[postgres.address()]));
+        let (mut cluster, mut wires) = (Cluster::new(layout)?, Wires::new());
+        for number in 1..=needs.cps {
+            let advertised = layout.link(number);
+            wires.add(number, &advertised, &layout.cp(number).peer).await?;
+            let advertise = format!("peer.advertise={advertised}");
+            let mut settings = vec![&*advertise];
+            settings.extend(needs.settings);
+            if let Some(dsn) = &record {
+                settings.extend([&**dsn, "record.connect_timeout=1s", "record.statement_timeout=2s"]);
+            }
+            cluster.add_cp(number, &settings).await?;
+        }
+        let mut arena = Self { cluster, wires, postgres, disks: Vec::new(), tracer: None };
+        if needs.watched_disks {
+            arena.watch_disks().await?;
+        }
+        for number in 1..=needs.dps {
+            arena.cluster.add_dp(number).await?;
+        }
+        if let Some(planted) = planted {
+            arena.plant(planted).await?;
+        }
+        Ok(arena)
+    }
+
+    /// From here on it is known what each node's disk would keep of what it has written.
+    async fn watch_disks(&mut self) -> Result<()> {
+        for cp in &mut self.cluster.cps {
+            cp.terminate(STOP_MAX).await?;
+        }
+        for cp in &mut self.cluster.cps {
+            let journal = cp.data_dir().with_extension("journal");
+            self.disks.push((Disk::of(cp.data_dir(), Forgets::default())?, Journal::at(&journal)));
+            let mut command = std::process::Command::new("true");
+            watched(&mut command, cp.data_dir(), &journal)?;
+            let set = command.get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())));
+            cp.environment(set.collect::<Vec<_>>());
+        }
+        let all: Vec<u16> = self.cluster.cps.iter().map(|cp| cp.number).collect();
+        self.run_again(&all).await
+    }
+
+    /// Puts other programs in the place of those that run.
+    async fn plant(&mut self, planted: &Planted) -> Result<()> {
+        for cp in &mut self.cluster.cps {
+            cp.terminate(STOP_MAX).await?;
+            cp.program(planted.cp.clone());
+            cp.environment([planted.environment.clone()]);
+        }
+        let all: Vec<u16> = self.cluster.cps.iter().map(|cp| cp.number).collect();
+        self.run_again(&all).await?;
+        for dp in &mut self.cluster.dps {
+            dp.terminate(STOP_MAX).await?;
+            dp.program(planted.dp.clone());
+            dp.environment([planted.environment.clone()]);
+            dp.run()?;
+            dp.answers().await?;
+        }
+        Ok(())
+    }
+
+    /// The nodes that a fault is about.
+    ///
+    /// # Errors
+    /// When nobody leads.
+    pub async fn chosen(&self, whom: Whom, luck: &mut Luck) -> Result<Vec<u16>> {
+        let all: Vec<u16> = self.cluster.cps.iter().map(|cp| cp.number).collect();
+        if whom == Whom::All {
+            return Ok(all);
+        }
+        let leader = self.cluster.leader().await?;
+        if whom == Whom::Leader {
+            return Ok(vec![leader]);
+        }
+        let followers: Vec<u16> = all.into_iter().filter(|number| *number != leader).collect();
+        let at = usize::try_from(luck.below(followers.len() as u64))?;
+        Ok(vec![*followers.get(at).context("a follower")?])
+    }
+
+    /// Starts nodes again, all before any is waited for: none may be ready without the others.
+    ///
+    /// # Errors
+    /// Which did not come back.
+    pub async fn run_again(&mut self, numbers: &[u16]) -> Result<()> {
+        for number in numbers {
+            self.cluster.cp(*number).run()?;
+        }
+        for number in numbers {
+            self.cluster.cp(*number).ready().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! What must hold of a history. Each checker is a file, and a function from a history to breaches: no clock, no network.
+//! `invariants of RELIABILITY` by their letters stand in docs/CHAOS.md.
+//! docs/CHAOS.md has the list, with what each one is blind to.
+mod acknowledged;
+mod digest;
+mod elections;
+mod exactly_once;
+mod monotonic;
+mod order;
+#[cfg(test)]
+mod sample;
+pub mod search;
+mod stream;
+mod traffic;
+mod transactions;
+mod truth;
+mod wgl;
+
+use crate::history::Event;
+
+pub use elections::TERMS_MAX;
+pub use truth::Truth;
+
+/// Something that must not be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Breach {
+    /// The checker that found it.
+    pub law: &'static str,
+    /// What is wrong, with what shows it.
+    pub what: String,
+}
+
+/// So many breaches of one law are told; the first are those that matter.
+const TOLD_MAX: usize = 20;
+
+type Check = fn(&[Event], &Truth) -> Vec<String>;
+
+/// Every checker with the name of its law.
+pub const CHECKS: &[(&str, Check)] = &[
+    ("acknowledged-writes-survive", acknowledged::check),
+    ("equal-position-equal-digest", digest::check),
+    ("elections-per-fault", elections::check),
+    ("exactly-once", exactly_once::check),
+    ("linearizable-by-search", wgl::check),
+    ("positions-never-go-back", monotonic::check),
+    ("one-order", order::check),
+    ("stream-contract", stream::check),
+    ("no-request-fails", traffic::no_failure),
+    ("one-generation-per-request", traffic::no_mixture),
+    ("transactions-are-atomic", transactions::check),
+];
+
+/// Holds a history against every law.
+#[must_use]
+pub fn all(history: &[Event]) -> Vec<Breach> {
+    let truth = Truth::of(history);
+    let mut breaches: Vec<Breach> =
+        truth.contradictions.iter().map(|what| Breach { law: "one-history", what: what.clone() }).collect();
+    for (law, check) in CHECKS {
+        breaches.extend(check(history, &truth).into_iter().take(TOLD_MAX).map(|what| Breach { law, what }));
+    }
+    breaches
+}

@@ -1,0 +1,57 @@
+//! Short words for hand-made histories.
+
+use super::Truth;
+use crate::history::{At, Call, Event, Found, Micros, Op, Outcome, Value};
+
+pub(super) fn breaches(check: fn(&[Event], &Truth) -> Vec<String>, history: &[Event]) -> usize {
+    check(history, &Truth::of(history)).len()
+}
+
+fn op(call: Call, outcome: Outcome, invoked: Micros, returned: Micros) -> Event {
+    Event::Op(Op { client: "c".to_owned(), node: 1, invoked, returned, call, outcome })
+}
+
+pub(super) fn done(revision: u64) -> Outcome {
+    Outcome::Ok { position: At(1, revision), found: Vec::new() }
+}
+
+pub(super) fn transaction(writes: &[(&str, Value)], from: Micros, to: Micros, revision: Option<u64>) -> Event {
+    let writes = writes.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect();
+    let outcome = revision.map_or(Outcome::Fail { status: 503 }, done);
+    op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
+}
+
+pub(super) fn write(key: &str, value: Value, from: Micros, to: Micros, revision: Option<u64>) -> Event {
+    transaction(&[(key, value)], from, to, revision)
+}
+
+pub(super) fn unknown(key: &str, value: Value, from: Micros, to: Micros) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: None, request: None };
+    op(call, Outcome::Unknown { why: "504".to_owned() }, from, to)
+}
+
+pub(super) fn request(key: &str, value: Value, id: &str, from: Micros, to: Micros, revision: Option<u64>) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: None, request: Some(id.to_owned()) };
+    op(call, revision.map_or(Outcome::Unknown { why: "504".to_owned() }, done), from, to)
+}
+
+pub(super) fn cas(key: &str, value: Value, if_match: u64, from: Micros, to: Micros, revision: u64) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: Some(if_match), request: None };
+    op(call, done(revision), from, to)
+}
+
+pub(super) fn reads(found: &[(&str, Option<(Value, u64)>)], at: u64, stale: bool, from: Micros, to: Micros) -> Event {
+    let keys = found.iter().map(|(key, _)| (*key).to_owned()).collect();
+    let found =
+        found.iter().map(|(key, found)| ((*key).to_owned(), found.map(|(value, modified)| Found { value, modified })));
+    let found = found.collect();
+    op(Call::Read { keys, stale }, Outcome::Ok { position: At(1, at), found }, from, to)
+}
+
+pub(super) fn read(key: &str, found: Option<(Value, u64)>, at: u64, from: Micros, to: Micros) -> Event {
+    reads(&[(key, found)], at, false, from, to)
+}
+
+pub(super) fn stale(key: &str, found: Option<(Value, u64)>, at: u64, from: Micros, to: Micros) -> Event {
+    reads(&[(key, found)], at, true, from, to)
+}

@@ -1,0 +1,107 @@
+//! Disks that are thrown away, that are slow, and whose sync fails. The last two by `strace`, which a node is started
+//! under: nothing in the product knows of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use super::{Running, Whom};
+use crate::arena::Arena;
+use crate::luck::Luck;
+use crate::patience::until;
+
+/// How long a node may take to notice, and to end.
+const END_MAX: Duration = Duration::from_secs(20);
+
+struct Wiped {
+    number: u16,
+    kept: std::path::PathBuf,
+}
+
+/// A node that lost its disk must not come back as itself, nor at all: it says why, and its disk is found again.
+pub(super) async fn wipe(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let number = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
+    let cp = arena.cluster.cp(number);
+    cp.kill().await?;
+    let kept = cp.data_dir().with_extension("kept");
+    std::fs::rename(cp.data_dir(), &kept)?;
+    // Joining under a name of its own would be right; under its old id it would be a second voter that forgot its votes.
+    cp.run()?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    if cp.process()?.runs() && cp.api().status().await.is_ok_and(|status| status.node_id == u64::from(number)) {
+        bail!("{} lost its disk and came back under its old id", cp.name());
+    }
+    Ok(Box::new(Wiped { number, kept }))
+}
+
+impl Running for Wiped {
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        async move {
+            let cp = arena.cluster.cp(self.number);
+            cp.kill().await?;
+            if cp.data_dir().exists() {
+                cp.wipe()?;
+            }
+            std::fs::rename(&self.kept, cp.data_dir())?;
+            arena.run_again(&[self.number]).await
+        }
+        .boxed_local()
+    }
+}
+
+struct Traced(u16);
+
+pub(super) async fn slow(arena: &mut Arena, whom: Whom, ms: u64, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let inject = format!("inject=fdatasync,fsync:delay_enter={}", ms * 1000);
+    Ok(Box::new(traced(arena, whom, &inject, luck).await?))
+}
+
+pub(super) async fn failed_sync(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    // Only what a node syncs while it works: from the first sync on that happens now.
+    let traced = traced(arena, whom, "inject=fdatasync,fsync:error=EIO:when=1", luck).await?;
+    let cp = arena.cluster.cp(traced.0);
+    let status = until("the node ends after a failed sync", END_MAX, async || {
+        ensure!(!cp.process()?.runs(), "it goes on");
+        Ok(())
+    });
+    status.await?;
+    ensure!(cp.kill().await.is_ok() || !cp.is_running(), "it is gone");
+    Ok(Box::new(traced))
+}
+
+/// Attaches to a running node, and waits until it is under its eyes.
+async fn traced(arena: &mut Arena, whom: Whom, inject: &str, luck: &mut Luck) -> Result<Traced> {
+    let number = *arena.chosen(whom, luck).await?.first().context("a node")?;
+    let pid = arena.cluster.cp(number).process()?.pid().context("it has ended")?;
+    let dir = arena.cluster.dir().to_owned();
+    let args = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject, "-p", &pid.to_string()]
+        .map(str::to_owned);
+    let tracer = crate::process::Process::spawn("strace", std::path::Path::new("/usr/bin/strace"), &args, &dir)
+        .context("strace is missing: apt-get install strace")?;
+    arena.tracer = Some(tracer);
+    until("strace is attached", END_MAX, async || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        ensure!(!status.is_empty() && !status.contains("TracerPid:\t0\n"), "nobody traces it");
+        Ok(())
+    })
+    .await?;
+    Ok(Traced(number))
+}
+
+impl Running for Traced {
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        async move {
+            if let Some(tracer) = arena.tracer.take() {
+                // In order: it lets go of whom it traces.
+                let _ = tracer.terminate(END_MAX).await;
+            }
+            if !arena.cluster.cp(self.0).is_running() {
+                arena.run_again(&[self.0]).await?;
+            }
+            Ok(())
+        }
+        .boxed_local()
+    }
+}

@@ -1,0 +1,149 @@
+//! What can go wrong, a file each: how it begins, how it is healed, and what it is called. A fault is data first
+//! ([`Fault`], as a schedule's file has it), and becomes a [`Running`] one in an [`Arena`].
+
+mod corrupt;
+mod disk;
+mod kill;
+mod network;
+mod pause;
+mod postgres;
+mod power;
+mod proxies;
+mod rolling;
+
+use anyhow::Result;
+use futures_util::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::arena::Arena;
+use crate::luck::Luck;
+
+/// On whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whom {
+    /// Whoever leads when it begins.
+    Leader,
+    /// One that does not.
+    Follower,
+    /// Every node.
+    All,
+}
+
+/// A fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "snake_case")]
+pub enum Fault {
+    /// SIGKILL; started again at the end.
+    Kill {
+        /// Whom.
+        whom: Whom,
+    },
+    /// SIGSTOP; SIGCONT at the end.
+    Pause {
+        /// Whom.
+        whom: Whom,
+    },
+    /// Nothing to or from it passes between nodes; clients and proxies still reach it.
+    Isolate {
+        /// Whom.
+        whom: Whom,
+    },
+    /// It hears nobody, and everybody hears it.
+    Deaf {
+        /// Whom.
+        whom: Whom,
+    },
+    /// Nobody hears it, and it hears everybody.
+    Mute {
+        /// Whom.
+        whom: Whom,
+    },
+    /// The leader and one follower do not reach each other; the third reaches both.
+    Partial,
+    /// Everything between nodes takes longer.
+    Delay {
+        /// By so much.
+        ms: u64,
+    },
+    /// A part of what is sent between nodes is lost once.
+    Loss {
+        /// Of a hundred parts.
+        of_100: u64,
+    },
+    /// Proxies are killed, and started while it goes on.
+    KillProxies,
+    /// No node is left, and proxies are killed and started meanwhile.
+    NobodyLeft,
+    /// A proxy is stopped and goes on at the end.
+    PauseProxy,
+    /// A follower cuts itself off, and proxies lose the node that they follow: the lagging one is what they find first.
+    Lagging,
+    /// The power of every node goes at once: what no sync covered is lost.
+    PowerCut,
+    /// A follower's disk is thrown away; it must not come back as itself.
+    Wipe,
+    /// A byte of a stopped follower's files is not what it was.
+    Flip,
+    /// Syncs on one node take longer.
+    SlowDisk {
+        /// On whom.
+        whom: Whom,
+        /// By so much.
+        ms: u64,
+    },
+    /// A sync on one node fails.
+    FailedSync {
+        /// On whom.
+        whom: Whom,
+    },
+    /// Every node is stopped in order and started again, one after the other.
+    Rolling,
+    /// PostgreSQL is killed.
+    KillPostgres,
+    /// PostgreSQL takes connections and answers nothing.
+    FreezePostgres,
+}
+
+/// A fault that goes on.
+pub trait Running: Send {
+    /// Ends it. What it has ended is started again.
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>>;
+}
+
+impl Fault {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// When it cannot be done to this arena: then the run says nothing.
+    pub async fn start(self, arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
+        match self {
+            Self::Kill { whom } => kill::start(arena, whom, luck).await,
+            Self::Pause { whom } => pause::start(arena, whom, luck).await,
+            Self::Isolate { .. }
+            | Self::Deaf { .. }
+            | Self::Mute { .. }
+            | Self::Partial
+            | Self::Delay { .. }
+            | Self::Loss { .. } => network::start(arena, self, luck).await,
+            Self::KillProxies => proxies::kill(arena).await,
+            Self::NobodyLeft => proxies::nobody_left(arena).await,
+            Self::PauseProxy => proxies::pause(arena),
+            Self::Lagging => network::lagging(arena, luck).await,
+            Self::PowerCut => power::start(arena, luck).await,
+            Self::Wipe => disk::wipe(arena, luck).await,
+            Self::Flip => corrupt::start(arena, luck).await,
+            Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
+            Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
+            Self::Rolling => rolling::start(arena).await,
+            Self::KillPostgres => postgres::kill(arena).await,
+            Self::FreezePostgres => postgres::freeze(arena),
+        }
+    }
+
+    /// What it is called in reports.
+    #[must_use]
+    pub fn describe(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default().replace(['{', '}', '"'], "").replace("fault:", "")
+    }
+}

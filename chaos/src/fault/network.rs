@@ -1,0 +1,76 @@
+//! Wires between nodes that are cut one way, both ways, in part; slow ones and lossy ones.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use super::{Fault, Running, Whom};
+use crate::arena::Arena;
+use crate::luck::Luck;
+use crate::wires::Wire;
+
+/// How far a node falls behind before proxies look for another one.
+const BEHIND: Duration = Duration::from_millis(1500);
+
+struct Cut;
+
+pub(super) async fn start(arena: &mut Arena, fault: Fault, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let cut = Wire { cut: true, ..Wire::default() };
+    let all: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).collect();
+    let (whom, wire) = match fault {
+        Fault::Isolate { whom } | Fault::Deaf { whom } | Fault::Mute { whom } => (whom, cut),
+        Fault::Delay { ms } => (Whom::All, Wire { delay: Duration::from_millis(ms), ..Wire::default() }),
+        Fault::Loss { of_100 } => (Whom::All, Wire { lost_of_100: of_100, ..Wire::default() }),
+        _ => (Whom::Leader, cut),
+    };
+    let chosen = arena.chosen(whom, luck).await?;
+    for one in &chosen {
+        for other in all.iter().filter(|other| *other != one) {
+            if !matches!(fault, Fault::Deaf { .. }) {
+                arena.wires.set(*one, *other, wire);
+            }
+            if !matches!(fault, Fault::Mute { .. }) {
+                arena.wires.set(*other, *one, wire);
+            }
+            if fault == Fault::Partial {
+                break;
+            }
+        }
+    }
+    Ok(Box::new(Cut))
+}
+
+impl Running for Cut {
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        arena.wires.heal();
+        async { Ok(()) }.boxed_local()
+    }
+}
+
+struct Lagging(Vec<u16>);
+
+/// A follower falls behind; then every other node dies that proxies may follow, so that it is the first that they find.
+pub(super) async fn lagging(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let behind = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
+    let others: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != behind).collect();
+    for other in &others {
+        arena.wires.set(*other, behind, Wire { cut: true, ..Wire::default() });
+    }
+    tokio::time::sleep(BEHIND).await;
+    for other in &others {
+        arena.cluster.cp(*other).kill().await?;
+    }
+    Ok(Box::new(Lagging(others)))
+}
+
+impl Running for Lagging {
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        async move {
+            arena.wires.heal();
+            arena.run_again(&self.0).await
+        }
+        .boxed_local()
+    }
+}

@@ -1,0 +1,166 @@
+//! The scenarios. One more is an entry here.
+
+use super::Sometimes::{Behind, Election, Lost, Refused, Resume};
+use super::{Scenario, Sometimes, Step};
+use crate::arena::Needs;
+use crate::fault::Fault::{self, *};
+use crate::fault::Whom::{All, Follower, Leader};
+use crate::luck::Luck;
+
+/// Three nodes and two proxies.
+const PLAIN: Needs = Needs { cps: 3, dps: 2, postgres: false, watched_disks: false, settings: &[] };
+/// The log is cut off early, so that who was away needs a snapshot.
+const SHORT_LOG: Needs = Needs { settings: &["raft.snapshot_entries=200", "raft.keep_entries=100"], ..PLAIN };
+const RECORD: Needs = Needs { postgres: true, ..PLAIN };
+const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
+
+/// Every scenario.
+pub const ALL: &[Scenario] = &[
+    plain("calm", "nothing goes wrong", PLAIN, calm, &[Lost]),
+    plain("leader-kill", "kill -9 of the leader under load", PLAIN, leader_kill, &[Election, Resume]),
+    plain(
+        "leader-pause",
+        "the leader stops where it stands, and goes on after another was elected",
+        PLAIN,
+        leader_pause,
+        &[Election],
+    ),
+    plain(
+        "isolated-leader",
+        "the leader is cut off from other nodes; clients still talk to it",
+        PLAIN,
+        isolated_leader,
+        &[Election, Refused],
+    ),
+    plain("one-way", "the leader hears nobody, then nobody hears it", PLAIN, one_way, &[Election]),
+    plain("partial", "two nodes do not reach each other, the third reaches both", PLAIN, partial, &[]),
+    plain("slow-wires", "everything between nodes takes 60 ms longer", PLAIN, slow_wires, &[]),
+    plain("lossy-wires", "a tenth of what nodes send is lost once", PLAIN, lossy_wires, &[]),
+    plain("lagging-follower", "proxies come back to a node that is behind them", PLAIN, lagging, &[Election, Resume]),
+    plain("slow-proxy", "a proxy stops reading while writes go on", PLAIN, slow_proxy, &[Behind]),
+    plain("short-log", "proxies and nodes come back to where the log is gone", SHORT_LOG, short_log, &[Resume]),
+    plain("nobody-left", "every node dies, and proxies are restarted meanwhile", PLAIN, nobody_left, &[Resume]),
+    plain("proxy-kill", "proxies die and start from their own disks", PLAIN, proxy_kill, &[]),
+    plain("power-cut", "the power of all nodes goes at once", POWER, power_cut, &[Election]),
+    plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
+    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
+    plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[]),
+    plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[]),
+    plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[]),
+    plain("rolling", "every node is restarted in order", PLAIN, rolling, &[Election, Resume]),
+    plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[]),
+    plain("postgres-freeze", "the record answers nothing", RECORD, postgres_freeze, &[]),
+    plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
+];
+
+/// The scenario of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
+
+const fn plain(
+    name: &'static str,
+    about: &'static str,
+    needs: Needs,
+    plan: fn(&mut Luck) -> Vec<Step>,
+    wants: &'static [Sometimes],
+) -> Scenario {
+    Scenario { name, about, needs, plan, wants }
+}
+
+fn step(luck: &mut Luck, fault: Fault, lasts_ms: (u64, u64)) -> Step {
+    Step { after_ms: luck.between(300, 1200), fault, lasts_ms: luck.between(lasts_ms.0, lasts_ms.1) }
+}
+
+fn calm(_luck: &mut Luck) -> Vec<Step> {
+    Vec::new()
+}
+
+fn leader_kill(luck: &mut Luck) -> Vec<Step> {
+    (0..4).map(|_| step(luck, Kill { whom: Leader }, (800, 2500))).collect()
+}
+
+fn leader_pause(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Pause { whom: Leader }, (1500, 4000))).collect()
+}
+
+fn isolated_leader(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Isolate { whom: Leader }, (2000, 4000))).collect()
+}
+
+fn one_way(luck: &mut Luck) -> Vec<Step> {
+    [Deaf { whom: Leader }, Mute { whom: Leader }, Mute { whom: Follower }, Deaf { whom: Follower }]
+        .into_iter()
+        .map(|fault| step(luck, fault, (2000, 3500)))
+        .collect()
+}
+
+fn partial(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Partial, (2000, 4000))).collect()
+}
+
+fn slow_wires(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Delay { ms: 60 }, (4000, 6000))]
+}
+
+fn lossy_wires(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Loss { of_100: 10 }, (4000, 6000))]
+}
+
+fn lagging(luck: &mut Luck) -> Vec<Step> {
+    (0..2).map(|_| step(luck, Lagging, (1500, 2500))).collect()
+}
+
+fn slow_proxy(luck: &mut Luck) -> Vec<Step> {
+    (0..2).map(|_| step(luck, PauseProxy, (3000, 6000))).collect()
+}
+
+fn short_log(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Kill { whom: Follower }, (5000, 7000)), step(luck, PauseProxy, (5000, 7000))]
+}
+
+fn nobody_left(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, NobodyLeft, (2000, 4000))]
+}
+
+fn proxy_kill(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, KillProxies, (500, 1500))).collect()
+}
+
+fn power_cut(luck: &mut Luck) -> Vec<Step> {
+    (0..5).map(|_| step(luck, PowerCut, (10, 500))).collect()
+}
+
+fn all_kill(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Kill { whom: All }, (100, 1500))).collect()
+}
+
+fn wiped(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Wipe, (500, 1000))]
+}
+
+fn flipped(luck: &mut Luck) -> Vec<Step> {
+    (0..4).map(|_| step(luck, Flip, (200, 500))).collect()
+}
+
+fn failed_sync(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, FailedSync { whom: Leader }, (500, 1500)), step(luck, FailedSync { whom: Follower }, (500, 1500))]
+}
+
+fn slow_disk(luck: &mut Luck) -> Vec<Step> {
+    let slow = |whom| SlowDisk { whom, ms: 300 };
+    vec![step(luck, slow(Leader), (3000, 4000)), step(luck, slow(Follower), (3000, 4000))]
+}
+
+fn rolling(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Rolling, (100, 200))]
+}
+
+fn postgres_kill(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, KillPostgres, (2000, 4000)), step(luck, Kill { whom: Leader }, (500, 1000))]
+}
+
+fn postgres_freeze(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, FreezePostgres, (4000, 6000))]
+}

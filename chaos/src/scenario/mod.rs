@@ -1,0 +1,110 @@
+//! Scenarios: what is started, what goes wrong in it, and what must have been seen for the run to say anything.
+
+mod catalog;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::arena::Needs;
+use crate::check::Breach;
+use crate::fault::Fault;
+use crate::luck::Luck;
+
+pub use catalog::{ALL, find};
+pub use run::{Order, run};
+
+/// A scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What is held against what, in a line.
+    pub about: &'static str,
+    /// What it takes.
+    pub needs: Needs,
+    /// What goes wrong, by the seed.
+    pub plan: fn(&mut Luck) -> Vec<Step>,
+    /// What must have been seen.
+    pub wants: &'static [Sometimes],
+}
+
+/// One fault of a schedule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// How long everything is well before it.
+    pub after_ms: u64,
+    /// What it is.
+    pub fault: Fault,
+    /// How long it goes on.
+    pub lasts_ms: u64,
+}
+
+/// What a run may see, and some must.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Sometimes {
+    /// Somebody else came to lead.
+    Election,
+    /// A client was left without an answer.
+    Unknown,
+    /// A feed was cut and resumed.
+    Resume,
+    /// A client was refused.
+    Refused,
+    /// A write on a condition lost.
+    Lost,
+    /// A proxy was seen behind the others.
+    Behind,
+}
+
+/// Whether a run held, or says nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Everything held, and enough happened.
+    Valid,
+    /// It says nothing: too little happened, or it was not well to begin with.
+    Invalid(String),
+    /// A law was broken.
+    Failed(Vec<Breach>),
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was counted.
+    pub figures: Figures,
+    /// Where everything about it is.
+    pub directory: PathBuf,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What a run has counted.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Acknowledged writes.
+    pub acknowledged: u64,
+    /// Writes whose outcome was not learned.
+    pub unknown: u64,
+    /// Operations in all.
+    pub operations: u64,
+    /// Frames of feeds.
+    pub frames: u64,
+    /// Proxied requests.
+    pub requests: u64,
+    /// Those that failed, the excused ones too.
+    pub failed_requests: u64,
+    /// Terms that the run took.
+    pub terms: u64,
+    /// For each fault: from its beginning to the next acknowledgement of a write that was asked for after it.
+    pub gaps_ms: Vec<u64>,
+    /// For each fault: from its heal until every node and proxy had a write of afterwards.
+    pub converged_ms: Vec<u64>,
+    /// What was seen.
+    pub seen: Vec<Sometimes>,
+}

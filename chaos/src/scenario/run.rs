@@ -1,0 +1,249 @@
+//! Runs a scenario: well for a while, fault by fault, healed, well again, judged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, report};
+use crate::arena::{Arena, Planted};
+use crate::check::{self, Breach, Truth};
+use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer, Recorder, ops, stands};
+use crate::layout::Layout;
+use crate::luck::Luck;
+use crate::patience::until;
+use crate::workload::{Board, Size, Workload};
+
+/// How long everything is well before the first fault: an election in it makes the run invalid.
+const WELL: Duration = Duration::from_secs(2);
+/// Acknowledged writes without which nothing was tried.
+const WRITES_MIN: u64 = 20;
+/// How long a cluster may take to acknowledge writes again after a heal.
+const BACK_MAX: Duration = Duration::from_secs(20);
+/// How long after a heal every proxy must be where the writes are (law 8).
+const CONVERGE_MAX: Duration = Duration::from_secs(5);
+/// How long the last reads of each node may take.
+const LAST_READS_MAX: Duration = Duration::from_secs(15);
+/// How long the record may take to come to the head.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// What is to be run, and how.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The scenario.
+    pub scenario: &'static Scenario,
+    /// Decides everything that it leaves open.
+    pub seed: u64,
+    /// Faults instead of those that the seed would give.
+    pub schedule: Option<Vec<Step>>,
+    /// Where its directory is made.
+    pub reports: PathBuf,
+    /// Which addresses it takes.
+    pub layout: Layout,
+    /// Programs with something planted in them.
+    pub planted: Option<Planted>,
+}
+
+/// Runs it, and leaves a report.
+///
+/// # Errors
+/// When the harness itself could not do it; that is no verdict.
+pub async fn run(order: &Order) -> Result<Outcome> {
+    let began = Instant::now();
+    let directory = order.reports.join(format!("{}-{}", order.scenario.name, order.seed));
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    let mut luck = Luck::of(&[order.seed]);
+    let schedule = order.schedule.clone().unwrap_or_else(|| (order.scenario.plan)(&mut luck));
+    fs::write(directory.join("schedule.json"), serde_json::to_string_pretty(&schedule)?)?;
+    let again = format!("chaos run {} --seed {} --schedule schedule.json\n", order.scenario.name, order.seed);
+    fs::write(directory.join("repro"), again)?;
+    let recorder = Recorder::create(&directory.join("history.jsonl"))?;
+    let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
+    let lived = live(&mut arena, &schedule, &mut luck, order.seed, &recorder).await;
+    keep_logs(arena.cluster.dir(), &directory)?;
+    drop(arena);
+    let history = recorder.events()?;
+    let (notes, broken) = match lived {
+        Ok(notes) => (notes, None),
+        // What did not come back in time, and what could not be done: both say something is wrong.
+        Err(why) => (Notes::default(), Some(Breach { law: "it-heals", what: format!("{why:#}") })),
+    };
+    let mut breaches = check::all(&history);
+    breaches.extend(broken);
+    breaches.extend(notes.breaches.iter().cloned());
+    let figures = count(&history, notes);
+    let verdict = judge(order.scenario, &history, &figures, breaches);
+    let outcome = Outcome { verdict, figures, directory, took: began.elapsed() };
+    report::write(order, &schedule, &history, &outcome)?;
+    Ok(outcome)
+}
+
+/// What is seen while it runs, and not by anybody who writes the history.
+#[derive(Debug, Default)]
+struct Notes {
+    gaps_ms: Vec<u64>,
+    converged_ms: Vec<u64>,
+    breaches: Vec<Breach>,
+}
+
+async fn live(arena: &mut Arena, schedule: &[Step], luck: &mut Luck, seed: u64, recorder: &Recorder) -> Result<Notes> {
+    let board = Board::default();
+    let size = Size { clients: 6, pause: Duration::from_millis(8), rate: 100 };
+    let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
+    let mark = |what: String, begins: bool| recorder.note(Event::Fault(FaultMark { at: recorder.now(), what, begins }));
+    let mut notes = Notes::default();
+    tokio::time::sleep(WELL).await;
+    workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault")?;
+    for step in schedule {
+        tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
+        let what = step.fault.describe();
+        mark(what.clone(), true);
+        let mut running = step.fault.start(arena, luck).await.with_context(|| format!("{what} begins"))?;
+        mark(format!("{what}{BEGUN}"), true);
+        tokio::time::sleep(Duration::from_millis(step.lasts_ms)).await;
+        running.heal(arena).await.with_context(|| format!("{what} is healed"))?;
+        mark(what.clone(), false);
+        let healed = Instant::now();
+        workload.more(WRITES_MIN, BACK_MAX).await.with_context(|| format!("writes after {what}"))?;
+        converge(arena, &board).await.with_context(|| format!("proxies after {what}"))?;
+        notes.converged_ms.push(u64::try_from(healed.elapsed().as_millis())?);
+    }
+    workload.more(WRITES_MIN, BACK_MAX).await?;
+    workload.stop_clients(LAST_READS_MAX).await?;
+    arena.cluster.agree(CONVERGE_MAX).await?;
+    workload.stop().await?;
+    if arena.postgres.is_some() {
+        notes.breaches.extend(audit(arena).await?.map(|what| Breach { law: "record-is-a-gapless-prefix", what }));
+    }
+    Ok(notes)
+}
+
+/// Waits until every proxy stands where some node stands now, or beyond.
+async fn converge(arena: &Arena, board: &Board) -> Result<()> {
+    let mut head = 0;
+    for cp in arena.cluster.cps.iter().filter(|cp| cp.is_running()) {
+        head = head.max(cp.api().status().await?.revision);
+    }
+    until("every proxy follows", CONVERGE_MAX, async || {
+        for dp in arena.cluster.dps.iter().filter(|dp| dp.is_running()) {
+            let seen = board.of(&dp.name()).map_or(0, |stand| stand.position.1);
+            ensure!(seen >= head, "{} is at {seen} of {head}", dp.name());
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Holds the record against the cluster (law 9): what is wrong, if anything.
+async fn audit(arena: &Arena) -> Result<Option<String>> {
+    let postgres = arena.postgres.as_ref().context("no PostgreSQL")?;
+    let mut api = arena.cluster.cps[0].api();
+    let status = api.status().await?;
+    let wanted = format!("{}|{}", status.revision, status.digest);
+    let cursor = "SELECT revision, encode(digest, 'hex') FROM holdfast.cursor";
+    let came = until("the record comes to the head", DRAIN_MAX, async || {
+        let found = postgres.sql(cursor).await?;
+        ensure!(found == wanted, "it is at {found}, the cluster at {wanted}");
+        Ok(())
+    });
+    if let Err(why) = came.await {
+        return Ok(Some(format!("{why:#}")));
+    }
+    let revisions = "SELECT count(DISTINCT revision), max(revision) FROM holdfast.history WHERE op <> 'base'";
+    let (found, head) = (postgres.sql(revisions).await?, status.revision);
+    Ok((found != format!("{head}|{head}")).then(|| format!("of {head} revisions it has (count|highest) {found}")))
+}
+
+fn keep_logs(from: &Path, to: &Path) -> Result<()> {
+    for item in fs::read_dir(from)? {
+        let path = item?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            fs::copy(&path, to.join(path.file_name().context("a file has a name")?))?;
+        }
+    }
+    Ok(())
+}
+
+fn count(history: &[Event], notes: Notes) -> Figures {
+    let mut figures = Figures { converged_ms: notes.converged_ms, ..Figures::default() };
+    figures.gaps_ms = notes.gaps_ms;
+    for op in ops(history) {
+        figures.operations += 1;
+        if matches!(op.call, Call::Write { .. }) {
+            match op.outcome {
+                Answer::Ok { .. } => figures.acknowledged += 1,
+                Answer::Unknown { .. } => figures.unknown += 1,
+                Answer::Fail { .. } => {}
+            }
+        }
+    }
+    for event in history {
+        match event {
+            Event::Frame(_) => figures.frames += 1,
+            Event::Rate(rate) => figures.requests += rate.sent,
+            Event::Failure(_) => figures.failed_requests += 1,
+            Event::Fault(mark) if mark.begins && !mark.what.ends_with(BEGUN) => {
+                let next = ops(history)
+                    .filter(|op| op.invoked > mark.at && matches!(op.call, Call::Write { .. }))
+                    .filter(|op| matches!(op.outcome, Answer::Ok { .. }))
+                    .map(|op| op.returned)
+                    .min();
+                figures.gaps_ms.extend(next.map(|next| (next - mark.at) / 1000));
+            }
+            _ => {}
+        }
+    }
+    let terms: Vec<u64> = stands(history).map(|stand| stand.term).filter(|term| *term > 0).collect();
+    figures.terms = terms.iter().max().zip(terms.iter().min()).map_or(0, |(most, least)| most - least);
+    figures.seen = seen(history, &figures);
+    figures
+}
+
+fn seen(history: &[Event], figures: &Figures) -> Vec<Sometimes> {
+    let failed = |wanted: u16| ops(history).any(|op| op.outcome == Answer::Fail { status: wanted });
+    let opened = |node: u16| {
+        let of_node = crate::history::frames(history).filter(|frame| frame.node == node);
+        of_node.filter(|frame| matches!(frame.kind, FrameKind::Opened { position, .. } if position.1 > 0)).count()
+    };
+    let heads = stands(history).fold((0, false), |(head, behind), stand| {
+        let lags = stand.who.starts_with("dp-") && stand.position.1 + 20 < head;
+        (head.max(stand.position.1), behind || lags)
+    });
+    let all = [
+        (Sometimes::Election, figures.terms > 0),
+        (Sometimes::Unknown, figures.unknown > 0),
+        (Sometimes::Resume, (1..=9).any(|node| opened(node) > 0)),
+        (Sometimes::Refused, failed(503)),
+        (Sometimes::Lost, failed(412)),
+        (Sometimes::Behind, heads.1),
+    ];
+    all.into_iter().filter(|(_, was)| *was).map(|(what, _)| what).collect()
+}
+
+fn judge(scenario: &Scenario, history: &[Event], figures: &Figures, breaches: Vec<Breach>) -> Verdict {
+    if !breaches.is_empty() {
+        return Verdict::Failed(breaches);
+    }
+    let first = history.iter().find_map(|event| if let Event::Fault(mark) = event { Some(mark.at) } else { None });
+    let before = first.unwrap_or(u64::MAX);
+    let terms: Vec<u64> = stands(history).filter(|s| s.at < before && s.term > 0).map(|stand| stand.term).collect();
+    if terms.iter().min() != terms.iter().max() {
+        return Verdict::Invalid("there was an election before any fault".to_owned());
+    }
+    if figures.acknowledged < WRITES_MIN || figures.requests == 0 || figures.frames == 0 || terms.is_empty() {
+        return Verdict::Invalid(format!("too little happened: {figures:?}"));
+    }
+    let missing: Vec<&Sometimes> = scenario.wants.iter().filter(|wanted| !figures.seen.contains(wanted)).collect();
+    if !missing.is_empty() {
+        return Verdict::Invalid(format!("it never saw {missing:?}"));
+    }
+    // A truth that knows of no write proves nothing of writes.
+    if Truth::of(history).by_key.len() < 3 {
+        return Verdict::Invalid("hardly any key was written".to_owned());
+    }
+    Verdict::Valid
+}

@@ -1,0 +1,218 @@
+//! The network between control-plane nodes: a wire from each to each, in each direction, that can be cut, slow or lossy.
+//!
+//! ```text
+//!   cp-1 --dials--> advertised address of cp-2 = a socket of ours --> peer.listen of cp-2
+//! ```
+//!
+//! Works without root: a connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who
+//! dialled is found as `ss -p` finds it, by the socket's inode. A cut wire holds what is sent and delivers it after the
+//! heal, as TCP does whose packets are lost meanwhile; a lossy one delays a part by a retransmission, likewise.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use crate::luck::Luck;
+
+/// What is read at once.
+const PART_BYTES: usize = 16 << 10;
+/// Parts that are on a wire at once; a sender is held back by more.
+const ON_WIRE_MAX: usize = 256;
+/// What a lost packet costs: Linux retransmits after 200 ms at the earliest.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
+
+/// How a wire is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wire {
+    /// Nothing arrives.
+    pub cut: bool,
+    /// How long everything takes.
+    pub delay: Duration,
+    /// Of a hundred parts, so many are lost once.
+    pub lost_of_100: u64,
+}
+
+/// From whom to whom, and how it is there.
+type States = Arc<Mutex<HashMap<(u16, u16), watch::Sender<Wire>>>>;
+
+/// All wires of a cluster. They are gone when this is dropped.
+#[derive(Debug)]
+pub struct Wires {
+    states: States,
+    accepting: Vec<JoinHandle<()>>,
+}
+
+impl Wires {
+    /// No wires yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { states: Arc::default(), accepting: Vec::new() }
+    }
+
+    /// Leads whoever dials `listen` to node `number` at `target`.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn add(&mut self, number: u16, listen: &str, target: &str) -> Result<()> {
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("wires at {listen}"))?;
+        self.accepting.push(tokio::spawn(accept(listener, number, target.to_owned(), self.states.clone())));
+        Ok(())
+    }
+
+    /// Makes a wire so, in one direction.
+    pub fn set(&self, from: u16, to: u16, wire: Wire) {
+        let mut states = self.states.lock().expect("nobody panics at the wires");
+        states.entry((from, to)).or_insert_with(|| watch::channel(wire).0).send_replace(wire);
+    }
+
+    /// Makes all wires whole again.
+    pub fn heal(&self) {
+        let states = self.states.lock().expect("nobody panics at the wires");
+        for state in states.values() {
+            state.send_replace(Wire::default());
+        }
+    }
+}
+
+impl Default for Wires {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Wires {
+    fn drop(&mut self) {
+        self.accepting.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn state(states: &States, way: (u16, u16)) -> watch::Receiver<Wire> {
+    let mut states = states.lock().expect("nobody panics at the wires");
+    states.entry(way).or_insert_with(|| watch::channel(Wire::default()).0).subscribe()
+}
+
+async fn accept(listener: TcpListener, to: u16, target: String, states: States) {
+    // Connections go with the wires.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, peer)) = listener.accept().await {
+        let (target, states) = (target.clone(), states.clone());
+        connections.spawn(async move {
+            // Whoever is no node (a command line, a test) has a wire of its own, number 0.
+            let from = tokio::task::spawn_blocking(move || dialler(peer)).await.ok().flatten().unwrap_or(0);
+            let (there, back) = (state(&states, (from, to)), state(&states, (to, from)));
+            // A connection is made when its first packets get through, both ways.
+            for mut way in [there.clone(), back.clone()] {
+                let gone = way.wait_for(|wire| !wire.cut).await.is_err();
+                if gone {
+                    return;
+                }
+            }
+            let Ok(onward) = TcpStream::connect(&target).await else { return };
+            drop((stream.set_nodelay(true), onward.set_nodelay(true)));
+            let ((from_read, from_write), (to_read, to_write)) = (stream.into_split(), onward.into_split());
+            // When one direction has ended, the other may go on for what is under way.
+            tokio::join!(carry(from_read, to_write, there), carry(to_read, from_write, back));
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch::Receiver<Wire>) {
+    let (put, mut taken) = mpsc::channel::<(Instant, Vec<u8>)>(ON_WIRE_MAX);
+    let look = wire.clone();
+    let send = async move {
+        let mut luck = Luck::of(&[u64::from(from.peer_addr().map_or(0, |peer| peer.port()))]);
+        let mut part = vec![0; PART_BYTES];
+        while let Ok(read) = from.read(&mut part).await
+            && read > 0
+        {
+            let wire = *look.borrow();
+            let lost = if luck.below(100) < wire.lost_of_100 { RETRANSMISSION } else { Duration::ZERO };
+            if put.send((Instant::now() + wire.delay + lost, part[..read].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let receive = async move {
+        while let Some((due, part)) = taken.recv().await {
+            sleep_until(due).await;
+            let gone = wire.wait_for(|wire| !wire.cut).await.is_err();
+            if gone || to.write_all(&part).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(send, receive);
+}
+
+/// The number of the node whose process has this socket.
+fn dialler(peer: SocketAddr) -> Option<u16> {
+    let SocketAddr::V4(peer) = peer else { return None };
+    let ip = u32::from_le_bytes(peer.ip().octets());
+    let local = format!("{ip:08X}:{:04X}", peer.port());
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let inode = table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&&*local)).then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
+    })?;
+    let socket = format!("socket:[{inode}]");
+    fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let command = fs::read(process.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let number = command.split("node.name=cp-").nth(1)?.split('\0').next()?.parse().ok()?;
+        let mut open = fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        open.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*socket)).then_some(number)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wire_that_is_cut_one_way_holds_what_is_sent_that_way_until_it_is_healed() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let mut wires = Wires::new();
+        wires.add(2, &free, &target.local_addr().unwrap().to_string()).await.unwrap();
+        let mut near = TcpStream::connect(&free).await.unwrap();
+        let (mut far, _) = target.accept().await.unwrap();
+        let mut byte = [0; 1];
+        wires.set(0, 2, Wire { cut: true, ..Wire::default() });
+        near.write_all(b"x").await.unwrap();
+        far.write_all(b"y").await.unwrap();
+        near.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"y", "the other way is open");
+        let held = tokio::time::timeout(Duration::from_millis(100), far.read_exact(&mut byte)).await;
+        assert!(held.is_err(), "a cut wire lets something through");
+        wires.heal();
+        far.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"x");
+    }
+
+    #[tokio::test]
+    async fn a_slow_wire_takes_its_time() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let mut wires = Wires::new();
+        wires.add(2, &free, &target.local_addr().unwrap().to_string()).await.unwrap();
+        wires.set(0, 2, Wire { delay: Duration::from_millis(80), ..Wire::default() });
+        let mut near = TcpStream::connect(&free).await.unwrap();
+        let (mut far, _) = target.accept().await.unwrap();
+        let began = Instant::now();
+        near.write_all(b"x").await.unwrap();
+        far.read_exact(&mut [0; 1]).await.unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(80), "{:?}", began.elapsed());
+    }
+}

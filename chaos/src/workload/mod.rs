@@ -1,0 +1,162 @@
+//! What goes on while faults come and go: clients of the Admin API, readers of every feed, traffic through every proxy,
+//! and somebody who looks where everybody stands. All of it ends in the history.
+
+mod admin;
+mod feed;
+mod looks;
+mod origin;
+mod probe;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::task::JoinSet;
+
+use crate::cluster::{Api, Cluster};
+use crate::history::Recorder;
+use crate::patience::until;
+
+pub use looks::Board;
+pub use probe::{PROBE_PATH, generation};
+
+/// How much of everything there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Clients that write, read, and retry.
+    pub clients: usize,
+    /// The pause of a client between two operations.
+    pub pause: Duration,
+    /// Requests a second through each proxy.
+    pub rate: u64,
+}
+
+/// Everything that goes on. It is stopped when this is dropped.
+#[derive(Debug)]
+pub struct Workload {
+    stop_clients: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    clients: JoinSet<()>,
+    others: JoinSet<()>,
+    admin: Vec<String>,
+    recorder: Recorder,
+    _origins: Vec<origin::Origin>,
+}
+
+/// What its parts tell each other.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The next value: no two writes have the same.
+    value: AtomicU64,
+    acknowledged: AtomicU64,
+    unknown: AtomicU64,
+    fulls: AtomicU64,
+}
+
+/// How much has happened so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Acknowledged writes.
+    pub acknowledged: u64,
+    /// Writes whose outcome was not learned.
+    pub unknown: u64,
+    /// Full states that feeds have sent to the harness.
+    pub fulls: u64,
+}
+
+impl Workload {
+    /// Puts what the probe needs, and starts everything.
+    ///
+    /// # Errors
+    /// What did not start.
+    pub async fn start(cluster: &Cluster, size: Size, seed: u64, recorder: &Recorder, board: &Board) -> Result<Self> {
+        let mut origins = Vec::new();
+        for number in 1..=2 {
+            origins.push(origin::Origin::start(&cluster.layout.upstream(number)).await?);
+        }
+        let addresses = [origins[0].address.clone(), origins[1].address.clone()];
+        let (stop_clients, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let shared = Arc::new(Shared::default());
+        let admin: Vec<String> = cluster.cps.iter().map(|cp| cp.addresses.admin.clone()).collect();
+        let mut first = Api::at(&admin[0]);
+        let body = generation(0, &addresses).to_string();
+        first.call("POST", "/v1/transactions", &[], body).await?.expect(&[200])?;
+        for dp in &cluster.dps {
+            dp.ready().await?;
+        }
+        let (mut clients, mut others) = (JoinSet::new(), JoinSet::new());
+        for number in 0..size.clients {
+            let client = admin::Client::new(number, seed, &admin, recorder, &shared);
+            clients.spawn(client.run(stop_clients.clone(), size.pause));
+        }
+        clients.spawn(probe::turn_generations(admin.clone(), addresses, stop_clients.clone()));
+        for cp in &cluster.cps {
+            let feed = feed::Reader::new(cp.number, &cp.addresses.feed, recorder);
+            others.spawn(feed.run(stop.clone(), shared.clone()));
+        }
+        for dp in &cluster.dps {
+            let seen: Vec<_> = origins.iter().map(|origin| origin.seen.clone()).collect();
+            let probe = probe::Probe::new(dp.name(), &dp.addresses.proxy, size.rate, seen, recorder, board);
+            others.spawn(probe.run(stop.clone()));
+        }
+        looks::start(cluster, recorder, board, &stop, &mut others);
+        Ok(Self { stop_clients, stop, shared, clients, others, admin, recorder: recorder.clone(), _origins: origins })
+    }
+
+    /// How much has happened so far.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Progress {
+            acknowledged: get(&self.shared.acknowledged),
+            unknown: get(&self.shared.unknown),
+            fulls: get(&self.shared.fulls),
+        }
+    }
+
+    /// Waits for so many more acknowledged writes.
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub async fn more(&self, writes: u64, within: Duration) -> Result<()> {
+        let goal = self.progress().acknowledged + writes;
+        until("writes are acknowledged", within, async || {
+            let now = self.progress().acknowledged;
+            ensure!(now >= goal, "{now} of {goal}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends the clients, and has every node read everything once more.
+    ///
+    /// # Errors
+    /// When a healed node does not answer.
+    pub async fn stop_clients(&mut self, within: Duration) -> Result<()> {
+        self.stop_clients.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.clients.join_next().await {
+            ended?;
+        }
+        for node in 1..=self.admin.len() {
+            until(&format!("cp-{node} reads everything"), within, async || {
+                admin::read_all(node, &self.admin, &self.recorder).await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for everybody else to note his last.
+    ///
+    /// # Errors
+    /// When one has ended by a panic.
+    pub async fn stop(mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.others.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
+}
