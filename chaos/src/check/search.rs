@@ -66,11 +66,11 @@ pub fn search(entries: &[Entry], steps_max: usize) -> Verdict {
             .map(|(offset, _)| first_open + offset)
             .last();
         if let Some(last) = deadline {
-            for index in next.max(first_open)..=last {
+            for (index, entry) in entries.iter().enumerate().take(last + 1).skip(next.max(first_open)) {
                 if done.has(index) {
                     continue;
                 }
-                let Some(after) = apply(state, entries[index].step) else { continue };
+                let Some(after) = apply(state, entry.step) else { continue };
                 let mut with = done.clone();
                 with.set(index);
                 if tried.insert((with.clone(), after)) {

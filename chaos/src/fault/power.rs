@@ -28,7 +28,7 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
         let directory = arena.cluster.cp(*number).data_dir().to_owned();
         let (disk, journal) = &mut arena.disks[usize::from(*number) - 1];
         disk.take(journal, &directory)?;
-        let seed = luck.next();
+        let seed = luck.draw();
         let cut = if seed.is_multiple_of(ALL_LOST_IN) { Cut::AllLost } else { Cut::SomeLost { seed } };
         disk.cut_at(&directory, cut)?;
     }
