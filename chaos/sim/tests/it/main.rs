@@ -42,7 +42,7 @@ const SOMETIMES: [(&str, u64); 17] = [
 ];
 
 fn sim(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_sim")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sim")).args(arguments).output().expect("the simulation can be run");
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -59,7 +59,7 @@ fn all(seeds: impl Iterator<Item = u64> + Send, each: impl Fn(u64) + Sync) {
         for _ in 0..JOBS {
             scope.spawn(|| {
                 loop {
-                    let Some(seed) = seeds.lock().unwrap().next() else { return };
+                    let Some(seed) = seeds.lock().expect("no run panics").next() else { return };
                     each(seed);
                 }
             });
