@@ -126,6 +126,6 @@ async fn nothing_to_come_back_from_leaves_the_directory_nobodys() {
     assert!(refused.to_string().contains("it is empty"), "{refused}");
     let record = Plan { from: From::Record, ..plan() };
     let refused = bootstrap::bootstrap(&settings, &record, &Seams::real()).await.unwrap_err();
-    assert!(refused.to_string().contains("--from archive"), "{refused}");
+    assert!(refused.to_string().contains("--from record needs record.dsn"), "{refused}");
     cp_node::node::found(&settings, &Seams::real()).await.unwrap();
 }

@@ -281,12 +281,9 @@ async fn the_certificate_fits_what_the_client_can_verify() {
     let scene =
         Scene::tuned(&[("routes", "r", route("/*", origin.address)), ("ssls", "a", both)], with_keyring(&dir)).await;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    let only = |scheme| {
-        let all = provider.signature_verification_algorithms.mapping;
-        let fitting: Vec<_> = all.iter().filter(|(known, _)| *known == scheme).copied().collect();
-        &*Box::leak(fitting.into_boxed_slice())
-    };
-    provider.signature_verification_algorithms.mapping = only(rustls::SignatureScheme::ECDSA_NISTP256_SHA256);
+    let all = provider.signature_verification_algorithms.mapping;
+    let p256_alone = all.iter().filter(|(scheme, _)| *scheme == rustls::SignatureScheme::ECDSA_NISTP256_SHA256);
+    provider.signature_verification_algorithms.mapping = Box::leak(p256_alone.copied().collect());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();

@@ -30,7 +30,7 @@ use crate::machine::{Base, ChangeRow, Op, OutboxItem};
 const CACHE_BYTES: u64 = 8 << 20;
 
 /// The file is rewritten when it is larger than this, and than [`REWRITE_FACTOR`] times what it holds.
-const REWRITE_BYTES: u64 = 64 << 20;
+const REWRITE_BYTES: u64 = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 
 /// See [`REWRITE_BYTES`].
 const REWRITE_FACTOR: u64 = 5;

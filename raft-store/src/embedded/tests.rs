@@ -359,11 +359,11 @@ async fn damage_and_another_history_begin_it_anew() {
 #[tokio::test]
 async fn a_bloated_file_is_rewritten_and_holds_the_same() {
     let (mut world, dir) = (World::new(), tempfile::tempdir().unwrap());
-    let settings = EmbeddedSettings { rows_max: 20, ..ROOM };
+    let settings = EmbeddedSettings { rows_max: 3, ..ROOM };
     let embedded = Embedded::new(dir.path(), settings);
     let task = world.follow(&embedded);
     let body = format!("\"{}\"", "y".repeat(400 << 10));
-    for n in 0..260 {
+    for n in 0..120 {
         let item = world.apply(vec![put(ResourceKey::new("routes", &format!("b{}", n % 9)), &body)]).unwrap();
         world.publish(vec![item]);
         world.caught_up(&embedded).await;
