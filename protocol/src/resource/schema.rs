@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::common::{DESC_CHARS_MAX, HOST_PATTERN, LABEL_CHARS_MAX, NAME_CHARS_MAX};
 use super::route::URI_CHARS_MAX;
+use super::ssl::{KEY_CHARS_MIN, PEM_CHARS_MAX, PEM_CHARS_MIN, PROTOCOLS_MAX, VERSIONS};
 use super::upstream::{HASH_ON, PASS_HOSTS};
 use super::{KindInfo, route};
 
@@ -14,7 +15,8 @@ use super::{KindInfo, route};
 type MakeSchema = fn() -> Value;
 
 /// The schemas by name of kind, sorted.
-const SCHEMAS: &[(&str, MakeSchema)] = &[("routes", route), ("services", service), ("upstreams", upstream)];
+const SCHEMAS: &[(&str, MakeSchema)] =
+    &[("routes", route), ("services", service), ("ssls", ssl), ("upstreams", upstream)];
 
 impl KindInfo {
     /// The JSON Schema of a body; `None` for a kind without one.
@@ -187,6 +189,43 @@ fn checks() -> Value {
 }
 
 /// The fields that every kind has.
+fn ssl() -> Value {
+    let mut fields = labelled();
+    fields.remove("name");
+    let pem = json!({ "type": "string", "minLength": PEM_CHARS_MIN, "maxLength": PEM_CHARS_MAX });
+    let key = json!({ "type": "string", "minLength": KEY_CHARS_MIN, "maxLength": PEM_CHARS_MAX,
+                      "description": "in PEM, or the token that stands for it in answers to writes" });
+    fields.extend(members(json!({
+        "cert": pem,
+        "key": key,
+        "certs": { "type": "array", "items": pem },
+        "keys": { "type": "array", "items": key },
+        "sni": host(),
+        "snis": { "type": "array", "minItems": 1, "items": host() },
+        "type": { "enum": ["server", "client"], "default": "server" },
+        "status": { "enum": [0, 1], "default": 1 },
+        "ssl_protocols": { "type": "array", "maxItems": PROTOCOLS_MAX, "uniqueItems": true,
+                           "items": { "enum": words(&VERSIONS) } },
+        "client": {
+            "type": "object",
+            "properties": {
+                "ca": pem,
+                "depth": { "type": "integer", "minimum": 0, "default": 1 },
+                "skip_mtls_uri_regex": { "type": "array", "minItems": 1, "uniqueItems": true, "items": { "type": "string" } },
+            },
+            "required": ["ca"],
+        },
+    })));
+    json!({
+        "type": "object",
+        "properties": fields,
+        "additionalProperties": false,
+        "required": ["cert", "key"],
+        "if": { "properties": { "type": { "const": "client" } }, "required": ["type"] },
+        "else": { "oneOf": [{ "required": ["sni"] }, { "required": ["snis"] }] },
+    })
+}
+
 fn labelled() -> Map<String, Value> {
     members(json!({
         "id": id(),

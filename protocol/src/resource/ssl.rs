@@ -99,14 +99,14 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-const PEM_CHARS_MIN: usize = 128;
-const KEY_CHARS_MIN: usize = 64;
-const PEM_CHARS_MAX: usize = 65_536;
-const PROTOCOLS_MAX: usize = 3;
+pub(super) const PEM_CHARS_MIN: usize = 128;
+pub(super) const KEY_CHARS_MIN: usize = 64;
+pub(super) const PEM_CHARS_MAX: usize = 65_536;
+pub(super) const PROTOCOLS_MAX: usize = 3;
 /// The compiled size of one expression, in bytes: a bound on what a mistyped one may cost.
 const REGEX_BYTES_MAX: usize = 256 << 10;
 
-const VERSIONS: [(&str, TlsVersion); 3] =
+pub(super) const VERSIONS: [(&str, TlsVersion); 3] =
     [("TLSv1.1", TlsVersion::Tls11), ("TLSv1.2", TlsVersion::Tls12), ("TLSv1.3", TlsVersion::Tls13)];
 
 impl Ssl {

@@ -99,6 +99,35 @@ fn nothing_without_a_schema_is_called_one() {
     }
 }
 
+#[test]
+fn the_schema_of_ssls_and_admission_agree_on_a_table() {
+    let pair = rcgen::generate_simple_self_signed(["a.com".to_owned()]).unwrap();
+    let (cert, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+    let with = |more: Value| {
+        let mut body = json!({"cert": cert, "key": key, "snis": ["a.com"]});
+        crate::json::merge(&mut body, more);
+        body
+    };
+    let validator = validator("ssls");
+    for (body, good) in [
+        (with(json!({})), true),
+        (with(json!({"snis": null, "sni": "*.a.com", "desc": "d", "labels": {"a": "b"}})), true),
+        (with(json!({"certs": [cert], "keys": [key], "ssl_protocols": ["TLSv1.3"], "status": 0})), true),
+        (with(json!({"client": {"ca": cert, "depth": 0, "skip_mtls_uri_regex": ["^/a$"]}})), true),
+        (with(json!({"type": "client", "snis": null})), true),
+        (with(json!({"type": "server", "snis": null})), false),
+        (with(json!({"sni": "a.com"})), false),
+        (with(json!({"key": null})), false),
+        (with(json!({"cert": "x"})), false),
+        (with(json!({"status": 2})), false),
+        (with(json!({"ssl_protocols": ["SSLv3"]})), false),
+        (with(json!({"client": {"depth": 1}})), false),
+        (with(json!({"name": "x"})), false),
+    ] {
+        assert_eq!(agree(&validator, "ssls", &body), Ok(good), "{body}");
+    }
+}
+
 /// A value that a field might be given: often of the right kind, sometimes not.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
