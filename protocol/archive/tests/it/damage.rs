@@ -154,6 +154,33 @@ async fn what_somebody_else_made_is_refused_with_its_own_reason() {
 }
 
 #[tokio::test]
+async fn what_follows_from_what_is_there_and_is_signed_by_nobody_we_trust_is_refused() {
+    let (place, mut cluster, _) = archive().await;
+    let newest = cluster.config.position().revision;
+    let signed = std::fs::read(place.pointer_file()).unwrap();
+    let mut forger = place.archive.clone();
+    forger.key = Arc::new(SigningKey::from_seed([9; 32]));
+    forger.trusted = TrustedKeys::new([place.archive.key.public(), forger.key.public()]);
+    // The rightful pointer's words under a wrong key, over rightful objects.
+    let pointer = Pointer::open(&signed, CLUSTER, &group().text(), &place.archive.trusted).unwrap();
+    std::fs::write(place.pointer_file(), pointer.seal(&forger.key)).unwrap();
+    let (found, refused) = place.look().await;
+    assert_eq!((found, reasons(&refused)), (Some(newest), vec!["signature"]), "{refused:?}");
+    // A step that goes on from the very end, and a pointer that leads there.
+    std::fs::write(place.pointer_file(), &signed).unwrap();
+    cluster.fill(500..501);
+    let ahead = cluster.config.position().revision;
+    Writer::new(&forger, CLUSTER, group()).bring(&cluster.config, 1, 9).await.unwrap();
+    assert!(place.file(ahead, "delta").exists(), "the forger goes on with a step");
+    let (found, refused) = place.look().await;
+    assert_eq!((found, reasons(&refused)), (Some(newest), vec!["signature", "signature"]), "{refused:?}");
+    // The step alone.
+    std::fs::write(place.pointer_file(), &signed).unwrap();
+    let (found, refused) = place.look().await;
+    assert_eq!((found, reasons(&refused)), (Some(newest), vec!["signature"]), "{refused:?}");
+}
+
+#[tokio::test]
 async fn what_unpacks_to_more_than_the_bound_is_refused_before_it_is_unpacked() {
     let (place, mut cluster) = (Place::new(), Cluster::new(1));
     cluster.put("bomb", Some(&format!(r#"{{"a":"{}"}}"#, "x".repeat(4 << 20))), "default");
