@@ -274,6 +274,8 @@ fn run(settings: Settings) -> Result<(), Failure> {
         match ended {
             // Nothing may be acknowledged any more: the process ends as it stands.
             Some(Ended::Failed(reason)) => Err(Failure { code: 1, message: reason }),
+            // Nor that: whoever restarts it changes nothing.
+            Some(Ended::Superseded(why)) => Err(Failure { code: EX_CONFIG, message: why.to_string() }),
             Some(Ended::Left) => {
                 tracing::info!("this node has left the cluster");
                 node.stop().await;

@@ -10,9 +10,8 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
 use protocol::command::{Action, Command};
-use protocol::grpc::{ChangeMembersRequest, DescribeRequest, JoinReply, JoinRequest, Route, change_members_request};
+use protocol::grpc::{ChangeMembersRequest, DescribeRequest, JoinReply, JoinRequest, change_members_request};
 use protocol::seam::WallClock;
-use protocol::snapshot::ClusterId;
 use protocol::{Epoch, Outcome};
 use raft_store::types::{Member, NodeId, Raft};
 use tokio::sync::{Mutex, watch};
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::propose::{ProposeError, Proposer};
-use crate::raft::{Channels, LeaderContact, LinkClass};
+use crate::raft::{Channels, LeaderContact, LinkClass, Peering};
 
 /// How long whoever asks for a change of the membership waits for it.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
@@ -41,9 +40,8 @@ const CAUGHT_UP_ENTRIES: u64 = 100;
 /// The membership. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Members {
-    pub(crate) cluster: ClusterId,
+    pub(crate) peering: Peering,
     pub(crate) epoch: Epoch,
-    pub(crate) node: NodeId,
     pub(crate) raft: Raft,
     pub(crate) proposer: Proposer,
     pub(crate) channels: Channels,
@@ -94,7 +92,7 @@ impl Members {
             tracing::info!(node_id = node, name = request.name, address = request.peer_address, "a node has joined");
         }
         Ok(JoinReply {
-            cluster: self.cluster.to_string(),
+            cluster: self.peering.cluster.to_string(),
             node_id: node,
             epoch: self.epoch.number,
             restore_id: self.epoch.restore.0.to_vec().into(),
@@ -103,7 +101,7 @@ impl Members {
 
     /// Promotes, demotes or removes a node.
     pub(crate) async fn change(&self, request: ChangeMembersRequest) -> Result<(), Status> {
-        let leaves = request.change == Some(change_members_request::Change::Remove(self.node));
+        let leaves = request.change == Some(change_members_request::Change::Remove(self.peering.node));
         self.change_others(request).await?;
         if leaves {
             self.left.send_replace(true);
@@ -114,7 +112,7 @@ impl Members {
     async fn change_others(&self, request: ChangeMembersRequest) -> Result<(), Status> {
         let Some(change) = request.change else { return Err(Status::invalid_argument("no change is asked for")) };
         if let Leader::At(leader, address) = self.leader()? {
-            let route = Route { cluster: self.cluster.to_string(), from: self.node, to: leader };
+            let route = self.peering.route(leader);
             let passed_on = ChangeMembersRequest { route: Some(route), change: Some(change) };
             let mut client = self.channels.peer(&address, LinkClass::Bulk);
             let passed_on = tokio::time::timeout(CHANGE_MAX, client.change_members(passed_on)).await;
@@ -153,9 +151,9 @@ impl Members {
         }
         let mut asking = tokio::task::JoinSet::new();
         for (other, member) in
-            self.members().into_iter().filter(|(other, _)| left.contains(other) && *other != self.node)
+            self.members().into_iter().filter(|(other, _)| left.contains(other) && *other != self.peering.node)
         {
-            let route = Route { cluster: self.cluster.to_string(), from: self.node, to: other };
+            let route = self.peering.route(other);
             let mut client = self.channels.peer(&member.peer_address, LinkClass::Bulk);
             asking.spawn(async move {
                 let asked = client.describe(DescribeRequest { route: Some(route) });
@@ -163,8 +161,8 @@ impl Members {
             });
         }
         let mut there: BTreeSet<NodeId> = asking.join_all().await.into_iter().flatten().collect();
-        if left.contains(&self.node) {
-            there.insert(self.node);
+        if left.contains(&self.peering.node) {
+            there.insert(self.peering.node);
         }
         if there.len() > left.len() / 2 {
             return Ok(());
@@ -246,7 +244,7 @@ impl Members {
     fn half_made(&self) -> Option<(BTreeSet<NodeId>, bool)> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        if metrics.current_leader != Some(self.node) {
+        if metrics.current_leader != Some(self.peering.node) {
             return None;
         }
         let [old, .., new] = &metrics.membership_config.membership().get_joint_config()[..] else { return None };
@@ -263,18 +261,24 @@ impl Members {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let leads = self.raft.metrics().borrow().current_leader == Some(self.node);
+            let leads = self.raft.metrics().borrow().current_leader == Some(self.peering.node);
             if leads || contact.age() < patience {
                 continue;
             }
-            for (id, member) in self.members().into_iter().filter(|(id, _)| *id != self.node) {
-                let route = Route { cluster: self.cluster.to_string(), from: self.node, to: id };
+            for (id, member) in self.members().into_iter().filter(|(id, _)| *id != self.peering.node) {
+                let route = self.peering.route(id);
                 let mut client = self.channels.peer(&member.peer_address, LinkClass::Bulk);
                 let asked = client.describe(DescribeRequest { route: Some(route) });
-                let Ok(Ok(reply)) = tokio::time::timeout(patience, asked).await else { continue };
-                let reply = reply.into_inner();
+                let reply = match tokio::time::timeout(patience, asked).await {
+                    Ok(Ok(reply)) => reply.into_inner(),
+                    Ok(Err(status)) => {
+                        self.peering.refused(&status);
+                        continue;
+                    }
+                    Err(_) => continue,
+                };
                 // Only a node with a leader speaks for the cluster.
-                if reply.leader != 0 && !reply.members.is_empty() && !reply.members.contains(&self.node) {
+                if reply.leader != 0 && !reply.members.is_empty() && !reply.members.contains(&self.peering.node) {
                     tracing::warn!(said_by = id, "this node was taken out of the cluster");
                     self.left.send_replace(true);
                     return;
@@ -286,7 +290,7 @@ impl Members {
     fn ready_learner(&self) -> Option<NodeId> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        if metrics.current_leader != Some(self.node) {
+        if metrics.current_leader != Some(self.peering.node) {
             return None;
         }
         let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
@@ -372,7 +376,7 @@ impl Members {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let leader = metrics.current_leader.ok_or_else(|| Status::unavailable("no leader is known"))?;
-        if leader == self.node {
+        if leader == self.peering.node {
             return Ok(Leader::Me);
         }
         let member = metrics.membership_config.nodes().find(|(id, _)| **id == leader);

@@ -233,7 +233,7 @@ mod tests {
 
     /// Proposes nothing to whoever listens at `address`; whether it was surely not sent.
     async fn never_sent(channel: Channel) -> bool {
-        let route = Route { cluster: String::new(), from: 1, to: 2 };
+        let route = Route { from: 1, to: 2, ..Route::default() };
         let request = ProposeRequest { route: Some(route), commands: Vec::new() };
         let status = PeerClient::new(channel).propose(request).await.expect_err("nobody serves it");
         was_never_sent(&status)

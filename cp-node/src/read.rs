@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, RaftError};
-use protocol::grpc::{ReadIndexRequest, Route, read_index_reply};
-use protocol::snapshot::ClusterId;
+use protocol::grpc::{ReadIndexRequest, read_index_reply};
 use raft_store::Applied;
 use raft_store::types::{NodeId, Raft};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::raft::{Channels, LinkClass};
+use crate::raft::{Channels, LinkClass, Peering};
 
 /// Reads that wait for one round, at most; more are refused.
 const WAITING_MAX: usize = 8192;
@@ -47,8 +46,7 @@ pub(crate) struct ReadIndex {
 }
 
 struct Rounds {
-    cluster: ClusterId,
-    node: NodeId,
+    peering: Peering,
     raft: Raft,
     channels: Channels,
     failure: Arc<std::sync::Mutex<String>>,
@@ -56,16 +54,10 @@ struct Rounds {
 
 impl ReadIndex {
     /// Starts on the current runtime.
-    pub(crate) fn start(
-        cluster: ClusterId,
-        node: NodeId,
-        raft: Raft,
-        channels: Channels,
-        applied: watch::Receiver<Applied>,
-    ) -> Self {
+    pub(crate) fn start(peering: Peering, raft: Raft, channels: Channels, applied: watch::Receiver<Applied>) -> Self {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
         let failure = Arc::new(std::sync::Mutex::new("no leader is known".to_owned()));
-        let rounds = Rounds { cluster, node, raft, channels, failure: failure.clone() };
+        let rounds = Rounds { peering, raft, channels, failure: failure.clone() };
         tokio::spawn(rounds.run(queue));
         Self { waiting, applied, failure }
     }
@@ -127,11 +119,11 @@ impl Rounds {
             let member = metrics.membership_config.nodes().find(|(id, _)| **id == leader);
             (leader, member.map(|(_, member)| member.peer_address.clone()))
         };
-        if leader == self.node {
+        if leader == self.peering.node {
             return leader_index(&self.raft).await.map_err(|not_leader| not_leader.reason);
         }
         let address = address.ok_or("the leader is no member any more")?;
-        let route = Route { cluster: self.cluster.to_string(), from: self.node, to: leader };
+        let route = self.peering.route(leader);
         let mut client = self.channels.peer(&address, LinkClass::Consensus);
         let call = client.read_index(ReadIndexRequest { route: Some(route) });
         let reply = tokio::time::timeout(ASK_MAX, call)

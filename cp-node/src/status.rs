@@ -7,7 +7,6 @@ use std::time::Duration;
 use openraft::ServerState;
 use protocol::Position;
 use protocol::grpc::DescribeReply;
-use protocol::snapshot::ClusterId;
 use raft_store::Applied;
 use raft_store::feed::Feed;
 use raft_store::log::LogStore;
@@ -17,14 +16,13 @@ use tokio::sync::watch;
 
 use crate::archiver::{ArchiveStatus, Archiver};
 use crate::feed::Fleet;
-use crate::raft::{LeaderContact, Reach};
+use crate::raft::{LeaderContact, Peering, Reach};
 use crate::record::{Record, RecordStatus};
 
 /// Everything that a description of this node is made from. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Describe {
-    pub(crate) cluster: ClusterId,
-    pub(crate) node: NodeId,
+    pub(crate) peering: Peering,
     pub(crate) name: String,
     pub(crate) region: String,
     pub(crate) raft: Raft,
@@ -112,8 +110,8 @@ impl Describe {
         let config = self.feed.config();
         let Position { epoch, revision } = config.position();
         NodeStatus {
-            cluster: self.cluster.to_string(),
-            node_id: self.node,
+            cluster: self.peering.cluster.to_string(),
+            node_id: self.peering.node,
             name: self.name.clone(),
             region: self.region.clone(),
             version: daemon::build::VERSION.to_owned(),
@@ -147,9 +145,9 @@ impl Describe {
         running.map_err(|e| format!("consensus has stopped: {e}"))?;
         let Some(leader) = leader else { return Err("no leader is known".to_owned()) };
         let (age, of) = match quorum_age {
-            Some(age) if leader == self.node => (Duration::from_millis(age), "a quorum"),
+            Some(age) if leader == self.peering.node => (Duration::from_millis(age), "a quorum"),
             // A leader that has just been elected has a quorum's word.
-            None if leader == self.node => (Duration::ZERO, "a quorum"),
+            None if leader == self.peering.node => (Duration::ZERO, "a quorum"),
             _ => (self.contact.age(), "the leader"),
         };
         if age > Duration::from_millis(2 * self.raft.config().election_timeout_max) {

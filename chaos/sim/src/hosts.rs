@@ -208,6 +208,9 @@ impl Machine {
             Some(Ended::Failed(reason)) => {
                 shared.borrow_mut().problems.push(format!("cp{} has ended: {reason}", self.number));
             }
+            Some(Ended::Superseded(why)) => {
+                shared.borrow_mut().problems.push(format!("cp{} has ended: {why}", self.number));
+            }
             Some(Ended::Left) | None => Box::pin(node.stop()).await,
         }
         shared.borrow_mut().nodes.remove(&self.number);

@@ -213,6 +213,16 @@ impl Cp {
         self.process.take().context("it does not run")?.terminate(within).await
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on for too long.
+    pub async fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let status = self.process()?.ended(within).await?;
+        self.process = None;
+        Ok(status)
+    }
+
     /// Throws its disk away.
     ///
     /// # Errors

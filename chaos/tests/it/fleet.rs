@@ -102,3 +102,24 @@ async fn a_proxy_leaves_a_node_that_has_lost_its_leader() {
     let behind = cluster.cp(3).api().status().await.unwrap();
     assert_eq!(behind.revision, 1, "the node itself runs, and knows no better");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_node_without_a_leader_is_no_source_of_an_empty_configuration() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 2, 0, &[]).await.unwrap();
+    cluster.cp(1).kill().await.unwrap();
+    cluster.cp(2).kill().await.unwrap();
+    // What it has on its disk may be the beginning of more.
+    cluster.cp(1).run().unwrap();
+    cluster.add_dp(1).await.unwrap();
+    until("the proxy is told so", READY_MAX, async || {
+        let printed = cluster.dps[0].printed();
+        anyhow_ensure(printed.contains("this node has no configuration yet: no leader is known"), &printed)
+    })
+    .await
+    .unwrap();
+    let ready = cluster.dp(1).client().get("/status/ready").await;
+    assert!(ready.is_err(), "it listens");
+    // With a leader, an empty configuration is one.
+    cluster.cp(2).run().unwrap();
+    cluster.dp(1).ready().await.unwrap();
+}

@@ -54,10 +54,10 @@ async fn a_node_leaves_and_does_not_come_back_as_itself() {
     let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 3, 0, &[]).await.unwrap();
     let left = cluster.cp(3).api().status().await.unwrap().node_id;
     cluster.cp(3).leave().await.unwrap();
-    let status = cluster.cp(3).process().unwrap().ended(Duration::from_secs(15)).await.unwrap();
+    let status = cluster.cp(3).ended(Duration::from_secs(15)).await.unwrap();
     assert!(status.success(), "{status}: {}", cluster.cp(3).log_end());
     cluster.cp(3).run().unwrap();
-    let status = cluster.cp(3).process().unwrap().ended(Duration::from_secs(15)).await.unwrap();
+    let status = cluster.cp(3).ended(Duration::from_secs(15)).await.unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(cluster.cp(3).log_end().contains("has left its cluster"), "{}", cluster.cp(3).log_end());
     let members = cluster.cp(1).api().members().await.unwrap();

@@ -18,7 +18,7 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
         return Err(Answer::error(StatusCode::CONFLICT, sentence));
     };
     let config = desk.config(call.query.get("stale") == Some("true")).await?;
-    let (cluster, level, now) = (desk.describe.cluster, desk.describe.applied.borrow().level, desk.clock.now());
+    let (cluster, level, now) = (desk.describe.peering.cluster, desk.describe.applied.borrow().level, desk.clock.now());
     let key = archiver.key();
     let encoding = daemon::blocking::spawn(move || {
         archive::write::encode_base(cluster, &archive::View::Whole, &config, level, now, &key)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use protocol::Position;
-use protocol::grpc::{ChangeMembersRequest, DescribeReply, DescribeRequest, Route, change_members_request};
+use protocol::grpc::{ChangeMembersRequest, DescribeReply, DescribeRequest, change_members_request};
 use raft_store::types::{Member, NodeId};
 use serde::Serialize;
 use serde_json::json;
@@ -59,7 +59,7 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
         (&Method::GET, ["status"]) => Ok(Answer::value(StatusCode::OK, &desk.describe.status())),
         (&Method::GET, ["fleet"]) => {
             let proxies = desk.fleet.list();
-            let body = json!({ "node_id": desk.describe.node, "proxies": proxies, "total": proxies.len() });
+            let body = json!({ "node_id": desk.describe.peering.node, "proxies": proxies, "total": proxies.len() });
             Ok(Answer::value(StatusCode::OK, &body))
         }
         (&Method::GET, ["cluster"]) => Ok(members(desk).await),
@@ -90,11 +90,11 @@ async fn members(desk: &Desk) -> Answer {
     let mut asking = tokio::task::JoinSet::new();
     let mut members = Vec::new();
     for (id, member) in desk.members.members() {
-        if id == desk.describe.node {
+        if id == desk.describe.peering.node {
             members.push(member_status(id, &member, voters.contains(&id), Ok(desk.describe.reply())));
             continue;
         }
-        let route = Route { cluster: desk.describe.cluster.to_string(), from: desk.describe.node, to: id };
+        let route = desk.describe.peering.route(id);
         let mut client = desk.channels.peer(&member.peer_address, LinkClass::Bulk);
         let voter = voters.contains(&id);
         asking.spawn(async move {

@@ -187,7 +187,7 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
 
 /// Holds the record against the state: what is current, or with `history_above` a stretch of the history.
 async fn verify(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
-    let cluster = desk.describe.cluster.to_string();
+    let cluster = desk.describe.peering.cluster.to_string();
     let Some(above) = call.query.get("history_above") else {
         let findings = desk.record.verify(&cluster).await.map_err(|e| refused(&e))?;
         return Ok(Answer::value(StatusCode::OK, &findings));
@@ -208,7 +208,7 @@ async fn repair(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
             "repair rewrites rows of the record; look at /v1/record/verify first, then say \"confirm\": true";
         return Err(Answer::bad(sentence));
     }
-    let cluster = desk.describe.cluster.to_string();
+    let cluster = desk.describe.peering.cluster.to_string();
     let findings = desk.record.repair(&cluster).await.map_err(|e| refused(&e))?;
     tracing::warn!(author = call.principal.name.as_str(), findings = ?findings, "what is current in the record was set right");
     Ok(Answer::value(StatusCode::OK, &findings))

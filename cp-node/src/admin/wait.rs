@@ -402,10 +402,10 @@ async fn follow(desk: &Desk, change: &Change, scope: &Scope, quorum: Quorum, pat
     // They end with the set.
     let mut asking = JoinSet::new();
     for (id, member) in members {
-        let whom = if id == desk.describe.node {
+        let whom = if id == desk.describe.peering.node {
             Whom::Here(desk.fleet.clone())
         } else {
-            let route = Route { cluster: desk.describe.cluster.to_string(), from: desk.describe.node, to: id };
+            let route = desk.describe.peering.route(id);
             Whom::There(Box::new(desk.channels.peer(&member.peer_address, LinkClass::Bulk)), route)
         };
         asking.spawn(ask(id, whom, change.position, said.clone()));

@@ -164,7 +164,10 @@ pub async fn bootstrap(settings: &Settings, plan: &Plan, seams: &Seams) -> Resul
     let restore = plan.resume.unwrap_or_else(|| RestoreId(seams.random.bytes16()));
     let epoch = claim::claim(settings, &candidate, above, restore, plan, seams).await?;
     let has_record = settings.record.is_set();
-    let identity = node::found_as(settings, seams, candidate.cluster, found.epoch, async |raft| {
+    // A log of its own begins here, below the epoch that it restores into, and above none that anybody has seen: peers know
+    // by the restore that it is not the old log, whose nodes they refuse.
+    let founded_as = Epoch { number: epoch.number - 1, restore };
+    let identity = node::found_as(settings, seams, candidate.cluster, founded_as, async |raft| {
         restore_into(raft, &candidate, epoch, seams).await?;
         if has_record {
             // Before any change: the record is to go on from exactly here.

@@ -10,6 +10,7 @@ use protocol::{Position, Text};
 use raft_store::feed::Feed;
 use raft_store::types::{NodeId, Raft};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,9 +18,13 @@ use super::stream::Stream;
 use super::{Fleet, FullStates};
 use crate::net::PeerAddress;
 use crate::raft::LeaderContact;
+use crate::read::{NoQuorum, ReadIndex};
 
 /// How long a proxy may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(5);
+
+/// How long a node without any change may take to learn that there is none.
+const BEGUN_MAX: Duration = Duration::from_secs(2);
 
 /// Messages that wait for a proxy to take them. Behind them its reader waits, and skips what is overtaken meanwhile.
 const MESSAGES_WAITING_MAX: usize = 8;
@@ -35,6 +40,7 @@ pub(crate) struct FeedService {
     pub(crate) name: String,
     pub(crate) region: String,
     pub(crate) raft: Raft,
+    pub(crate) reads: ReadIndex,
     pub(crate) contact: LeaderContact,
     pub(crate) feed: Feed,
     pub(crate) fleet: Fleet,
@@ -73,6 +79,9 @@ impl FeedService {
                 return refuse(&down, &reason).await;
             }
         };
+        if let Err(NoQuorum(reason)) = self.has_begun().await {
+            return refuse(&down, &format!("this node has no configuration yet: {reason}")).await;
+        }
         let Some(link) = self.fleet.connect(&hello, &address, self.streams_max) else {
             return refuse(&down, "this node serves as many proxies as it may").await;
         };
@@ -117,6 +126,15 @@ impl FeedService {
         let position = grpc::position(hello.position.clone(), "position").map_err(|e| e.to_string())?;
         let changed_at = grpc::position(hello.changed_at.clone(), "changed_at").map_err(|e| e.to_string())?;
         Ok((hello.group.as_str().into(), position, changed_at))
+    }
+
+    /// A node that has no change yet has just joined, or reads its log again: an empty state is no configuration to serve
+    /// before the leader has said that it is all there is.
+    async fn has_begun(&self) -> Result<(), NoQuorum> {
+        match self.feed.position().revision {
+            0 => self.reads.linearizable(Instant::now() + BEGUN_MAX).await,
+            _ => Ok(()),
+        }
     }
 
     /// How long ago this node last heard from its leader; on a leader, from a quorum.

@@ -12,7 +12,7 @@ use raft_store::types::{Member, Raft};
 
 use super::start::{Storage, open_storage};
 use super::{NodeError, Seams};
-use crate::raft::{self, Channels, LinkClass, Network, Reach, Transfers};
+use crate::raft::{self, Channels, LinkClass, Network, Peering, Reach, Transfers};
 use crate::settings::Settings;
 
 /// How long founding may take: one election among one, and one write.
@@ -62,8 +62,7 @@ pub(crate) async fn found_as(
     data.clear()?;
     let Storage { log, replica, .. } = open_storage(&data, &identity, settings, seams).await?;
     let network = Network {
-        cluster: identity.cluster,
-        node: identity.node,
+        peering: Peering::new(&identity, replica.feed()),
         channels: Channels::new(seams.net.clone()),
         durability: log.durability().clone(),
         transfers: Transfers::default(),
@@ -161,7 +160,7 @@ pub async fn leave(settings: &Settings, seams: &Seams) -> Result<u64, NodeError>
         DataDir::peek_identity(&settings.data_dir.0)?.ok_or_else(|| NodeError::Nobody(settings.data_dir.0.clone()))?;
     let address = settings.peer_address().to_owned();
     let failed = |reason: String| NodeError::Leave { node: identity.node, address: address.clone(), reason };
-    let route = Route { cluster: identity.cluster.to_string(), from: identity.node, to: identity.node };
+    let route = Route { to: identity.node, ..raft::route_of(identity.cluster, identity.epoch.restore, identity.node) };
     let change = Some(change_members_request::Change::Remove(identity.node));
     let mut client = Channels::new(seams.net.clone()).peer(&address, LinkClass::Bulk);
     let asked = client.change_members(ChangeMembersRequest { route: Some(route), change });

@@ -25,6 +25,7 @@ pub use disks::{Disks, Files};
 use crate::admin::KeyError;
 use crate::bootstrap::BootstrapError;
 use crate::net::{Net, TcpNet};
+pub use crate::raft::Superseded;
 use crate::record::BadDsn;
 use crate::settings::BadSetting;
 

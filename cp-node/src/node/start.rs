@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::net::{self, Listener};
 use crate::probes::{self, Probes};
 use crate::propose::{Batcher, Proposer};
-use crate::raft::{self, Channels, LeaderContact, MESSAGE_BYTES_MAX, Network, PeerService, Reach, Transfers};
+use crate::raft::{self, Channels, LeaderContact, MESSAGE_BYTES_MAX, Network, PeerService, Peering, Reach, Transfers};
 use crate::read::ReadIndex;
 use crate::record::{self, Record, Writer};
 use crate::settings::Settings;
@@ -252,6 +252,7 @@ impl Node {
             name: settings.node_name(),
             region: settings.node.region.clone(),
             raft: core.raft.clone(),
+            reads: core.reads.clone(),
             contact,
             feed: feed_reader.clone(),
             fleet: fleet.clone(),
@@ -366,11 +367,11 @@ impl Core {
             stopping,
         } = start;
         let Storage { log, replica, snapshots } = storage;
-        let (cluster, node) = (identity.cluster, identity.node);
+        let node = identity.node;
+        let peering = Peering::new(&identity, feed.clone());
         let (transfers, reach) = (Transfers::default(), Reach::default());
         let network = Network {
-            cluster,
-            node,
+            peering: peering.clone(),
             channels: channels.clone(),
             durability: log.durability().clone(),
             transfers: transfers.clone(),
@@ -381,13 +382,18 @@ impl Core {
             .await
             .map_err(|e| NodeError::Consensus(e.to_string()))?;
         let batcher = Batcher::start(node, raft.clone(), settings.raft.election_max.0);
-        let proposer =
-            Proposer::start(cluster, node, boot, raft.clone(), batcher.clone(), channels.clone(), seams.random.clone());
-        let reads = ReadIndex::start(cluster, node, raft.clone(), channels.clone(), applied.clone());
+        let proposer = Proposer::start(
+            peering.clone(),
+            boot,
+            raft.clone(),
+            batcher.clone(),
+            channels.clone(),
+            seams.random.clone(),
+        );
+        let reads = ReadIndex::start(peering.clone(), raft.clone(), channels.clone(), applied.clone());
         let members = Members {
-            cluster,
+            peering: peering.clone(),
             epoch: identity.epoch,
-            node,
             raft: raft.clone(),
             proposer: proposer.clone(),
             channels: channels.clone(),
@@ -396,8 +402,7 @@ impl Core {
             left: Arc::new(watch::Sender::new(false)),
         };
         let describe = Describe {
-            cluster,
-            node,
+            peering: peering.clone(),
             name: settings.node_name(),
             region: settings.node.region.clone(),
             raft: raft.clone(),
@@ -412,8 +417,7 @@ impl Core {
             record,
         };
         let service = PeerService {
-            cluster,
-            node,
+            peering,
             raft: raft.clone(),
             contact: contact.clone(),
             snapshots,

@@ -3,13 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use protocol::grpc::{Route, TakeOverRequest};
+use protocol::grpc::TakeOverRequest;
 use raft_store::types::NodeId;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Node;
-use crate::raft::LinkClass;
+use crate::raft::{LinkClass, Peering, Superseded};
 
 /// How long requests under way may take to end.
 const REQUESTS_MAX: Duration = Duration::from_secs(5);
@@ -30,6 +30,8 @@ pub enum Ended {
     Failed(String),
     /// It was taken out of its cluster.
     Left,
+    /// Its cluster was brought back without it. Nothing that it holds counts any more.
+    Superseded(Superseded),
 }
 
 impl Node {
@@ -44,6 +46,7 @@ impl Node {
                 Ended::Failed(format!("consensus has stopped: {}", reason.unwrap_or_default()))
             }
             _ = left.wait_for(|left| *left) => Ended::Left,
+            superseded = self.members.peering.superseded() => Ended::Superseded(superseded),
         }
     }
 
@@ -67,14 +70,7 @@ impl Node {
                 tracing::error!(%error, "it could not be noted that this node has left");
             }
         } else {
-            Handover {
-                node: self.identity.node,
-                raft: &self.raft,
-                channels: &self.channels,
-                cluster: self.identity.cluster.to_string(),
-            }
-            .run()
-            .await;
+            Handover { peering: &self.members.peering, raft: &self.raft, channels: &self.channels }.run().await;
         }
         self.stop_feed.send_replace(true);
         let _ = tokio::time::timeout(CLOSE_MAX, self.feed_server).await;
@@ -108,10 +104,9 @@ impl Node {
 /// everybody another election timeout. So this leader proposes nothing more, falls silent, lets the lease run out, and
 /// only then asks its heir to stand: one election, that it wins at once.
 struct Handover<'n> {
-    node: NodeId,
+    peering: &'n Peering,
     raft: &'n raft_store::types::Raft,
     channels: &'n crate::raft::Channels,
-    cluster: String,
 }
 
 impl Handover<'_> {
@@ -122,7 +117,7 @@ impl Handover<'_> {
         let mut asked = None;
         while Instant::now() < deadline {
             let (leader, heir) = self.look();
-            if leader != Some(self.node) {
+            if leader != Some(self.peering.node) {
                 return;
             }
             match heir {
@@ -145,7 +140,7 @@ impl Handover<'_> {
     }
 
     async fn ask(&self, id: NodeId, address: &str) {
-        let route = Route { cluster: self.cluster.clone(), from: self.node, to: id };
+        let route = self.peering.route(id);
         let mut client = self.channels.peer(address, LinkClass::Consensus);
         let taking = client.take_over(TakeOverRequest { route: Some(route) });
         match tokio::time::timeout(HAND_OVER_MAX, taking).await {
@@ -159,7 +154,7 @@ impl Handover<'_> {
     fn look(&self) -> (Option<NodeId>, Heir) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|id| *id != self.node).collect();
+        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|id| *id != self.peering.node).collect();
         if voters.is_empty() {
             return (metrics.current_leader, Heir::Nobody);
         }

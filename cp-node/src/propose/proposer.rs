@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use protocol::codec;
 use protocol::command::{Command, LOG_ENTRY_BYTES_MAX, Origin};
-use protocol::grpc::{ProposeRequest, Route, propose_result};
+use protocol::grpc::{ProposeRequest, propose_result};
 use protocol::seam::Random;
-use protocol::snapshot::ClusterId;
 use protocol::{Outcome, Rejection};
 use raft_store::types::{NodeId, Raft};
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Batcher, ProposeError, Undecided};
 use crate::net;
-use crate::raft::{Channels, LinkClass};
+use crate::raft::{Channels, LinkClass, Peering};
 
 /// Commands of this node that may be under way at once. More are refused: the log remembers the outcome of each.
 const UNDER_WAY_MAX: usize = 4096;
@@ -82,8 +81,7 @@ pub(crate) struct ProposerReport {
 impl Proposer {
     /// Starts on the current runtime.
     pub(crate) fn start(
-        cluster: ClusterId,
-        node: NodeId,
+        peering: Peering,
         boot: u64,
         raft: Raft,
         batcher: Batcher,
@@ -92,7 +90,8 @@ impl Proposer {
     ) -> Self {
         let (forwards, queue) = mpsc::channel(UNDER_WAY_MAX);
         let forwarded = Arc::new(AtomicU64::new(0));
-        let forwarder = Forwarder { cluster, node, raft: raft.clone(), channels, forwarded: forwarded.clone() };
+        let node = peering.node;
+        let forwarder = Forwarder { peering, raft: raft.clone(), channels, forwarded: forwarded.clone() };
         tokio::spawn(forwarder.run(queue));
         let shared = Shared {
             node,
@@ -234,8 +233,7 @@ impl Drop for Name {
 
 /// Carries commands to the leader, many in a message.
 struct Forwarder {
-    cluster: ClusterId,
-    node: NodeId,
+    peering: Peering,
     raft: Raft,
     channels: Channels,
     forwarded: Arc<AtomicU64>,
@@ -298,7 +296,7 @@ impl Forwarder {
             }
         };
         self.forwarded.fetch_add(group.len() as u64, Ordering::Relaxed);
-        let route = Route { cluster: self.cluster.to_string(), from: self.node, to: leader };
+        let route = self.peering.route(leader);
         let mut client = self.channels.peer(&address, LinkClass::Bulk);
         let call = client.propose(ProposeRequest { route: Some(route), commands });
         let results = match tokio::time::timeout(FORWARD_MAX, call).await {

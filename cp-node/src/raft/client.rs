@@ -11,7 +11,6 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotRespon
 use openraft::{AnyError, OptionalSend, StorageIOError};
 use protocol::codec::{self, Record};
 use protocol::grpc::{RaftMessage, Route, SnapshotPart};
-use protocol::snapshot::ClusterId;
 use raft_store::log::{Durability, SafeCommit};
 use raft_store::snapshots::SnapshotHandle;
 use raft_store::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
@@ -23,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::channels::{Channels, LinkClass};
+use super::peering::Peering;
 use super::reach::Reach;
 use super::transfers::Transfers;
 
@@ -38,8 +38,7 @@ const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(60);
 /// Makes consensus' links to other nodes.
 #[derive(Clone)]
 pub(crate) struct Network {
-    pub(crate) cluster: ClusterId,
-    pub(crate) node: NodeId,
+    pub(crate) peering: Peering,
     pub(crate) channels: Channels,
     pub(crate) durability: Durability,
     pub(crate) transfers: Transfers,
@@ -72,11 +71,12 @@ impl Link {
     }
 
     fn route(&self) -> Route {
-        Route { cluster: self.network.cluster.to_string(), from: self.network.node, to: self.target }
+        self.network.peering.route(self.target)
     }
 
     /// Trying again at once is of no use, whatever the reason: the node is down, or somebody else answers at its address.
     fn failed(&self, status: &Status) -> Unreachable {
+        self.network.peering.refused(status);
         self.network.reach.failed(self.target, &self.member, status.message());
         Unreachable::new(status)
     }

@@ -4,6 +4,7 @@
 mod channels;
 mod client;
 mod contact;
+mod peering;
 mod reach;
 mod server;
 mod transfers;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub(crate) use channels::{Channels, LinkClass, MESSAGE_BYTES_MAX};
 pub(crate) use client::Network;
 pub(crate) use contact::LeaderContact;
+pub use peering::Superseded;
+pub(crate) use peering::{Peering, route_of};
 pub(crate) use reach::Reach;
 pub(crate) use server::PeerService;
 pub(crate) use transfers::Transfers;

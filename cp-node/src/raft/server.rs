@@ -12,12 +12,11 @@ use protocol::grpc::peer_server::Peer;
 use protocol::grpc::{
     self, ChangeMembersReply, ChangeMembersRequest, DescribeReply, DescribeRequest, FleetReply, FleetRequest,
     JoinReply, JoinRequest, NotProposed, ProposeReply, ProposeRequest, ProposeResult, RaftMessage, ReadIndexReply,
-    ReadIndexRequest, Route, SnapshotPart, TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
+    ReadIndexRequest, SnapshotPart, TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
 };
-use protocol::snapshot::ClusterId;
 use raft_store::receive_snapshot;
 use raft_store::snapshots::SnapshotStore;
-use raft_store::types::{NodeId, Raft, Snapshot, SnapshotMeta};
+use raft_store::types::{Raft, Snapshot, SnapshotMeta};
 use raft_store::wire::{
     AppendRecord, AppendReplyRecord, SnapshotOfferRecord, SnapshotReplyRecord, VoteReplyRecord, VoteRequestRecord,
 };
@@ -26,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::client::PART_WAIT_MAX;
 use super::contact::LeaderContact;
+use super::peering::Peering;
 use crate::members::Members;
 use crate::propose::{Batcher, Undecided};
 use crate::read;
@@ -39,8 +39,7 @@ const PARTS_INLINE_MAX: usize = 4096;
 
 /// The peer service of a node.
 pub(crate) struct PeerService {
-    pub(crate) cluster: ClusterId,
-    pub(crate) node: NodeId,
+    pub(crate) peering: Peering,
     pub(crate) raft: Raft,
     pub(crate) contact: LeaderContact,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
@@ -50,42 +49,25 @@ pub(crate) struct PeerService {
 }
 
 impl PeerService {
-    /// Refuses what is meant for another node or comes from another cluster, and says who this is.
-    fn check_route(&self, route: Option<&Route>) -> Result<(), Status> {
-        let Some(route) = route else { return Err(Status::invalid_argument("a message without a route")) };
-        let cluster = self.cluster.to_string();
-        if route.cluster != cluster {
-            return Err(Status::failed_precondition(format!(
-                "this is node {} of cluster {cluster}, the message is of cluster {}",
-                self.node, route.cluster
-            )));
-        }
-        if route.to != 0 && route.to != self.node {
-            return Err(Status::failed_precondition(format!("this is node {}, not node {}", self.node, route.to)));
-        }
-        Ok(())
-    }
-
     fn record<T: Record>(&self, message: &RaftMessage) -> Result<T, Status> {
-        self.check_route(message.route.as_ref())?;
+        self.peering.check(message.route.as_ref())?;
         codec::open(&message.record).map_err(|e| Status::invalid_argument(e.to_string()))
     }
 
     fn message(&self, record: &impl Record) -> Result<Response<RaftMessage>, Status> {
         let record = codec::seal(record).map_err(|e| Status::internal(e.to_string()))?;
-        let route = Route { cluster: self.cluster.to_string(), from: self.node, to: 0 };
-        Ok(Response::new(RaftMessage { route: Some(route), record: record.into() }))
+        Ok(Response::new(RaftMessage { route: Some(self.peering.route(0)), record: record.into() }))
     }
 
     async fn receive(&self, mut parts: Streaming<SnapshotPart>) -> Result<SnapshotReplyRecord, Status> {
         let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without parts"))?;
-        self.check_route(first.route.as_ref())?;
+        self.peering.check(first.route.as_ref())?;
         let offer: SnapshotOfferRecord =
             codec::open(&first.record).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let meta = SnapshotMeta::from(offer.meta);
         // Parts go to a thread that may block; the channel between bounds what is in memory.
         let (bytes, received) = mpsc::channel(if blocking::is_inline() { PARTS_INLINE_MAX } else { 4 });
-        let (cluster, store, checked) = (self.cluster, self.snapshots.clone(), meta.clone());
+        let (cluster, store, checked) = (self.peering.cluster, self.snapshots.clone(), meta.clone());
         let store = move || {
             let mut input = Received { parts: received, current: Bytes::new() };
             receive_snapshot(&mut input, cluster, &checked, &*store)
@@ -142,7 +124,7 @@ impl Peer for PeerService {
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let request = request.into_inner();
-        self.check_route(request.route.as_ref())?;
+        self.peering.check(request.route.as_ref())?;
         let mut answers = Vec::with_capacity(request.commands.len());
         for frame in &request.commands {
             let command: Command = codec::open(frame).map_err(|e| Status::invalid_argument(e.to_string()))?;
@@ -166,7 +148,7 @@ impl Peer for PeerService {
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        self.check_route(request.get_ref().route.as_ref())?;
+        self.peering.check(request.get_ref().route.as_ref())?;
         let kind = match read::leader_index(&self.raft).await {
             Ok(index) => read_index_reply::Kind::LogIndex(index),
             Err(not_leader) => read_index_reply::Kind::NotLeader(NotProposed {
@@ -178,7 +160,7 @@ impl Peer for PeerService {
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
-        self.check_route(request.get_ref().route.as_ref())?;
+        self.peering.check(request.get_ref().route.as_ref())?;
         Ok(Response::new(self.describe.reply()))
     }
 
@@ -191,23 +173,23 @@ impl Peer for PeerService {
         request: Request<ChangeMembersRequest>,
     ) -> Result<Response<ChangeMembersReply>, Status> {
         let request = request.into_inner();
-        self.check_route(request.route.as_ref())?;
+        self.peering.check(request.route.as_ref())?;
         self.members.change(request).await.map(|()| Response::new(ChangeMembersReply {}))
     }
 
     async fn take_over(&self, request: Request<TakeOverRequest>) -> Result<Response<TakeOverReply>, Status> {
-        self.check_route(request.get_ref().route.as_ref())?;
+        self.peering.check(request.get_ref().route.as_ref())?;
         self.raft.trigger().elect().await.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(TakeOverReply {}))
     }
 
     async fn fleet(&self, request: Request<FleetRequest>) -> Result<Response<FleetReply>, Status> {
         let request = request.into_inner();
-        self.check_route(request.route.as_ref())?;
+        self.peering.check(request.route.as_ref())?;
         let serving =
             grpc::position(request.serving, "serving").map_err(|e| Status::invalid_argument(e.to_string()))?;
         let wait = Duration::from_millis(request.wait_ms).min(FLEET_WAIT_MAX);
-        Ok(Response::new(self.describe.fleet.look(self.node, serving, request.seen, wait).await))
+        Ok(Response::new(self.describe.fleet.look(self.peering.node, serving, request.seen, wait).await))
     }
 }
 
