@@ -13,6 +13,7 @@
 mod admin;
 mod archiver;
 pub mod bootstrap;
+mod escrow;
 mod feed;
 mod maintenance;
 mod members;

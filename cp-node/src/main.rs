@@ -71,6 +71,18 @@ enum Command {
     },
     /// Takes this (running) node out of its cluster for good. It then stops by itself.
     Leave(Common),
+    /// Writes the key files that the settings name and that are lost, from what the record (else the archive, or a file)
+    /// keeps of them. Needs the key-encryption key, `secrets.kek_file`. `bootstrap` does so by itself.
+    RecoverKeys {
+        /// Where they are kept.
+        #[arg(long, value_enum, default_value_t = Source::Auto)]
+        from: Source,
+        /// The file, as `hfctl backup` wrote it.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Looks at the settings.
     Config {
         #[command(subcommand)]
@@ -89,6 +101,17 @@ enum Source {
     File,
     /// The durable record.
     Record,
+}
+
+impl From<Source> for bootstrap::From {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Auto => Self::Auto,
+            Source::Archive => Self::Archive,
+            Source::File => Self::File,
+            Source::Record => Self::Record,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -167,13 +190,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Bootstrap { from, file, accept_loss, witness_window, resume, past_claims, common } => {
             let settings = common.load()?;
             start_logs(&settings)?;
-            let from = match from {
-                Source::Auto => bootstrap::From::Auto,
-                Source::Archive => bootstrap::From::Archive,
-                Source::File => bootstrap::From::File,
-                Source::Record => bootstrap::From::Record,
-            };
-            let plan = Plan { from, file, accept_loss, window: witness_window.0, resume, past_claims };
+            let plan = Plan { from: from.into(), file, accept_loss, window: witness_window.0, resume, past_claims };
             let restored = block_on(bootstrap::bootstrap(&settings, &plan, &Seams::real()))?;
             println!(
                 "cluster {} is back from {}: {} resources at {}, where it was at {}; {} proxies were heard. Now run it: cp-node run",
@@ -184,6 +201,16 @@ fn execute(command: Command) -> Result<(), Failure> {
                 restored.found,
                 restored.witnesses.len()
             );
+            Ok(())
+        }
+        Command::RecoverKeys { from, file, common } => {
+            let settings = common.load()?;
+            start_logs(&settings)?;
+            let written = block_on(bootstrap::recover_keys(&settings, from.into(), file, &Seams::real()))?;
+            match written.is_empty() {
+                true => println!("no key file is missing"),
+                false => written.iter().for_each(|path| println!("{}", path.display())),
+            }
             Ok(())
         }
         Command::Join { peer, learner, common } => {

@@ -249,6 +249,10 @@ pub struct SecretSettings {
     /// every node and proxy. Without it, nothing secret is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring_file: Option<std::path::PathBuf>,
+    /// A file with the key-encryption key, the newest first, in the same form (`cp-node config keyring`). With it the keys
+    /// that this node has in files are kept in the configuration, sealed. The one thing to keep elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kek_file: Option<std::path::PathBuf>,
 }
 
 /// The durable record: PostgreSQL. Every voter needs the same, since every one may come to lead.

@@ -164,6 +164,59 @@ async fn of_several_who_bring_a_cluster_back_one_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_key_encryption_key_and_postgresql_alone_bring_back_the_keys_too() {
+    const KEYRING: &str = "k1 1111111111111111111111111111111111111111111111111111111111111111\n";
+    let postgres = Postgres::primary("pg-1", &layout().postgres(1)).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (kek, keyring, signing, archive) = (path("kek"), path("keyring"), path("archive.key"), path("archive"));
+    std::fs::write(&kek, format!("kek {}", "7".repeat(64))).unwrap();
+    std::fs::write(&keyring, KEYRING).unwrap();
+    std::fs::write(&signing, SEED).unwrap();
+    std::fs::create_dir(&archive).unwrap();
+    let settings = [
+        format!("secrets.kek_file={}", kek.display()),
+        format!("secrets.keyring_file={}", keyring.display()),
+        format!("archive.signing_key_file={}", signing.display()),
+        format!("archive.directory={}", archive.display()),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let mut cluster = cluster_with(1, &Postgres::dsn(&[postgres.address()]), &settings).await;
+    cluster.cp(1).api().put("routes", "r1", &route("one")).await.unwrap();
+    until("the keys are kept", DRAIN_MAX, async || {
+        let kept = postgres.sql("SELECT string_agg(id, ' ' ORDER BY id) FROM holdfast.current WHERE kind = 'system'");
+        let kept = kept.await?;
+        anyhow_ensure(kept == "archive-key keyring", &kept)
+    })
+    .await
+    .unwrap();
+    let rows = postgres.sql("SELECT string_agg(body, ' ') FROM holdfast.history").await.unwrap();
+    assert!(!rows.contains(&"1".repeat(64)) && !rows.contains(&SEED[..32]), "{rows}");
+    let before = cluster.cp(1).api().status().await.unwrap();
+
+    disaster(&mut cluster).await;
+    for file in [&keyring, &signing] {
+        std::fs::remove_file(file).unwrap();
+    }
+    std::fs::remove_dir_all(&archive).unwrap();
+    std::fs::create_dir(&archive).unwrap();
+    let flags = ["--from=record", "--witness-window=0s"];
+    // Another key-encryption key opens nothing.
+    let right = std::fs::read(&kek).unwrap();
+    std::fs::write(&kek, format!("kek {}", "8".repeat(64))).unwrap();
+    let refused = cluster.cp(1).bootstrap(&flags).await.unwrap_err().to_string();
+    assert!(refused.contains("secrets.kek_file") && !keyring.exists(), "{refused}");
+    std::fs::write(&kek, right).unwrap();
+    cluster.cp(1).bootstrap(&flags).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&keyring).unwrap(), KEYRING);
+    assert_eq!(std::fs::read_to_string(&signing).unwrap().trim(), SEED);
+    cluster.cp(1).run().unwrap();
+    cluster.cp(1).ready().await.unwrap();
+    let after = cluster.cp(1).api().status().await.unwrap();
+    assert_eq!((after.epoch, after.revision, &after.digest), (2, before.revision, &before.digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_the_old_log_ends_when_it_meets_the_new_life() {
     let postgres = Postgres::primary("pg-1", &layout().postgres(1)).await.unwrap();
     let mut cluster = cluster_with(3, &Postgres::dsn(&[postgres.address()]), &[]).await;

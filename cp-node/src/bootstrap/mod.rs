@@ -29,6 +29,8 @@ use sha2::{Digest, Sha256};
 pub use source::{Candidate, From, RestoreSource};
 pub use witness::Witness;
 
+use crate::escrow;
+pub use crate::escrow::NotRecovered;
 use crate::node::{self, NodeError, Seams};
 use crate::settings::Settings;
 
@@ -138,6 +140,19 @@ pub enum BootstrapError {
     /// A listener.
     #[error("{0}")]
     Listen(std::io::Error),
+    /// Lost key files do not come back.
+    #[error(transparent)]
+    Keys(#[from] NotRecovered),
+    /// A lost key file was never kept.
+    #[error("{setting}: {} is not there, and {from} keeps no copy of it", path.display())]
+    NotKept {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What was asked.
+        from: String,
+    },
     /// The snapshot cannot be written or is not taken.
     #[error("the configuration is not taken: {0}")]
     Restore(String),
@@ -151,6 +166,9 @@ pub async fn bootstrap(settings: &Settings, plan: &Plan, seams: &Seams) -> Resul
     settings.check()?;
     // Before anything is claimed: this must be a directory that can become a node's.
     raft_store::disk::DataDir::open(&settings.data_dir.0)?.check_unclaimed()?;
+    if settings.secrets.kek_file.is_some() && !escrow::missing(settings).is_empty() {
+        recover_keys(settings, plan.from, plan.file.clone(), seams).await?;
+    }
     let candidate = source::newest(settings, plan, seams).await?;
     tracing::info!(
         from = candidate.from, position = %candidate.state.position(), resources = candidate.state.len(),
@@ -179,6 +197,33 @@ pub async fn bootstrap(settings: &Settings, plan: &Plan, seams: &Seams) -> Resul
     let position = Position { epoch, revision: found.revision };
     let resources = candidate.state.len();
     Ok(Restored { identity, from: candidate.from, found, position, resources, witnesses })
+}
+
+/// Writes the key files that the settings name and that are lost, from what the record keeps of them, or, where there is
+/// none, the archive or a file; gives those that it has written. Opened by the key-encryption key, `secrets.kek_file`.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn recover_keys(
+    settings: &Settings,
+    from: From,
+    file: Option<PathBuf>,
+    seams: &Seams,
+) -> Result<Vec<PathBuf>, NodeError> {
+    let lost = escrow::missing(settings);
+    let mut without = settings.clone();
+    if lost.iter().any(|(setting, _)| *setting == "archive.signing_key_file") {
+        // What is in the archive is believed by the keys that are trusted, then.
+        without.archive.signing_key_file = None;
+    }
+    let from = if settings.record.is_set() && from == From::Auto { From::Record } else { from };
+    let plan = Plan { from, file, accept_loss: true, window: Duration::ZERO, resume: None, past_claims: false };
+    let candidate = source::newest(&without, &plan, seams).await?;
+    let written = escrow::recover(settings, &candidate.state).map_err(BootstrapError::Keys)?;
+    match lost.into_iter().find(|(_, path)| !written.contains(path)) {
+        Some((setting, path)) => Err(BootstrapError::NotKept { setting, path, from: candidate.from }.into()),
+        None => Ok(written),
+    }
 }
 
 /// Refuses to come back below what somebody has served.

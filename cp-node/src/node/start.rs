@@ -22,6 +22,7 @@ use tonic::transport::Server;
 use super::{NodeError, Seams, found};
 use crate::admin::{self, Desk, Keys, Secrets};
 use crate::archiver::{self, Archiver};
+use crate::escrow::Escrow;
 use crate::feed::{FeedService, Fleet, FullStates};
 use crate::maintenance;
 use crate::members::Members;
@@ -163,6 +164,7 @@ impl Node {
         settings.check()?;
         let keys = Keys::load(&settings.admin.keys)?;
         let secrets = Secrets::load(&settings.secrets, seams.random.clone(), seams.clock.clone())?;
+        let escrow = Escrow::load(&settings, seams.random.clone())?;
         let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
         let link = record::Link::new(&settings.record, seams.net.clone())?;
         let data = DataDir::open(&settings.data_dir.0)?;
@@ -292,6 +294,10 @@ impl Node {
         };
         let mut upkeep = core.upkeep;
         upkeep.push(tokio::spawn(writer.run()));
+        if let Some(escrow) = escrow {
+            let (raft, feed, proposer) = (core.raft.clone(), feed_inside.clone(), core.proposer.clone());
+            upkeep.push(tokio::spawn(escrow.keep(identity.node, raft, feed, proposer, seams.clock.clone())));
+        }
         let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
         let feed_server = tokio::spawn(serve_feed(feed, service, stopping_feed));
         let probes = Probes { describe: core.describe, metrics };

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::failpoint;
@@ -18,6 +19,18 @@ pub const TEMPORARY: &str = "tmp";
 /// Those of the file system, with the path. The old file is then still there, whole.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = Replacement::begin(path)?;
+    file.write_all(bytes).map_err(|e| at(path, e))?;
+    file.commit()
+}
+
+/// The same, for its owner's eyes only.
+///
+/// # Errors
+/// Those of the file system, with the path. The old file is then still there, whole.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = Replacement::begin(path)?;
+    // Before there is anything in it.
+    file.file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(|e| at(path, e))?;
     file.write_all(bytes).map_err(|e| at(path, e))?;
     file.commit()
 }
