@@ -10,6 +10,7 @@ mod postgres;
 mod power;
 mod proxies;
 mod rolling;
+mod stop;
 
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
@@ -36,6 +37,11 @@ pub enum Whom {
 pub enum Fault {
     /// SIGKILL; started again at the end.
     Kill {
+        /// Whom.
+        whom: Whom,
+    },
+    /// SIGTERM: it stops in order; started again at the end.
+    Stop {
         /// Whom.
         whom: Whom,
     },
@@ -119,6 +125,7 @@ impl Fault {
     pub async fn start(self, arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
         match self {
             Self::Kill { whom } => kill::start(arena, whom, luck).await,
+            Self::Stop { whom } => stop::start(arena, whom, luck).await,
             Self::Pause { whom } => pause::start(arena, whom, luck).await,
             Self::Isolate { .. }
             | Self::Deaf { .. }

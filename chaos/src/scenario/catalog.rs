@@ -18,6 +18,7 @@ const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 pub const ALL: &[Scenario] = &[
     plain("calm", "nothing goes wrong", PLAIN, calm, &[Lost]),
     plain("leader-kill", "kill -9 of the leader under load", PLAIN, leader_kill, &[Election, Resume]),
+    plain("drain", "the leader is asked to stop, and hands over", PLAIN, drain, &[Election, Resume]),
     plain(
         "leader-pause",
         "the leader stops where it stands, and goes on after another was elected",
@@ -79,6 +80,10 @@ fn calm(_luck: &mut Luck) -> Vec<Step> {
 
 fn leader_kill(luck: &mut Luck) -> Vec<Step> {
     (0..4).map(|_| step(luck, Kill { whom: Leader }, (800, 2500))).collect()
+}
+
+fn drain(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Stop { whom: Leader }, (500, 1500))).collect()
 }
 
 fn leader_pause(luck: &mut Luck) -> Vec<Step> {

@@ -148,11 +148,17 @@ impl Workload {
         Ok(())
     }
 
+    /// Stops everybody where he stands, when the run was broken off: what clients had under way is noted as unknown.
+    pub async fn break_off(&mut self) {
+        self.clients.shutdown().await;
+        self.others.shutdown().await;
+    }
+
     /// Waits for everybody else to note his last.
     ///
     /// # Errors
     /// When one has ended by a panic.
-    pub async fn stop(mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.others.join_next().await {
             ended?;
