@@ -139,7 +139,7 @@ impl Three {
     fn leader(&self) -> Option<usize> {
         let known: Vec<_> = (0..3).map(|index| self.knows(index)).collect();
         let leader = known[0].1?;
-        let agreed = known.iter().all(|known| *known == known[0]);
+        let agreed = known.iter().all(|one| *one == known[0]);
         agreed.then(|| self.nodes.iter().position(|(node, _)| node.inside().node == leader)).flatten()
     }
 }

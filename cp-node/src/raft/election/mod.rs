@@ -97,6 +97,8 @@ impl Elections {
                     tokio::time::sleep_until(due).await;
                 }
                 Role::Votes => match self.canvass(&standing, |reply| reply.granted).await {
+                    // Meanwhile it may have voted for another one, who asked at the same time: a later term would depose it.
+                    Ok(()) if self.standing().await?.is_past(&standing) => {}
                     Ok(()) => {
                         tracing::info!(term = standing.term + 1, "no leader is heard: standing for election");
                         self.raft.trigger().elect().await?;

@@ -62,6 +62,11 @@ impl Standing {
         self.since + timeout + if self.has_leader { lease } else { Duration::ZERO }
     }
 
+    /// Whether it has voted, or heard a leader, since `earlier`.
+    pub(super) fn is_past(&self, earlier: &Self) -> bool {
+        (self.term, self.role, self.since) != (earlier.term, earlier.role, earlier.since)
+    }
+
     /// Whether it would vote for a node whose log ends at `last`: what a vote would be refused for, asked beforehand.
     ///
     /// The term is not asked about. A candidate whose term is too low loses its election and learns the higher one from
@@ -165,6 +170,16 @@ mod tests {
         assert_eq!(node.would_vote(log(3, 10), LEASE, since + ms(9000)), Err(Refusal::Leads(ms(120))));
         node.quorum_age = Some(ms(700));
         assert_eq!(node.would_vote(log(3, 10), LEASE, since + ms(9000)), Ok(()));
+    }
+
+    #[test]
+    fn what_a_quorum_said_is_old_once_the_node_has_voted_or_heard_a_leader() {
+        let asked = follower(Instant::now());
+        assert!(!asked.clone().is_past(&asked));
+        let voted = Standing { term: 4, has_leader: false, since: asked.since + ms(1), ..asked.clone() };
+        let heard = Standing { since: asked.since + ms(1), ..asked.clone() };
+        let leads = Standing { role: Role::Leads, ..asked.clone() };
+        assert!([voted, heard, leads].iter().all(|later| later.is_past(&asked)));
     }
 
     #[test]
