@@ -103,6 +103,11 @@ pub enum Fault {
         /// On whom.
         whom: Whom,
     },
+    /// Nothing more can be written to one node's disk.
+    FullDisk {
+        /// On whom.
+        whom: Whom,
+    },
     /// Every node is stopped in order and started again, one after the other.
     Rolling,
     /// PostgreSQL is killed.
@@ -142,6 +147,7 @@ impl Fault {
             Self::Flip => corrupt::start(arena, luck).await,
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
+            Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),
