@@ -16,7 +16,8 @@
 //!
 //! A pre-vote promises nothing and is not written down: two nodes may both get one. What is safe is decided by the vote
 //! that follows; a pre-vote only decides whether it is asked for. So consensus' own timer for elections is off
-//! ([`super::config`]), and here is the one in its place. Its times are the same; an election costs one more round trip.
+//! ([`super::config`]), and here is the one in its place. It can be shorter, since one node that misses its leader deposes
+//! nobody any more: it needs a quorum that misses it too.
 
 mod rules;
 
@@ -38,7 +39,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use self::rules::{Role, Standing};
+use self::rules::{Role, Standing, Times};
 use super::channels::{Channels, LinkClass};
 
 /// A node's part in elections. Clones share it.
@@ -76,7 +77,9 @@ impl Elections {
     }
 
     async fn watch(&self) -> Result<(), Fatal<NodeId>> {
-        let mut timeout = self.draw_timeout();
+        let times =
+            Times { lease: self.lease(), election: Duration::from_millis(self.raft.config().election_timeout_min) };
+        let mut jitter = self.draw_jitter();
         // A leader is not judged before this: what it was answered has not reached its measure yet.
         let mut trusted_until = Instant::now();
         let mut refused = false;
@@ -85,7 +88,7 @@ impl Elections {
             if standing.role != Role::Leads {
                 self.silence.keep(false);
             }
-            let due = standing.due(self.lease(), timeout);
+            let due = standing.due(times, jitter);
             match standing.role {
                 Role::Learns => tokio::time::sleep(self.lease()).await,
                 Role::Leads => {
@@ -102,7 +105,7 @@ impl Elections {
                     Ok(()) => {
                         tracing::info!(term = standing.term + 1, "no leader is heard: standing for election");
                         self.raft.trigger().elect().await?;
-                        timeout = self.draw_timeout();
+                        jitter = self.draw_jitter();
                         if standing.others.is_empty() {
                             // It needs nobody else: only its disk is waited for.
                             tokio::time::sleep(self.lease()).await;
@@ -254,10 +257,9 @@ impl Elections {
         Duration::from_millis(self.raft.config().heartbeat_interval)
     }
 
-    /// Between the shortest and the longest election timeout.
-    fn draw_timeout(&self) -> Duration {
+    /// Below the difference of the two election timeouts.
+    fn draw_jitter(&self) -> Duration {
         let config = self.raft.config();
-        let span = config.election_timeout_max - config.election_timeout_min;
-        Duration::from_millis(config.election_timeout_min + self.random.below(span))
+        Duration::from_millis(self.random.below(config.election_timeout_max - config.election_timeout_min))
     }
 }

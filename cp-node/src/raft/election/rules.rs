@@ -27,6 +27,15 @@ pub(super) struct Standing {
     pub(super) others: BTreeMap<NodeId, Member>,
 }
 
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// How long a leader that was heard is believed in.
+    pub(super) lease: Duration,
+    /// How long an election may take.
+    pub(super) election: Duration,
+}
+
 /// What a node does in consensus.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
@@ -53,13 +62,14 @@ pub(super) enum Refusal {
 }
 
 impl Standing {
-    /// When it would stand, if nothing happens until then. `lease` is how long a leader that was heard is believed in,
-    /// and `timeout` what was drawn, so that two seldom stand at once. A node that is the only voter waits for nobody.
-    pub(super) fn due(&self, lease: Duration, timeout: Duration) -> Instant {
+    /// When it would stand, if nothing happens until then: once it believes in its leader no more, or once the election
+    /// in which it voted must be over; and after a `jitter` that was drawn, so that two seldom stand at once. A node that
+    /// is the only voter waits for nobody.
+    pub(super) fn due(&self, times: Times, jitter: Duration) -> Instant {
         if self.others.is_empty() {
             return self.since;
         }
-        self.since + timeout + if self.has_leader { lease } else { Duration::ZERO }
+        self.since + jitter + if self.has_leader { times.lease } else { times.election }
     }
 
     /// Whether it has voted, or heard a leader, since `earlier`.
@@ -105,7 +115,7 @@ mod tests {
     use super::*;
 
     const LEASE: Duration = Duration::from_millis(600);
-    const TIMEOUT: Duration = Duration::from_millis(400);
+    const TIMES: Times = Times { lease: LEASE, election: Duration::from_millis(300) };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -129,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn who_has_heard_a_leader_waits_for_the_end_of_its_lease_too() {
+    fn who_has_heard_a_leader_waits_for_the_end_of_its_lease_and_who_has_voted_for_the_end_of_the_election() {
         let since = Instant::now();
         let mut node = follower(since);
-        assert_eq!(node.due(LEASE, TIMEOUT), since + ms(1000));
+        assert_eq!(node.due(TIMES, ms(70)), since + ms(670));
         node.has_leader = false;
-        assert_eq!(node.due(LEASE, TIMEOUT), since + ms(400), "a lost election");
+        assert_eq!(node.due(TIMES, ms(70)), since + ms(370), "a lost election");
         node.others.clear();
-        assert_eq!(node.due(LEASE, TIMEOUT), since, "there is nobody to wait for");
+        assert_eq!(node.due(TIMES, ms(70)), since, "there is nobody to wait for");
     }
 
     #[test]
