@@ -53,6 +53,17 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Runs one scenario with seed after seed until so many of its faults have been, and tells the cost of a fault.
+    Repeat {
+        /// Its name; see `chaos list`.
+        scenario: String,
+        /// How many faults.
+        #[arg(long, default_value_t = 200)]
+        faults: usize,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Runs scenarios by chance until the time is up.
     Soup {
         /// How long.
@@ -79,6 +90,7 @@ async fn main() -> ExitCode {
         }
         Command::Run { scenario, seed, schedule } => run_one(&scenario, seed, schedule).await,
         Command::Matrix { seed } => matrix(seed).await,
+        Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
         Command::Soup { minutes, seed } => soup(Duration::from_secs(60 * minutes), seed).await,
         Command::Gc => gc().map(|()| true),
     };
@@ -168,6 +180,43 @@ async fn matrix(seed: u64) -> Result<bool> {
         total.take(run(&order(scenario, seed)).await?);
     }
     Ok(total.tell())
+}
+
+/// Faults of one run, at least: a run takes a while to be well before the first one, and to be judged.
+const FAULTS_A_RUN: usize = 20;
+
+async fn repeat(name: &str, faults: usize, first: u64) -> Result<bool> {
+    let scenario = scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))?;
+    let (mut total, mut gaps, mut converged) = (Total::default(), Vec::new(), Vec::new());
+    for seed in first.. {
+        if converged.len() >= faults {
+            break;
+        }
+        let mut luck = Luck::of(&[seed]);
+        let mut schedule = (scenario.plan)(&mut luck);
+        anyhow::ensure!(!schedule.is_empty(), "nothing goes wrong in {name}");
+        while schedule.len() < FAULTS_A_RUN.min(faults - converged.len()) {
+            schedule.extend((scenario.plan)(&mut luck));
+        }
+        let outcome = run(&Order { schedule: Some(schedule), ..order(scenario, seed) }).await?;
+        gaps.extend(&outcome.figures.gaps_ms);
+        converged.extend(&outcome.figures.converged_ms);
+        total.take(outcome);
+    }
+    println!("{} faults", converged.len());
+    println!("longest time without an acknowledged write, ms: {}", spread(gaps));
+    println!("from a heal until every proxy has a later write, ms: {}", spread(converged));
+    Ok(total.tell())
+}
+
+/// Median, 99th of a hundred, and the largest.
+fn spread(mut values: Vec<u64>) -> String {
+    values.sort_unstable();
+    let at = |of_100: usize| values.get((values.len() * of_100).div_ceil(100).saturating_sub(1)).copied();
+    match (at(50), at(99), values.last()) {
+        (Some(median), Some(p99), Some(most)) => format!("p50 {median}, p99 {p99}, most {most}, of {}", values.len()),
+        _ => "none".to_owned(),
+    }
 }
 
 async fn soup(lasts: Duration, first: u64) -> Result<bool> {

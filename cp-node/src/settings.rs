@@ -213,7 +213,8 @@ impl Default for StatusSettings {
 pub struct RaftSettings {
     /// How often a leader is heard. Also how long a message to a follower may take.
     pub heartbeat: Span,
-    /// A follower that hears nothing stands for election after `election_max` and a random time between these two.
+    /// A follower that hears nothing asks to stand for election after `election_max` and a random time up to the
+    /// difference of these two.
     pub election_min: Span,
     /// See `election_min`.
     pub election_max: Span,

@@ -1,5 +1,5 @@
-//! Disks that are thrown away, that are slow, and whose sync fails. The last two by `strace`, which a node is started
-//! under: nothing in the product knows of it.
+//! Disks that are thrown away, that are slow, that are full, and whose sync fails. All but the first by `strace`, which is
+//! attached to a running node: nothing in the product knows of it.
 
 use std::time::Duration;
 
@@ -53,16 +53,30 @@ impl Running for Wiped {
 
 struct Traced(u16);
 
+/// What a node syncs its files with.
+const SYNCS: &str = "fdatasync,fsync";
+/// What makes a node's files longer; sockets and logs are written with others.
+const WRITES: &str = "pwrite64,ftruncate,fallocate";
+
 pub(super) async fn slow(arena: &mut Arena, whom: Whom, ms: u64, luck: &mut Luck) -> Result<Box<dyn Running>> {
-    let inject = format!("inject=fdatasync,fsync:delay_enter={}", ms * 1000);
-    Ok(Box::new(traced(arena, whom, &inject, luck).await?))
+    Ok(Box::new(traced(arena, whom, SYNCS, &format!("delay_enter={}", ms * 1000), luck).await?))
 }
 
 pub(super) async fn failed_sync(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Result<Box<dyn Running>> {
     // Only what a node syncs while it works: from the first sync on that happens now.
-    let traced = traced(arena, whom, "inject=fdatasync,fsync:error=EIO:when=1", luck).await?;
+    let traced = traced(arena, whom, SYNCS, "error=EIO:when=1", luck).await?;
+    ends(arena, traced).await
+}
+
+pub(super) async fn full(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let traced = traced(arena, whom, WRITES, "error=ENOSPC", luck).await?;
+    ends(arena, traced).await
+}
+
+/// A node whose disk has failed ends by itself, before it acknowledges anything that is not on it.
+async fn ends(arena: &mut Arena, traced: Traced) -> Result<Box<dyn Running>> {
     let cp = arena.cluster.cp(traced.0);
-    let status = until("the node ends after a failed sync", END_MAX, async || {
+    let status = until("the node ends when its disk has failed", END_MAX, async || {
         ensure!(!cp.process()?.runs(), "it goes on");
         Ok(())
     });
@@ -71,13 +85,13 @@ pub(super) async fn failed_sync(arena: &mut Arena, whom: Whom, luck: &mut Luck) 
     Ok(Box::new(traced))
 }
 
-/// Attaches to a running node, and waits until it is under its eyes.
-async fn traced(arena: &mut Arena, whom: Whom, inject: &str, luck: &mut Luck) -> Result<Traced> {
+/// Attaches to a running node, has something happen to some of its system calls, and waits until it is so.
+async fn traced(arena: &mut Arena, whom: Whom, calls: &str, happens: &str, luck: &mut Luck) -> Result<Traced> {
     let number = *arena.chosen(whom, luck).await?.first().context("a node")?;
     let pid = arena.cluster.cp(number).process()?.pid().context("it has ended")?;
     let dir = arena.cluster.dir().to_owned();
-    let args = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject, "-p", &pid.to_string()]
-        .map(str::to_owned);
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{happens}"));
+    let args = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid.to_string()].map(str::to_owned);
     let tracer = crate::process::Process::spawn("strace", std::path::Path::new("/usr/bin/strace"), &args, &dir)
         .context("strace is missing: apt-get install strace")?;
     arena.tracer = Some(tracer);

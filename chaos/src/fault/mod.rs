@@ -10,6 +10,7 @@ mod postgres;
 mod power;
 mod proxies;
 mod rolling;
+mod stop;
 
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
@@ -36,6 +37,11 @@ pub enum Whom {
 pub enum Fault {
     /// SIGKILL; started again at the end.
     Kill {
+        /// Whom.
+        whom: Whom,
+    },
+    /// SIGTERM: it stops in order; started again at the end.
+    Stop {
         /// Whom.
         whom: Whom,
     },
@@ -97,6 +103,11 @@ pub enum Fault {
         /// On whom.
         whom: Whom,
     },
+    /// Nothing more can be written to one node's disk.
+    FullDisk {
+        /// On whom.
+        whom: Whom,
+    },
     /// Every node is stopped in order and started again, one after the other.
     Rolling,
     /// PostgreSQL is killed.
@@ -119,6 +130,7 @@ impl Fault {
     pub async fn start(self, arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
         match self {
             Self::Kill { whom } => kill::start(arena, whom, luck).await,
+            Self::Stop { whom } => stop::start(arena, whom, luck).await,
             Self::Pause { whom } => pause::start(arena, whom, luck).await,
             Self::Isolate { .. }
             | Self::Deaf { .. }
@@ -135,6 +147,7 @@ impl Fault {
             Self::Flip => corrupt::start(arena, luck).await,
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
+            Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),

@@ -1,16 +1,12 @@
 //! Every node in turn is asked to stop and started again, as an upgrade does it.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::Running;
+use super::stop::STOP_MAX;
 use crate::arena::Arena;
-
-/// How long a node may take to stop.
-const STOP_MAX: Duration = Duration::from_secs(20);
 
 struct Done;
 

@@ -5,7 +5,7 @@ mod recorder;
 
 use serde::{Deserialize, Serialize};
 
-pub use recorder::{Recorder, read};
+pub use recorder::{Invoked, Recorder, read};
 
 /// Microseconds of monotonic time since the run began.
 pub type Micros = u64;

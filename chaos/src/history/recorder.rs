@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::{Event, Micros};
+use super::{Call, Event, Micros, Op, Outcome};
 
 /// Shared by everything that takes part in a run.
 #[derive(Clone, Debug)]
@@ -42,6 +42,14 @@ impl Recorder {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// Begins an operation on a node.
+    #[must_use]
+    pub fn invoked(&self, client: &str, node: u16, call: Call) -> Invoked {
+        let (invoked, outcome) = (self.now(), Outcome::Unknown { why: String::new() });
+        let op = Op { client: client.to_owned(), node, invoked, returned: invoked, call, outcome };
+        Invoked { recorder: self.clone(), op, noted: false }
+    }
+
     /// Notes an event.
     pub fn note(&self, event: Event) {
         let mut book = self.book.lock().expect("nobody panics while he writes");
@@ -65,6 +73,35 @@ impl Recorder {
     }
 }
 
+/// An operation that was asked for. When this is dropped before its outcome was learned (whoever asked was stopped), it is
+/// noted as unknown: it may have been carried out, and others may see it.
+#[derive(Debug)]
+pub struct Invoked {
+    recorder: Recorder,
+    op: Op,
+    noted: bool,
+}
+
+impl Invoked {
+    /// It is over for whoever asked.
+    pub fn returned(mut self, outcome: Outcome) {
+        self.note(outcome);
+    }
+
+    fn note(&mut self, outcome: Outcome) {
+        self.noted = true;
+        self.recorder.note(Event::Op(Op { returned: self.recorder.now(), outcome, ..self.op.clone() }));
+    }
+}
+
+impl Drop for Invoked {
+    fn drop(&mut self) {
+        if !self.noted {
+            self.note(Outcome::Unknown { why: "its client was stopped".to_owned() });
+        }
+    }
+}
+
 /// Reads a history again.
 ///
 /// # Errors
@@ -75,4 +112,27 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
         serde_json::from_str(&line?).with_context(|| format!("{}:{}", path.display(), number + 1))
     };
     BufReader::new(file).lines().enumerate().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_operation_whose_client_is_stopped_may_have_been_carried_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::create(&dir.path().join("history.jsonl")).unwrap();
+        let call = |value| Call::Write { writes: vec![("k".to_owned(), value)], if_match: None, request: None };
+        recorder.invoked("a", 1, call(1)).returned(Outcome::Fail { status: 503 });
+        let mut clients = tokio::task::JoinSet::new();
+        let under_way = recorder.invoked("b", 2, call(2));
+        clients.spawn(async move {
+            std::future::pending::<()>().await;
+            under_way.returned(Outcome::Fail { status: 0 });
+        });
+        clients.shutdown().await;
+        let events = recorder.events().unwrap();
+        let outcomes: Vec<&Outcome> = super::super::ops(&events).map(|op| &op.outcome).collect();
+        assert!(matches!(outcomes[..], [Outcome::Fail { status: 503 }, Outcome::Unknown { .. }]), "{outcomes:?}");
+    }
 }

@@ -18,6 +18,7 @@ const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 pub const ALL: &[Scenario] = &[
     plain("calm", "nothing goes wrong", PLAIN, calm, &[Lost]),
     plain("leader-kill", "kill -9 of the leader under load", PLAIN, leader_kill, &[Election, Resume]),
+    plain("drain", "the leader is asked to stop, and hands over", PLAIN, drain, &[Election, Resume]),
     plain(
         "leader-pause",
         "the leader stops where it stands, and goes on after another was elected",
@@ -34,7 +35,7 @@ pub const ALL: &[Scenario] = &[
     ),
     plain("one-way", "the leader hears nobody, then nobody hears it", PLAIN, one_way, &[Election]),
     plain("partial", "two nodes do not reach each other, the third reaches both", PLAIN, partial, &[]),
-    plain("slow-wires", "everything between nodes takes 60 ms longer", PLAIN, slow_wires, &[]),
+    plain("slow-wires", "everything between nodes takes 30 ms longer, each way", PLAIN, slow_wires, &[]),
     plain("lossy-wires", "a tenth of what nodes send is lost once", PLAIN, lossy_wires, &[]),
     plain("lagging-follower", "proxies come back to a node that is behind them", PLAIN, lagging, &[Election, Resume]),
     plain("slow-proxy", "a proxy stops reading while writes go on", PLAIN, slow_proxy, &[Behind]),
@@ -46,6 +47,7 @@ pub const ALL: &[Scenario] = &[
     plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[]),
     plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[]),
+    plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[]),
     plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[]),
     plain("rolling", "every node is restarted in order", PLAIN, rolling, &[Election, Resume]),
     plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[]),
@@ -81,6 +83,10 @@ fn leader_kill(luck: &mut Luck) -> Vec<Step> {
     (0..4).map(|_| step(luck, Kill { whom: Leader }, (800, 2500))).collect()
 }
 
+fn drain(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Stop { whom: Leader }, (500, 1500))).collect()
+}
+
 fn leader_pause(luck: &mut Luck) -> Vec<Step> {
     (0..3).map(|_| step(luck, Pause { whom: Leader }, (1500, 4000))).collect()
 }
@@ -101,7 +107,7 @@ fn partial(luck: &mut Luck) -> Vec<Step> {
 }
 
 fn slow_wires(luck: &mut Luck) -> Vec<Step> {
-    vec![step(luck, Delay { ms: 60 }, (4000, 6000))]
+    vec![step(luck, Delay { ms: 30 }, (4000, 6000))]
 }
 
 fn lossy_wires(luck: &mut Luck) -> Vec<Step> {
@@ -146,6 +152,10 @@ fn flipped(luck: &mut Luck) -> Vec<Step> {
 
 fn failed_sync(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, FailedSync { whom: Leader }, (500, 1500)), step(luck, FailedSync { whom: Follower }, (500, 1500))]
+}
+
+fn full_disk(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, FullDisk { whom: Leader }, (500, 1500)), step(luck, FullDisk { whom: Follower }, (500, 1500))]
 }
 
 fn slow_disk(luck: &mut Luck) -> Vec<Step> {

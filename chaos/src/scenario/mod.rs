@@ -1,6 +1,7 @@
 //! Scenarios: what is started, what goes wrong in it, and what must have been seen for the run to say anything.
 
 mod catalog;
+mod gaps;
 mod report;
 mod run;
 
@@ -101,7 +102,7 @@ pub struct Figures {
     pub failed_requests: u64,
     /// Terms that the run took.
     pub terms: u64,
-    /// For each fault: from its beginning to the next acknowledgement of a write that was asked for after it.
+    /// For each fault: the longest time without an acknowledged write from its beginning on, until it was healed.
     pub gaps_ms: Vec<u64>,
     /// For each fault: from its heal until every node and proxy had a write of afterwards.
     pub converged_ms: Vec<u64>,

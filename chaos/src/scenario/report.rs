@@ -66,7 +66,7 @@ fn page(order: &Order, schedule: &[Step], outcome: &Outcome) -> String {
         ("proxied requests", figures.requests.to_string()),
         ("of these failed", figures.failed_requests.to_string()),
         ("terms", figures.terms.to_string()),
-        ("ms from each fault to the next acknowledgement", format!("{:?}", figures.gaps_ms)),
+        ("longest ms without an acknowledgement in each fault", format!("{:?}", figures.gaps_ms)),
         ("ms from each heal until all have a later write", format!("{:?}", figures.converged_ms)),
         ("seen", format!("{:?}", figures.seen)),
     ];

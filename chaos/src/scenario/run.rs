@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, report};
+use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach, Truth};
 use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer, Recorder, ops, stands};
@@ -85,7 +85,6 @@ pub async fn run(order: &Order) -> Result<Outcome> {
 /// What is seen while it runs, and not by anybody who writes the history.
 #[derive(Debug, Default)]
 struct Notes {
-    gaps_ms: Vec<u64>,
     converged_ms: Vec<u64>,
     breaches: Vec<Breach>,
 }
@@ -94,6 +93,20 @@ async fn live(arena: &mut Arena, schedule: &[Step], luck: &mut Luck, seed: u64, 
     let board = Board::default();
     let size = Size { clients: 6, pause: Duration::from_millis(8), rate: 100 };
     let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
+    let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
+    // Whatever ended it: who still asks something does not know what comes of it.
+    workload.break_off().await;
+    went
+}
+
+async fn go_through(
+    arena: &mut Arena,
+    schedule: &[Step],
+    luck: &mut Luck,
+    recorder: &Recorder,
+    board: &Board,
+    workload: &mut Workload,
+) -> Result<Notes> {
     let mark = |what: String, begins: bool| recorder.note(Event::Fault(FaultMark { at: recorder.now(), what, begins }));
     let mut notes = Notes::default();
     tokio::time::sleep(WELL).await;
@@ -109,7 +122,7 @@ async fn live(arena: &mut Arena, schedule: &[Step], luck: &mut Luck, seed: u64, 
         mark(what.clone(), false);
         let healed = Instant::now();
         workload.more(WRITES_MIN, BACK_MAX).await.with_context(|| format!("writes after {what}"))?;
-        converge(arena, &board).await.with_context(|| format!("proxies after {what}"))?;
+        converge(arena, board).await.with_context(|| format!("proxies after {what}"))?;
         notes.converged_ms.push(u64::try_from(healed.elapsed().as_millis())?);
     }
     workload.more(WRITES_MIN, BACK_MAX).await?;
@@ -170,7 +183,6 @@ fn keep_logs(from: &Path, to: &Path) -> Result<()> {
 
 fn count(history: &[Event], notes: Notes) -> Figures {
     let mut figures = Figures { converged_ms: notes.converged_ms, ..Figures::default() };
-    figures.gaps_ms = notes.gaps_ms;
     for op in ops(history) {
         figures.operations += 1;
         if matches!(op.call, Call::Write { .. }) {
@@ -186,17 +198,10 @@ fn count(history: &[Event], notes: Notes) -> Figures {
             Event::Frame(_) => figures.frames += 1,
             Event::Rate(rate) => figures.requests += rate.sent,
             Event::Failure(_) => figures.failed_requests += 1,
-            Event::Fault(mark) if mark.begins && !mark.what.ends_with(BEGUN) => {
-                let next = ops(history)
-                    .filter(|op| op.invoked > mark.at && matches!(op.call, Call::Write { .. }))
-                    .filter(|op| matches!(op.outcome, Answer::Ok { .. }))
-                    .map(|op| op.returned)
-                    .min();
-                figures.gaps_ms.extend(next.map(|next| (next - mark.at) / 1000));
-            }
             _ => {}
         }
     }
+    figures.gaps_ms = gaps::in_faults(history).iter().map(|gap| gap / 1000).collect();
     let terms: Vec<u64> = stands(history).map(|stand| stand.term).filter(|term| *term > 0).collect();
     figures.terms = terms.iter().max().zip(terms.iter().min()).map_or(0, |(most, least)| most - least);
     figures.seen = seen(history, &figures);

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::Shared;
 use crate::cluster::Api;
-use crate::history::{At, Call, Event, Found, Op, Outcome, Recorder, Value};
+use crate::history::{At, Call, Found, Outcome, Recorder, Value};
 use crate::http::{Reply, was_not_sent};
 use crate::luck::Luck;
 
@@ -131,11 +131,9 @@ impl Client {
     }
 
     async fn ask(&mut self, call: Call) -> Outcome {
-        let invoked = self.recorder.now();
+        let invoked = self.recorder.invoked(&self.name, number(self.node), call.clone());
         let outcome = ask(&mut self.nodes[self.node], &call).await;
-        let (node, returned) = (number(self.node), self.recorder.now());
-        let op = Op { client: self.name.clone(), node, invoked, returned, call, outcome: outcome.clone() };
-        self.recorder.note(Event::Op(op));
+        invoked.returned(outcome.clone());
         // A condition that did not hold says nothing against the node.
         if !matches!(outcome, Outcome::Ok { .. } | Outcome::Fail { status: 412 }) {
             self.node = (self.node + 1) % self.nodes.len();
@@ -151,13 +149,11 @@ pub(super) async fn read_all(node: usize, nodes: &[String], recorder: &Recorder)
     let single = (0..KEYS).map(|n| vec![format!("routes/k{n}")]);
     for keys in single.chain([(0..PAIRS).flat_map(pair).collect()]) {
         let call = Call::Read { keys, stale: false };
-        let invoked = recorder.now();
+        let invoked = recorder.invoked("last-reader", number(node - 1), call.clone());
         let outcome = ask(&mut api, &call).await;
-        let returned = recorder.now();
         let failed = !matches!(outcome, Outcome::Ok { .. });
         let what = format!("{outcome:?}");
-        let client = "last-reader".to_owned();
-        recorder.note(Event::Op(Op { client, node: number(node - 1), invoked, returned, call, outcome }));
+        invoked.returned(outcome);
         if failed {
             bail!("{what}");
         }

@@ -21,6 +21,9 @@ use crate::patience::until;
 pub use looks::Board;
 pub use probe::{PROBE_PATH, generation};
 
+/// How long a proxy may take to have the route of the probe.
+const ROUTED_MAX: Duration = Duration::from_secs(10);
+
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -85,6 +88,11 @@ impl Workload {
         first.call("POST", "/v1/transactions", &[], body).await?.expect(&[200])?;
         for dp in &cluster.dps {
             dp.ready().await?;
+            // Ready with what came before is not enough: the first request would already be a failed one.
+            until(&format!("{} has the route of the probe", dp.name()), ROUTED_MAX, async || {
+                dp.client().get(&format!("{PROBE_PATH}/{}/first", dp.name())).await?.expect(&[200])
+            })
+            .await?;
         }
         let (mut clients, mut others) = (JoinSet::new(), JoinSet::new());
         for number in 0..size.clients {
@@ -148,11 +156,17 @@ impl Workload {
         Ok(())
     }
 
+    /// Stops everybody where he stands, when the run was broken off: what clients had under way is noted as unknown.
+    pub async fn break_off(&mut self) {
+        self.clients.shutdown().await;
+        self.others.shutdown().await;
+    }
+
     /// Waits for everybody else to note his last.
     ///
     /// # Errors
     /// When one has ended by a panic.
-    pub async fn stop(mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.others.join_next().await {
             ended?;

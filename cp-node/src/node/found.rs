@@ -12,7 +12,7 @@ use raft_store::types::{Member, Raft};
 
 use super::start::{Storage, open_storage};
 use super::{NodeError, Seams};
-use crate::raft::{self, Channels, LinkClass, Network, Peering, Reach, Transfers};
+use crate::raft::{self, Channels, LinkClass, Network, Peering, Reach, Silence, Transfers};
 use crate::settings::Settings;
 
 /// How long founding may take: one election among one, and one write.
@@ -67,6 +67,7 @@ pub(crate) async fn found_as(
         durability: log.durability().clone(),
         transfers: Transfers::default(),
         reach: Reach::default(),
+        silence: Silence::default(),
     };
     let failed = |e: &dyn std::fmt::Display| NodeError::Consensus(e.to_string());
     let raft = Raft::new(identity.node, raft::config(&settings.raft), network, log.clone(), replica)

@@ -30,7 +30,10 @@ use crate::metrics::Metrics;
 use crate::net::{self, Listener};
 use crate::probes::{self, Probes};
 use crate::propose::{Batcher, Proposer};
-use crate::raft::{self, Channels, LeaderContact, MESSAGE_BYTES_MAX, Network, PeerService, Peering, Reach, Transfers};
+use crate::raft::{
+    self, Channels, Elections, LeaderContact, MESSAGE_BYTES_MAX, Network, PeerService, Peering, Reach, Silence,
+    Transfers,
+};
 use crate::read::ReadIndex;
 use crate::record::{self, Record, Writer};
 use crate::settings::Settings;
@@ -375,18 +378,26 @@ impl Core {
         let Storage { log, replica, snapshots } = storage;
         let node = identity.node;
         let peering = Peering::new(&identity, feed.clone());
-        let (transfers, reach) = (Transfers::default(), Reach::default());
+        let (transfers, reach, silence) = (Transfers::default(), Reach::default(), Silence::default());
         let network = Network {
             peering: peering.clone(),
             channels: channels.clone(),
             durability: log.durability().clone(),
             transfers: transfers.clone(),
             reach: reach.clone(),
+            silence: silence.clone(),
         };
         let config = raft::config(&settings.raft);
         let raft = Raft::new(node, config, network, log.clone(), replica)
             .await
             .map_err(|e| NodeError::Consensus(e.to_string()))?;
+        let elections = Elections {
+            peering: peering.clone(),
+            raft: raft.clone(),
+            channels: channels.clone(),
+            random: seams.random.clone(),
+            silence,
+        };
         let batcher = Batcher::start(node, raft.clone(), settings.raft.election_max.0);
         let proposer = Proposer::start(
             peering.clone(),
@@ -426,6 +437,7 @@ impl Core {
             peering,
             raft: raft.clone(),
             contact: contact.clone(),
+            elections: elections.clone(),
             snapshots,
             batcher: batcher.clone(),
             members: members.clone(),
@@ -436,6 +448,7 @@ impl Core {
             tokio::spawn(maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone())),
             tokio::spawn(maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone())),
             tokio::spawn(raft::watch(raft.clone())),
+            tokio::spawn(elections.run()),
             tokio::spawn(members.clone().keep_in_order()),
             tokio::spawn(members.clone().notice_removal(contact)),
         ];

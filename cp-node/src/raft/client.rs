@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::channels::{Channels, LinkClass};
+use super::election::Silence;
 use super::peering::Peering;
 use super::reach::Reach;
 use super::transfers::Transfers;
@@ -43,7 +44,13 @@ pub(crate) struct Network {
     pub(crate) durability: Durability,
     pub(crate) transfers: Transfers,
     pub(crate) reach: Reach,
+    pub(crate) silence: Silence,
 }
+
+/// A leader without a quorum sends nothing that would keep its followers from electing another one.
+#[derive(Debug, thiserror::Error)]
+#[error("no quorum answers this leader, it keeps silent")]
+struct KeepsSilent;
 
 /// A link to one node.
 pub(crate) struct Link {
@@ -96,6 +103,9 @@ impl RaftNetwork<TypeConfig> for Link {
         mut rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Rpc<AppendEntriesResponse<NodeId>> {
+        if self.network.silence.is_kept() {
+            return Err(Unreachable::new(&KeepsSilent).into());
+        }
         let has_entries = !rpc.entries.is_empty();
         let capped = self.commit.cap(rpc.leader_commit, has_entries).await;
         rpc.leader_commit = capped.map_err(|e| NetworkError::new(&e))?;

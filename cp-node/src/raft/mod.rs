@@ -4,6 +4,7 @@
 mod channels;
 mod client;
 mod contact;
+mod election;
 mod peering;
 mod reach;
 mod server;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub(crate) use channels::{Channels, LinkClass, MESSAGE_BYTES_MAX};
 pub(crate) use client::Network;
 pub(crate) use contact::LeaderContact;
+pub(crate) use election::{Elections, Silence};
 pub use peering::Superseded;
 pub(crate) use peering::{Peering, route_of};
 pub(crate) use reach::Reach;
@@ -26,6 +28,7 @@ use crate::settings::RaftSettings;
 
 /// The consensus library's settings from ours. Snapshots and purges are driven from outside (see `maintenance`): a
 /// trigger of its own is lost while a snapshot is being built, and it would purge what a follower is still receiving.
+/// So are elections (see [`election`]): its own timer lets a node that nobody would vote for stand again and again.
 pub(crate) fn config(settings: &RaftSettings) -> Arc<openraft::Config> {
     let millis = |span: daemon::settings::units::Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
     Arc::new(openraft::Config {
@@ -37,6 +40,7 @@ pub(crate) fn config(settings: &RaftSettings) -> Arc<openraft::Config> {
         max_payload_entries: 1024,
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
+        enable_elect: false,
         ..openraft::Config::default()
     })
 }

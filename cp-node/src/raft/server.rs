@@ -11,8 +11,8 @@ use protocol::command::Command;
 use protocol::grpc::peer_server::Peer;
 use protocol::grpc::{
     self, ChangeMembersReply, ChangeMembersRequest, DescribeReply, DescribeRequest, FleetReply, FleetRequest,
-    JoinReply, JoinRequest, NotProposed, ProposeReply, ProposeRequest, ProposeResult, RaftMessage, ReadIndexReply,
-    ReadIndexRequest, SnapshotPart, TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
+    JoinReply, JoinRequest, NotProposed, PreVoteReply, ProposeReply, ProposeRequest, ProposeResult, RaftMessage,
+    ReadIndexReply, ReadIndexRequest, SnapshotPart, TakeOverReply, TakeOverRequest, propose_result, read_index_reply,
 };
 use raft_store::receive_snapshot;
 use raft_store::snapshots::SnapshotStore;
@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::client::PART_WAIT_MAX;
 use super::contact::LeaderContact;
+use super::election::Elections;
 use super::peering::Peering;
 use crate::members::Members;
 use crate::propose::{Batcher, Undecided};
@@ -42,6 +43,7 @@ pub(crate) struct PeerService {
     pub(crate) peering: Peering,
     pub(crate) raft: Raft,
     pub(crate) contact: LeaderContact,
+    pub(crate) elections: Elections,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) batcher: Batcher,
     pub(crate) members: Members,
@@ -115,6 +117,12 @@ impl Peer for PeerService {
         let record: VoteRequestRecord = self.record(request.get_ref())?;
         let reply = self.raft.vote(record.into()).await.map_err(|e| Status::unavailable(e.to_string()))?;
         self.message(&VoteReplyRecord::from(&reply))
+    }
+
+    async fn pre_vote(&self, request: Request<RaftMessage>) -> Result<Response<PreVoteReply>, Status> {
+        let record: VoteRequestRecord = self.record(request.get_ref())?;
+        let reply = self.elections.answer(record).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok(Response::new(reply))
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftMessage>, Status> {

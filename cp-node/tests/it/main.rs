@@ -1,5 +1,5 @@
-//! Public behaviour of a control-plane node: one real node in this process, on real sockets and a real disk. What needs
-//! several nodes or their death is in `chaos`.
+//! Public behaviour of a control-plane node: real nodes in this process, on real sockets and a real disk. What needs their
+//! death is in `chaos`.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -7,6 +7,7 @@ mod admin;
 mod archive;
 mod binary;
 mod disk;
+mod elections;
 mod history;
 mod node;
 mod openapi;

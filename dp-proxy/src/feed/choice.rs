@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use protocol::seam::Random;
 
-/// Goes round the nodes. A node is stayed with while it is of use; after a failure comes the next, after a pause that
-/// is drawn between nothing and a bound which doubles (full jitter: a fleet that lost its nodes together does not come
-/// back together).
+/// Goes round the nodes. A node is stayed with while it is of use; after a failure comes the next. Pauses are drawn
+/// between nothing and a bound (full jitter: a fleet that lost its nodes together does not come back together). Within a
+/// round the bound is the shortest one, since the next node may well be of use; it doubles with every whole round of
+/// which none was, up to the longest. So once a node is of use again, every one is tried within the longest pause and a
+/// round of shortest ones, however long the outage was.
 #[derive(Debug)]
 pub(super) struct Choice {
     count: usize,
@@ -61,7 +63,11 @@ impl Choice {
         if self.failures == 0 {
             return Duration::ZERO;
         }
-        let bound = self.min.saturating_mul(1 << (self.failures - 1).min(20)).min(self.max);
+        let count = u32::try_from(self.count.max(1)).unwrap_or(u32::MAX);
+        let bound = match (self.failures / count, self.failures % count) {
+            (rounds @ 1.., 0) => self.min.saturating_mul(1 << (rounds - 1).min(20)).min(self.max),
+            _ => self.min,
+        };
         Duration::from_micros(random.below(u64::try_from(bound.as_micros()).unwrap_or(u64::MAX)))
     }
 }
@@ -94,21 +100,39 @@ mod tests {
         assert_eq!(Choice::new(1, Duration::ZERO, Duration::ZERO, &Fixed(7)).other(0), None);
     }
 
+    /// The largest pause that could be drawn now, up to a factor of two.
+    fn longest(choice: &Choice) -> Duration {
+        (0..64).map(|bit| choice.pause(&Fixed((1 << bit) - 1))).max().unwrap()
+    }
+
     #[test]
-    fn pauses_are_drawn_below_a_bound_that_doubles() {
+    fn pauses_are_drawn_below_a_bound_that_doubles_with_every_round() {
         let (min, max) = (Duration::from_millis(100), Duration::from_secs(1));
         let mut choice = Choice::new(2, min, max, &Fixed(0));
         let mut bounds = Vec::new();
         for _ in 0..40 {
             choice.bad();
             assert_eq!(choice.pause(&Fixed(0)), Duration::ZERO);
-            // The largest number below the bound.
-            let longest = (0..64).map(|bit| choice.pause(&Fixed((1 << bit) - 1))).max().unwrap();
-            bounds.push(longest.as_millis());
+            bounds.push(longest(&choice).as_millis());
         }
-        assert!(
-            bounds[0] < 100 && bounds[1] < 200 && bounds[1] >= 100 && bounds.iter().all(|b| *b < 1000),
-            "{bounds:?}"
-        );
+        assert!(bounds.iter().step_by(2).all(|within_a_round| *within_a_round < 100), "{bounds:?}");
+        let rounds: Vec<u128> = bounds.iter().skip(1).step_by(2).copied().collect();
+        assert!(rounds[0] < 100 && (100..200).contains(&rounds[1]) && (200..400).contains(&rounds[2]), "{rounds:?}");
+        assert!(rounds.iter().all(|bound| *bound < 1000) && rounds[19] >= 500, "{rounds:?}");
+    }
+
+    #[test]
+    fn after_any_outage_every_node_is_tried_within_the_longest_pause_and_a_round() {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(3));
+        for failures in 0..200 {
+            let mut choice = Choice::new(3, min, max, &Fixed(0));
+            (0..failures).for_each(|_| choice.bad());
+            let mut waited = Duration::ZERO;
+            for _ in 0..3 {
+                waited += longest(&choice);
+                choice.bad();
+            }
+            assert!(waited <= max + 2 * min, "{waited:?} after {failures} failures");
+        }
     }
 }

@@ -34,7 +34,7 @@ impl Default for ControlPlaneSettings {
             endpoints: Vec::new(),
             connect_timeout: Span(Duration::from_secs(3)),
             reconnect_min: Span(Duration::from_millis(100)),
-            reconnect_max: Span(Duration::from_secs(10)),
+            reconnect_max: Span(Duration::from_secs(3)),
             silence_max: Span(Duration::from_secs(15)),
             stale_after: Span(Duration::from_secs(3)),
             payload_bytes_max: ByteSize(512 << 20),

@@ -1,0 +1,188 @@
+//! Elections of whole nodes whose network is broken one way: a node that is deaf sends, and hears nothing.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cp_node::net::{Listener, Net, Stream, TcpNet};
+use cp_node::node::{self, Node, Seams};
+use cp_node::settings::RaftSettings;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::node::settings;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Twice and more what a node of these waits before it stands for election, 1.2 s at most.
+const DEAF: Duration = Duration::from_secs(3);
+
+type BoxFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+
+/// TCP whose reader can be made deaf: nothing arrives, in any connection, whoever has dialled it.
+#[derive(Clone)]
+struct Ears(watch::Sender<bool>);
+
+impl Ears {
+    fn wrap(&self, stream: Stream) -> Stream {
+        Stream::new(Ear { stream, deaf: self.0.subscribe(), hearing: None }, "a node")
+    }
+}
+
+impl Net for Ears {
+    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Stream>> {
+        let (ears, connecting) = (self.clone(), TcpNet.connect(address));
+        Box::pin(async move { Ok(ears.wrap(connecting.await?)) })
+    }
+
+    fn listen(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        let (ears, listening) = (self.clone(), TcpNet.listen(address));
+        Box::pin(async move { Ok(Box::new(Door { ears, listener: listening.await? }) as Box<dyn Listener>) })
+    }
+}
+
+struct Door {
+    ears: Ears,
+    listener: Box<dyn Listener>,
+}
+
+impl Listener for Door {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Stream>> {
+        Box::pin(async move { Ok(self.ears.wrap(self.listener.accept().await?)) })
+    }
+
+    fn address(&self) -> String {
+        self.listener.address()
+    }
+}
+
+struct Ear {
+    stream: Stream,
+    deaf: watch::Receiver<bool>,
+    /// Ends when it hears again.
+    hearing: Option<BoxFuture<'static, ()>>,
+}
+
+impl AsyncRead for Ear {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if *self.deaf.borrow() {
+            let mut deaf = self.deaf.clone();
+            self.hearing.get_or_insert_with(|| Box::pin(async move { drop(deaf.wait_for(|deaf| !*deaf).await) }));
+        }
+        if let Some(hearing) = &mut self.hearing {
+            std::task::ready!(hearing.as_mut().poll(cx));
+            self.hearing = None;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Ear {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Three voters, each with its ears.
+struct Three {
+    nodes: Vec<(Node, watch::Sender<bool>)>,
+    _dir: tempfile::TempDir,
+}
+
+impl Three {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut nodes: Vec<(Node, watch::Sender<bool>)> = Vec::new();
+        for number in 1..=3 {
+            let mut settings = settings(&dir.path().join(number.to_string()));
+            // Others must know the port before it is listened on.
+            settings.peer.listen = free_address();
+            settings.raft = RaftSettings::default();
+            let deaf = watch::Sender::new(false);
+            let seams = Seams { net: Arc::new(Ears(deaf.clone())), ..Seams::real() };
+            match nodes.first() {
+                Some((first, _)) => settings.cluster.join = vec![first.addresses.peer.clone()],
+                None => drop(node::found(&settings, &seams).await.unwrap()),
+            }
+            nodes.push((Node::start(settings, seams, &Handle::current()).await.unwrap(), deaf));
+        }
+        let three = Self { nodes, _dir: dir };
+        until("all of them vote and follow one leader", async || {
+            let voters = |node: &Node| node.inside().raft.metrics().borrow().membership_config.voter_ids().count();
+            three.nodes.iter().all(|(node, _)| voters(node) == 3) && three.leader().is_some()
+        })
+        .await;
+        three
+    }
+
+    /// Term and leader as a node knows them.
+    fn knows(&self, index: usize) -> (u64, Option<u64>) {
+        let raft = self.nodes[index].0.inside().raft;
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        (metrics.current_term, metrics.current_leader)
+    }
+
+    /// The index of the leader that all agree on.
+    fn leader(&self) -> Option<usize> {
+        let known: Vec<_> = (0..3).map(|index| self.knows(index)).collect();
+        let leader = known[0].1?;
+        let agreed = known.iter().all(|one| *one == known[0]);
+        agreed.then(|| self.nodes.iter().position(|(node, _)| node.inside().node == leader)).flatten()
+    }
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+async fn until(what: &str, look: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !look().await {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hears_nobody_deposes_nobody_and_a_leader_that_hears_nobody_is_replaced() {
+    let three = Three::start().await;
+    let leader = three.leader().unwrap();
+    let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let before = three.knows(leader);
+    three.nodes[follower].1.send_replace(true);
+    sleep(DEAF).await;
+    assert_eq!(three.knows(leader), before, "a deaf follower has deposed the leader");
+    assert_eq!(three.knows(follower).0, before.0, "a deaf follower has raised its term");
+    three.nodes[follower].1.send_replace(false);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(three.knows(leader), before, "a follower that hears again has deposed the leader");
+
+    three.nodes[leader].1.send_replace(true);
+    until("the others elect another leader", async || {
+        let (term, elected) = three.knows(other);
+        term > before.0 && elected.is_some_and(|elected| Some(elected) != before.1)
+    })
+    .await;
+    let after = three.knows(other);
+    sleep(DEAF).await;
+    assert_eq!(three.knows(other), after, "the deaf old leader has deposed the new one");
+    three.nodes[leader].1.send_replace(false);
+    until("the old leader follows the new one", async || three.knows(leader) == after).await;
+    for (node, _) in three.nodes {
+        node.stop().await;
+    }
+}
