@@ -17,6 +17,7 @@ pub mod layout;
 pub mod link;
 pub mod load;
 pub mod luck;
+pub mod mutants;
 pub mod patience;
 pub mod postgres;
 pub mod power_cut;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use chaos::demo;
 use chaos::layout::Layout;
 use chaos::luck::Luck;
+use chaos::mutants;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
@@ -73,6 +74,15 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Turns planted bugs on, one after the other, and tells who noticed. Needs `make failing`.
+    Mutants {
+        /// Only this one. Repeatable.
+        #[arg(long)]
+        only: Vec<String>,
+        /// Under how many seeds each is hunted before it counts as missed.
+        #[arg(long, default_value_t = 3)]
+        seeds: u64,
+    },
     /// Removes what runs have left behind: reports, and directories of clusters that were not taken down.
     Gc,
 }
@@ -92,6 +102,7 @@ async fn main() -> ExitCode {
         Command::Matrix { seed } => matrix(seed).await,
         Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
         Command::Soup { minutes, seed } => soup(Duration::from_secs(60 * minutes), seed).await,
+        Command::Mutants { only, seeds } => hunt_mutants(&only, seeds).await,
         Command::Gc => gc().map(|()| true),
     };
     match held {
@@ -122,6 +133,34 @@ async fn show(once: bool, layout: Layout) -> Result<()> {
     let signal = termination.next().await;
     println!("\n{signal}: everything is taken down.");
     Ok(())
+}
+
+/// Hunts planted bugs; whether all were found.
+async fn hunt_mutants(only: &[String], seeds: u64) -> Result<bool> {
+    if let Some(unknown) = only.iter().find(|name| !mutants::ALL.iter().any(|mutant| mutant.name == **name)) {
+        anyhow::bail!(
+            "no bug {unknown} is planted: there are {:?}",
+            mutants::ALL.iter().map(|m| m.name).collect::<Vec<_>>()
+        );
+    }
+    let chosen: Vec<_> =
+        mutants::ALL.iter().filter(|mutant| only.is_empty() || only.iter().any(|name| name == mutant.name)).collect();
+    let mut termination = Termination::listen()?;
+    let mut found = 0;
+    for mutant in &chosen {
+        let reports = PathBuf::from(REPORTS).join("mutants");
+        let hunt = tokio::select! {
+            hunt = mutants::hunt(mutant, Layout::Test { cluster: 0 }, seeds, reports) => hunt?,
+            signal = termination.next() => anyhow::bail!("{signal}"),
+        };
+        found += usize::from(!hunt.broken.is_empty());
+        let verdict = if hunt.broken.is_empty() { "MISSED".to_owned() } else { hunt.broken.join(", ") };
+        let (name, scenario, runs, seconds) = (mutant.name, mutant.scenario, hunt.runs, hunt.took.as_secs());
+        println!("{name:36} {scenario:16} {runs} runs {seconds:4} s  {verdict}");
+        hunt.invalid.iter().for_each(|why| println!("    no verdict: {why}"));
+    }
+    println!("{found} of {} found", chosen.len());
+    Ok(found == chosen.len())
 }
 
 fn order(scenario: &'static Scenario, seed: u64) -> Order {

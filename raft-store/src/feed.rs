@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use daemon::planted;
 use imbl::{OrdMap, Vector};
 use protocol::codec::{self, CodecError};
 use protocol::state::CatchUp;
@@ -179,7 +180,13 @@ impl Reader {
             let news = !self.started || !matches!(item, Item::Bookmark { position, .. } if position == self.position);
             self.started = true;
             if news {
+                if matches!(item, Item::Step(_)) && planted!("feed-repeats-a-step") {
+                    return Some(item);
+                }
                 self.follow(&item);
+                if matches!(item, Item::Step(_)) && planted!("feed-skips-a-step") {
+                    continue;
+                }
                 return Some(item);
             }
             self.head.changed().await.ok()?;

@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use daemon::failpoint;
+use daemon::{failpoint, planted};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use protocol::codec;
@@ -348,7 +348,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{last_index}"),
         };
-        let (state, store, cluster) = (self.state.clone(), self.snapshots.clone(), self.cluster);
+        let (mut state, store, cluster) = (self.state.clone(), self.snapshots.clone(), self.cluster);
+        if planted!("snapshot-loses-a-resource") {
+            let (position, changed_at, chain) =
+                (state.config.position(), state.config.changed_at(), state.config.chain());
+            let others: Vec<_> = state.config.iter().skip(1).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+            state.config = ConfigState::from_entries(ConfigState::serving(), position, changed_at, chain, others);
+        }
         let (record, created) = (SnapshotMetaRecord::from(&meta), self.clock.now());
         let write = move || -> io::Result<SnapshotHandle> {
             let header = Header {

@@ -93,10 +93,12 @@ fn no_program_has_failpoints_unless_it_is_built_for_them() {
         let text = text(&binaries::find(program).unwrap());
         let found: Vec<&String> = points.iter().filter(|point| text.contains(point.as_str())).collect();
         assert!(found.is_empty(), "{program} has {found:?}");
+        assert!(!text.contains("plant::"), "{program} has planted bugs");
     }
     // Those that are built for them show that they would be found.
     let failing = text(&binaries::failing("failing-cp-node").unwrap());
     for point in points.iter().filter(|point| !point.starts_with("dp::")) {
         assert!(failing.contains(point.as_str()), "{point} is not in failing-cp-node");
     }
+    assert!(failing.contains("plant::"), "no bug is planted in failing-cp-node");
 }

@@ -204,7 +204,7 @@ fn finds_a_loss(forgets: Forgets, always: &str) {
 
 #[test]
 fn without_the_logs_own_sync_a_cut_loses_what_was_acknowledged() {
-    finds_a_loss(Forgets::default(), "log::skip_sync=return");
+    finds_a_loss(Forgets::default(), "plant::log-not-synced=return");
 }
 
 #[test]

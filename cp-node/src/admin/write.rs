@@ -1,6 +1,7 @@
 //! From an admitted body to its outcome.
 
 use axum::http::StatusCode;
+use daemon::planted;
 use protocol::command::{Action, BasedOn, Command, Draft};
 use protocol::entry::DEFAULT_GROUP;
 use protocol::outcome::{Written, WrittenHow};
@@ -65,6 +66,7 @@ pub(super) async fn propose(
             if terms.waits_for_record && !desk.record.holds(position, Instant::now() + step).await {
                 return Err(Answer::not_recorded(&terms.request).at(position));
             }
+            let position = if planted!("answer-names-another-revision") { position.next() } else { position };
             Ok((position, written))
         }
         Outcome::Refused { position, rejection } => Err(Answer::rejection(&rejection, position)),

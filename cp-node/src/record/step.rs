@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use daemon::planted;
 use protocol::{Chain, Digest, Entry, Position, codec};
 use raft_store::machine::{ChangeRow, OutboxItem};
 use tokio_postgres::Statement;
@@ -214,7 +215,13 @@ fn parts<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
 pub(super) async fn prepare(session: &Session) -> Result<Statements, Trouble> {
     // A step touches the rows that it names, each by its key, however large the tables are.
     session.within(session.client.batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off")).await?;
-    let step = rows_sql(&format!("{MOVE} RETURNING 1"), 2, 10);
+    let moving = match planted!("record-not-fenced") {
+        true => MOVE
+            .replace("revision = $4 AND chain = $5", "$4::int8 IS NOT NULL AND $5::bytea IS NOT NULL")
+            .replace("AND writer_term <= $6", ""),
+        false => MOVE.to_owned(),
+    };
+    let step = rows_sql(&format!("{moving} RETURNING 1"), 2, 10);
     let step = session.within(session.client.prepare(&step)).await?;
     let part = session.within(session.client.prepare(&rows_sql("SELECT 1", 1, 2))).await?;
     Ok(Statements { step, part })
@@ -238,7 +245,10 @@ pub(super) async fn step(
     let (chain_from, chain_to, digest) = (&at.chain.0[..], &last.chain.0[..], &digest[..]);
     let moving: [&(dyn ToSql + Sync); 9] =
         [&at.cluster, &epoch, &at.restore, &from, &chain_from, &term, &to, &chain_to, &digest];
-    let changes: Vec<ChangeRow<'_>> = items.iter().flat_map(|item| item.rows()).collect();
+    let mut changes: Vec<ChangeRow<'_>> = items.iter().flat_map(|item| item.rows()).collect();
+    if planted!("record-skips-a-change") {
+        changes.pop();
+    }
     let weight = |row: &ChangeRow<'_>| {
         let bytes = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| entry.body.len());
         bytes(row.before) + bytes(row.entry)

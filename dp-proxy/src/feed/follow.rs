@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use archive::{ArchiveSettings, Found};
 use bytes::Bytes;
+use daemon::planted;
 use protocol::grpc::feed_down::Kind as Down;
 use protocol::grpc::feed_up::Kind as Up;
 use protocol::grpc::{Ack, FeedDown, FeedUp, Hello, RejectedResource};
@@ -184,7 +185,10 @@ enum Over {
 impl Follower {
     fn boot(start: Start, live: watch::Sender<bool>) -> Self {
         let Start { identity, control_plane, archive: _, tls, mut disk, cell, board, dial, random } = start;
-        let recovered = std::mem::take(&mut disk.recovered);
+        let mut recovered = std::mem::take(&mut disk.recovered);
+        if planted!("proxy-forgets-its-disk") {
+            recovered = Recovered::default();
+        }
         let (compiler, state) = compile_recovered(&recovered, cell.health().clone(), tls);
         let found = recovered.base.is_some();
         let damaged = !recovered.findings.is_empty();
@@ -245,6 +249,10 @@ impl Follower {
             };
             self.board.disconnects.fetch_add(1, Ordering::Relaxed);
             self.connected = None;
+            if planted!("proxy-without-a-node-serves-nothing") {
+                self.holding.state = ConfigState::following();
+                self.publish();
+            }
             self.post();
             span.in_scope(|| self.after(over, &mut choice));
         }
@@ -629,7 +637,7 @@ impl Follower {
         let Identity { node, instance } = &self.identity;
         let state = &self.holding.state;
         // One who needs everything says that it has nothing.
-        let (position, changed_at, digest) = match self.need_full {
+        let (position, changed_at, digest) = match self.need_full || planted!("proxy-goes-back") {
             true => (Position::default(), Position::default(), ConfigState::following().digest()),
             false => (state.position(), state.changed_at(), state.digest()),
         };

@@ -23,6 +23,20 @@ macro_rules! failpoint {
     };
 }
 
+/// Whether a bug is planted in this process, here: `FAILPOINTS=plant::<name>=return`, or `=5%return` for one time in
+/// twenty. Always `false`, and no code, in programs without failpoints. `chaos mutants` turns each on in turn and sees who
+/// notices.
+#[macro_export]
+macro_rules! planted {
+    ($name:literal) => {{
+        #[cfg(feature = "failpoints")]
+        let planted = $crate::failpoint::hit(concat!("plant::", $name)).is_some();
+        #[cfg(not(feature = "failpoints"))]
+        let planted = false;
+        planted
+    }};
+}
+
 /// What a point is told to return so that it ends the process instead.
 #[cfg(feature = "failpoints")]
 const ABORT: &str = "abort";

@@ -27,6 +27,7 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use daemon::planted;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
 
@@ -235,6 +236,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         self.live().vote = Some(*vote);
+        if planted!("vote-not-synced") {
+            self.writer.write_later(WriteOp::Vote((*vote).into()));
+            return Ok(());
+        }
         let done = self.writer.write_and_wait(WriteOp::Vote((*vote).into()));
         done.await.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)).into())
     }
@@ -285,6 +290,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if unsafe_until_synced {
             let ticket = self.durability.begin(first.index, last.index);
             self.writer.append_unsafe(records, ticket);
+            callback.log_io_completed(Ok(()));
+        } else if planted!("follower-writes-nothing") {
             callback.log_io_completed(Ok(()));
         } else {
             self.writer.append(records, callback);

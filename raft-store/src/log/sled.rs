@@ -25,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use daemon::{durable, failpoint};
+use daemon::{durable, failpoint, planted};
 use protocol::codec::{self, Record};
 
 use super::backend::{LogBackend, LogError, Recovered, WriteOp};
@@ -230,15 +230,8 @@ impl LogBackend for SledLog {
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
-        let skip = {
-            #[cfg(feature = "failpoints")]
-            {
-                // The negative control of the power-cut test: it must find what this sync is for.
-                failpoint::hit("log::skip_sync").is_some()
-            }
-            #[cfg(not(feature = "failpoints"))]
-            false
-        };
+        // The negative control of the power-cut test: it must find what this sync is for.
+        let skip = planted!("log-not-synced");
         if !skip {
             self.store.data.sync_data().map_err(|e| LogError::io(self.store.place(), e))?;
         }

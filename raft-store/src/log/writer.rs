@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use daemon::failpoint;
+use daemon::{failpoint, planted};
 use openraft::storage::LogFlushed;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -309,7 +309,10 @@ impl Group {
             return Ok(());
         }
         let began = Instant::now();
-        let result = if ops.is_empty() { Ok(()) } else { self.write_and_sync(&ops) };
+        let mut result = if ops.is_empty() { Ok(()) } else { self.write_and_sync(&ops) };
+        if result.is_err() && planted!("failed-sync-tried-again") {
+            result = self.write_and_sync(&ops);
+        }
         if let Err(error) = result {
             tracing::error!(%error, "the log's disk has failed, this node stops");
             self.durability.fail();

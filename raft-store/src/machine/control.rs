@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use daemon::planted;
 use imbl::OrdMap;
 use protocol::codec::{self, Record};
 use protocol::command::{Idempotency, Origin, STAGE_PART_BYTES_MAX, StageId, Transaction};
@@ -138,6 +139,9 @@ impl ControlState {
 
     /// The outcome of a proposal that was applied before; a refusal when that can no longer be known.
     pub(super) fn recall_proposal(&self, origin: &Origin, position: Position) -> Option<Outcome> {
+        if planted!("retry-carried-out-again") {
+            return None;
+        }
         let proposals = self.proposals.get(&origin.node)?;
         let forgotten = || Some(Outcome::Refused { position, rejection: Rejection::Forgotten });
         if origin.boot != proposals.boot {
@@ -172,6 +176,9 @@ impl ControlState {
         author: &Text,
         idempotency: &Idempotency,
     ) -> Option<Result<Outcome, Rejection>> {
+        if planted!("request-id-forgotten") {
+            return None;
+        }
         let request = self.requests.get(&(author.clone(), idempotency.key.clone()))?;
         Some(if request.fingerprint == idempotency.fingerprint {
             Ok((*request.outcome).clone())

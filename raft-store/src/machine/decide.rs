@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use daemon::planted;
 use protocol::command::{Command, Draft, Write};
 use protocol::delta::{Cause, Change};
 use protocol::entry::Stamp;
@@ -34,7 +35,10 @@ pub fn decide(
     for write in writes {
         draft.check(write, stamp)?;
     }
-    let changes: Vec<Change> = draft.entries.into_iter().map(|(key, entry)| Change { key, entry }).collect();
+    let mut changes: Vec<Change> = draft.entries.into_iter().map(|(key, entry)| Change { key, entry }).collect();
+    if changes.len() > 1 && planted!("half-a-transaction") {
+        changes.pop();
+    }
     if changes.is_empty() {
         return Err(Rejection::Malformed { why: "a transaction needs at least one write".into() });
     }
@@ -103,12 +107,11 @@ impl After<'_> {
             }
             Write::Delete { if_match, .. } => {
                 check_match(&key, old, *if_match)?;
-                if old.is_none() {
-                    return Err(Rejection::NotFound { key });
-                }
-                (None, WrittenHow::Deleted)
+                let Some(old) = old else { return Err(Rejection::NotFound { key }) };
+                (planted!("delete-leaves-it").then(|| old.clone()), WrittenHow::Deleted)
             }
         };
+        let entry = if planted!("replicas-differ") { old.cloned() } else { entry };
         self.entries.insert(key.clone(), entry);
         Ok(Written { key, how })
     }
@@ -164,6 +167,9 @@ impl After<'_> {
 
 fn check_match(key: &ResourceKey, old: Option<&Arc<Entry>>, if_match: Option<Revision>) -> Result<(), Rejection> {
     let found = old.map(|old| old.modified.revision);
+    if planted!("condition-ignored") {
+        return Ok(());
+    }
     match if_match {
         Some(wanted) if found != Some(wanted) => Err(Rejection::Mismatch { key: key.clone(), wanted, found }),
         _ => Ok(()),
