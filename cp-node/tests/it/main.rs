@@ -10,6 +10,7 @@ mod disk;
 mod history;
 mod node;
 mod openapi;
+mod plugins;
 mod ssls;
 mod transcript;
 mod whole;
