@@ -6,6 +6,7 @@
 
 mod access;
 mod plan;
+mod services;
 mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,7 +19,7 @@ use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
 
 use super::outline::Hosts;
 use super::paths::PathPattern;
-use super::route::{Route, Service, Target};
+use super::route::{Route, Target};
 use super::slots::Slots;
 use super::ssl::{self, Ssl, SslSlot, TlsTerms};
 use super::{Handle, Table};
@@ -403,61 +404,6 @@ impl Compiler {
     fn leave(&mut self, placed: &Placed, route: &Route) {
         for host in &placed.at {
             self.table.hosts.update(host.as_ref(), |paths| paths.remove(placed.handle, route));
-        }
-    }
-
-    // === services ===
-
-    fn service(&self, id: &Text) -> Option<&Arc<Service>> {
-        self.table.services.get(self.services.get(id)?.index())?.as_ref()
-    }
-
-    fn put_service(&mut self, id: &Text, plan: ServicePlan) {
-        let (hosts, hosts_unreadable) = plan.listed_hosts();
-        let old = self.service(id).cloned();
-        let old_target = old.as_ref().and_then(|service| service.target.as_ref());
-        let (target, upstream) = self.compile_target(&format!("{SERVICES}/{id}"), plan.target, old_target);
-        let service =
-            Service { id: id.clone(), hosts, hosts_unreadable, target, plugins: plan.plugins, sealed: plan.sealed };
-        let same_hosts =
-            old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
-        self.services.put(id, &mut self.table.services, Arc::new(service));
-        let old_upstream = match upstream {
-            Some(upstream) => self.named_by_service.insert(id.clone(), upstream),
-            None => self.named_by_service.remove(id),
-        };
-        if let Some(old_upstream) = old_upstream {
-            self.upstreams.release(&old_upstream);
-        }
-        if !same_hosts {
-            self.move_routes_of(id);
-        }
-    }
-
-    fn remove_service(&mut self, id: &Text) {
-        if let Some(old) = self.services.remove(id, &mut self.table.services) {
-            self.upstreams.release_own(old.target.as_ref());
-        }
-        if let Some(upstream) = self.named_by_service.remove(id) {
-            self.upstreams.release(&upstream);
-        }
-        self.move_routes_of(id);
-    }
-
-    /// Lets the routes of a service stand where its hosts now say.
-    fn move_routes_of(&mut self, service: &Text) {
-        let Some(routes) = self.of_service.get(service) else { return };
-        for id in routes.clone() {
-            let Some(mut placed) = self.placed.remove(&id) else { continue };
-            if let Some(route) = self.table.routes[placed.handle.index()].clone() {
-                let at = self.where_to_stand(&placed, &route.paths);
-                if at != placed.at {
-                    self.leave(&placed, &route);
-                    placed.at = at;
-                    self.stand(&placed, &route);
-                }
-            }
-            self.placed.insert(id, placed);
         }
     }
 
