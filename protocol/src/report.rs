@@ -34,6 +34,9 @@ enum Segment {
     Member(String),
 }
 
+/// What every sentence of APISIX's schema checker starts with.
+pub const SCHEMA_PREFIX: &str = "invalid configuration: ";
+
 impl Path {
     /// This place's field `name`.
     #[must_use]
@@ -53,6 +56,12 @@ impl Path {
         self.with(Segment::Member(name.to_owned()))
     }
 
+    /// The place `inner` inside this one.
+    #[must_use]
+    pub fn join(&self, inner: &Self) -> Self {
+        Self(self.0.iter().chain(&inner.0).cloned().collect())
+    }
+
     fn with(&self, segment: Segment) -> Self {
         let mut path = self.clone();
         path.0.push(segment);
@@ -61,7 +70,7 @@ impl Path {
 
     /// The sentence APISIX's schema checker makes of a problem here.
     fn nested(&self, message: &str) -> String {
-        let mut sentence = String::from("invalid configuration: ");
+        let mut sentence = String::from(SCHEMA_PREFIX);
         for segment in &self.0 {
             match segment {
                 Segment::Property(name) => sentence.push_str(&format!("property \"{name}\" validation failed: ")),
@@ -102,6 +111,18 @@ impl Report {
     #[must_use]
     pub fn of(problem: Problem) -> Self {
         Self { problems: vec![problem] }
+    }
+
+    /// The same problems of a value that stands at `place` in a larger one. `context` takes the place of what sentences of
+    /// the schema checker start with, and stands in front of all others.
+    #[must_use]
+    pub fn within(self, place: &Path, context: &str) -> Self {
+        let moved = |problem: Problem| {
+            let sentence = problem.summary.strip_prefix(SCHEMA_PREFIX).unwrap_or(&problem.summary);
+            let summary = format!("{context}{sentence}");
+            Problem { path: place.join(&problem.path), message: problem.message, summary }
+        };
+        Self { problems: self.problems.into_iter().map(moved).collect() }
     }
 
     /// The first problem's sentence: what goes into `error_msg`.
@@ -158,6 +179,16 @@ mod tests {
             problem.summary,
             "invalid configuration: property \"timeout\" validation failed: property \"connect\" validation failed: expected 0 to be greater than 0"
         );
+    }
+
+    #[test]
+    fn a_report_about_a_part_is_one_about_its_place() {
+        let inner = Path::default().property("key");
+        let report = Report { problems: vec![Problem::schema(inner.clone(), "wrong"), Problem::rule(inner, "a rule")] };
+        let report = report.within(&Path::default().property("plugins").property("key-auth"), "of key-auth: ");
+        assert_eq!(report.problems[0].path.to_string(), "$.plugins[\"key-auth\"].key");
+        assert_eq!(report.problems[0].summary, "of key-auth: property \"key\" validation failed: wrong");
+        assert_eq!(report.problems[1].summary, "of key-auth: a rule");
     }
 
     #[test]

@@ -288,7 +288,7 @@ async fn every_body_that_is_admitted_is_recorded_byte_for_byte() {
         let text = value.to_string();
         let id = format!("p{n}");
         let Ok(value_read) = protocol::json::parse(text.as_bytes()) else { continue };
-        if let Ok(body) = protocol::resource::admit(kind, Some(&id), value_read) {
+        if let Ok(body) = protocol::resource::admit(&plugins::CATALOG, kind, Some(&id), value_read) {
             deepest = deepest.max(text.matches("AND").count());
             longest = longest.max(body.body.len());
             admitted.push((id, value, body.body));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use plugins::CATALOG;
 use protocol::json;
 use protocol::resource::{KindInfo, admit};
 use serde_json::{Map, Value};
@@ -61,7 +62,7 @@ pub(crate) fn check(place: &str, kind: &KindInfo, id: &str, value: &Value) -> Re
         Failure::Usage(lines.join("\n"))
     };
     let value = json::parse(value.to_string().as_bytes()).map_err(|e| bad(e.to_string()))?;
-    admit(kind, Some(id), value).map(drop).map_err(|report| bad(report.to_string()))
+    admit(&CATALOG, kind, Some(id), value).map(drop).map_err(|report| bad(report.to_string()))
 }
 
 /// Every resource of these files, and of all `.yaml`, `.yml` and `.json` files of directories, checked; every problem is
@@ -145,6 +146,13 @@ fn of_file(path: &Path, apisix: bool) -> Result<Vec<(String, Resource)>, Failure
                 problems.push(bad(&place, "needs an id"));
                 continue;
             };
+            // As a node's whole configuration has them, and APISIX's files.
+            let (kind, id) = match id.split_once("/credentials/") {
+                Some((consumer, id)) if kind.name == "consumers" => {
+                    (self::kind("credentials")?, format!("{consumer}/{id}"))
+                }
+                _ => (kind, id),
+            };
             let value = Value::Object(value);
             match check(&format!("{}: {place}", path.display()), kind, &id, &value) {
                 Ok(()) => all.push((place, Resource { kind, id, value })),
@@ -158,7 +166,7 @@ fn of_file(path: &Path, apisix: bool) -> Result<Vec<(String, Resource)>, Failure
 /// What a resource refers to, as `<kind>/<id>`.
 pub(crate) fn references(resource: &Resource) -> Vec<String> {
     let value = json::parse(resource.value.to_string().as_bytes());
-    let admitted = value.ok().and_then(|value| admit(resource.kind, Some(&resource.id), value).ok());
+    let admitted = value.ok().and_then(|value| admit(&CATALOG, resource.kind, Some(&resource.id), value).ok());
     admitted.iter().flat_map(|admitted| &admitted.references).map(ToString::to_string).collect()
 }
 
@@ -249,6 +257,18 @@ mod tests {
             assert!(failure.to_string().contains(expected), "{failure}");
             assert_eq!(failure.exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn credentials_may_stand_among_consumers() {
+        let text = "consumers:\n  - {username: jack, plugins: {key-auth: {key: k}}}\n  - {id: jack/credentials/c1, plugins: {key-auth: {key: c}}}\n";
+        let (_dir, path) = file("x.yaml", text);
+        let all = resources(&[path], false).unwrap();
+        let keys: Vec<String> = all.iter().map(|r| format!("{}/{}", r.kind.name, r.id)).collect();
+        assert_eq!(keys, ["consumers/jack", "credentials/jack/c1"]);
+        let (_dir, path) = file("y.yaml", "routes:\n  - {id: r, uri: /r, plugins: {limit-count: {}}}\n");
+        let failure = resources(&[path], false).unwrap_err().to_string();
+        assert!(failure.contains("$.routes[0]: $.plugins[\"limit-count\"]"), "{failure}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::document::Resource;
 use crate::failure::Failure;
 use crate::render;
-use crate::verbs::path;
+use crate::verbs::{id_of, path};
 
 /// Fields of an answer that are not the user's.
 const NOT_THE_USERS: [&str; 3] = ["id", "create_time", "update_time"];
@@ -71,7 +71,7 @@ pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Labe
     for kind in kinds {
         let answer = client.get(&path(kind, None))?;
         for item in answer.body["list"].as_array().into_iter().flatten() {
-            let id = item["value"]["id"].as_str().unwrap_or_default().to_owned();
+            let id = id_of(item);
             let modified = item["modifiedIndex"].as_u64().unwrap_or_default();
             now.insert((kind, id), (fields(item["value"].clone()), modified));
         }

@@ -131,6 +131,9 @@ impl Answer {
     pub(super) fn rejection(rejection: &Rejection, position: Position) -> Self {
         let status = match rejection {
             Rejection::NotFound { .. } => return Self::missing().at(position),
+            Rejection::MissingReference { from, to } if is_owner(from, to) => {
+                return Self::error(StatusCode::NOT_FOUND, "consumer not found").at(position);
+            }
             Rejection::MissingReference { .. }
             | Rejection::StillReferenced { .. }
             | Rejection::ForeignGroup { .. }
@@ -222,6 +225,11 @@ impl Answer {
         self
     }
 
+    /// Whether a write of several may have been refused since one of them (with `any`) is gone, or another has come.
+    pub(super) fn may_have_moved(&self, any: bool) -> bool {
+        (any && self.status == StatusCode::NOT_FOUND) || self.status == StatusCode::BAD_REQUEST
+    }
+
     /// The body as text.
     #[cfg(test)]
     pub(super) fn text(&self) -> String {
@@ -234,6 +242,11 @@ impl Answer {
         *response.headers_mut() = self.headers;
         response
     }
+}
+
+/// Whether a resource belongs to another: it stands below its path.
+fn is_owner(from: &ResourceKey, to: &ResourceKey) -> bool {
+    from.kind.as_str() == "credentials" && to.kind.as_str() == "consumers"
 }
 
 /// A reference's two ends, in APISIX's words.

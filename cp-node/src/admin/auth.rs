@@ -23,6 +23,8 @@ struct Key {
 #[derive(Clone, Debug)]
 pub(super) struct Principal {
     pub(super) name: String,
+    /// Whether secrets are shown to it where APISIX shows them.
+    pub(super) sees_secrets: bool,
 }
 
 /// A key that cannot be used.
@@ -95,7 +97,7 @@ impl Keys {
         if key.role == Role::Viewer && method != Method::GET && method != Method::HEAD {
             return Err(Answer::unauthorised("invalid method for role viewer"));
         }
-        Ok(Principal { name: key.name.clone() })
+        Ok(Principal { name: key.name.clone(), sees_secrets: key.role == Role::Admin })
     }
 }
 

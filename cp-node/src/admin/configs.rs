@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
+use plugins::CATALOG;
 use protocol::command::{Action, Draft, Transaction, Write};
 use protocol::entry::SYSTEM_GROUP;
 use protocol::json::{self, Map, Value};
@@ -20,8 +21,8 @@ use super::answer::Answer;
 use super::limits::{ATTEMPTS, OPERATIONS_MAX};
 use super::request::{Call, WriteTerms, read_body};
 use super::schemas::{id_of, is_beside_lists};
-use super::secrets::Secrets;
-use super::{Desk, render, wait, write};
+use super::secrets::{Secrets, View};
+use super::{Desk, wait, write};
 
 /// What the client of the last PUT said of it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -39,7 +40,10 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     match call.method {
         Method::GET => {
             let config = desk.config(call.wants_stale()?).await?;
-            let reading = tokio::task::spawn_blocking(move || read(&config));
+            let (secrets, opened) = (desk.secrets.clone(), call.principal.sees_secrets);
+            let reading = tokio::task::spawn_blocking(move || {
+                read(&config, if opened { View::Open(&secrets) } else { View::Masked })
+            });
             reading.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?
         }
         Method::HEAD => {
@@ -76,19 +80,28 @@ fn with_what_was_said(answer: Answer, said: &Said) -> Answer {
 }
 
 /// Everything as lists by kind, each resource with its id and without its times.
-fn read(config: &ConfigState) -> Result<Answer, Answer> {
+fn read(config: &ConfigState, view: View<'_>) -> Result<Answer, Answer> {
     let said = said(config)?.map(|(said, _)| said);
     let mut all = Map::new();
     for kind in KINDS.iter().filter(|kind| kind.id_rule != IdRule::UnderConsumer) {
         let version = said.as_ref().and_then(|said| said.versions.get(kind.name)).copied().unwrap_or(0);
         all.insert(format!("{}_conf_version", kind.name), json!(version));
         let mut items = Vec::new();
-        for (key, entry) in config.of_kind(&Kind::new(kind.name)) {
-            let mut value: Value = serde_json::from_str(&render::shown(kind.name, &entry.body)).unwrap_or_default();
-            if let (Some(fields), false) = (value.as_object_mut(), kind.id_rule == IdRule::Username) {
-                fields.insert("id".to_owned(), json!(key.id.as_str()));
+        let mut show = |key: &ResourceKey, body: &str, id: Option<String>| {
+            let mut value: Value = serde_json::from_str(&view.of(key, body)).unwrap_or_default();
+            if let (Some(fields), Some(id)) = (value.as_object_mut(), id) {
+                fields.insert("id".to_owned(), json!(id));
             }
             items.push(value);
+        };
+        let is_named_inside = kind.id_rule == IdRule::Username;
+        for (key, entry) in config.of_kind(&Kind::new(kind.name)) {
+            show(key, &entry.body, (!is_named_inside).then(|| key.id.to_string()));
+        }
+        if is_named_inside {
+            for (key, entry) in config.of_kind(&Kind::new(CREDENTIALS)) {
+                show(key, &entry.body, Some(key.id.replacen('/', BETWEEN, 1)));
+            }
         }
         if !items.is_empty() {
             all.insert(kind.name.to_owned(), Value::Array(items));
@@ -219,7 +232,15 @@ fn plan(
         if new == old && before.is_some() && (untouched || list.is_none()) {
             continue;
         }
-        differences(config, secrets, kind, list.map_or(&[], Vec::as_slice), &mut writes)?;
+        let list = list.map_or(&[][..], Vec::as_slice);
+        if kind.id_rule == IdRule::Username {
+            let (credentials, consumers) = credentials_apart(list);
+            differences(config, secrets, kind, &consumers, &mut writes)?;
+            let kind = KindInfo::find(CREDENTIALS).expect("the table of kinds has it");
+            differences(config, secrets, kind, &credentials, &mut writes)?;
+            continue;
+        }
+        differences(config, secrets, kind, list, &mut writes)?;
     }
     if writes.len() >= OPERATIONS_MAX {
         return Err(Answer::bad(&format!("a transaction may have {OPERATIONS_MAX} operations")));
@@ -236,6 +257,28 @@ fn plan(
     Ok(Plan { said, transaction: Transaction { writes, if_revision: Some(config.position().revision) } })
 }
 
+/// Credentials stand among consumers here, as in APISIX.
+const CREDENTIALS: &str = "credentials";
+
+/// What stands between a consumer's name and the credential's there.
+const BETWEEN: &str = "/credentials/";
+
+/// The credentials of a list, under the ids that they have elsewhere, and the consumers.
+fn credentials_apart(list: &[Value]) -> (Vec<Value>, Vec<Value>) {
+    let (mut credentials, mut consumers) = (Vec::new(), Vec::new());
+    for item in list {
+        match item["id"].as_str().and_then(|id| id.split_once(BETWEEN)) {
+            Some((consumer, id)) if item.get("username").is_none() => {
+                let mut item = item.clone();
+                item["id"] = json!(format!("{consumer}/{id}"));
+                credentials.push(item);
+            }
+            _ => consumers.push(item.clone()),
+        }
+    }
+    (credentials, consumers)
+}
+
 /// What must be written for a kind to hold these items and no others.
 fn differences(
     config: &ConfigState,
@@ -248,7 +291,7 @@ fn differences(
     for (index, item) in items.iter().enumerate() {
         let id =
             id_of(item).ok_or_else(|| Answer::bad(&format!("{}[{index}]: missing {} id", kind.name, kind.singular)))?;
-        let mut admitted = admit(kind, Some(&id), item.clone()).map_err(|report| Answer::report(&report))?;
+        let mut admitted = admit(&CATALOG, kind, Some(&id), item.clone()).map_err(|report| Answer::report(&report))?;
         if !kept.insert(id.clone()) {
             return Err(Answer::bad(&format!("found duplicate id {id} in {}", kind.name)));
         }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::answer::Answer;
 use super::limits::DRY_RUN_ENTRIES_MAX;
 use super::render;
+use super::secrets::View;
 use super::shadow::{self, Shadow};
 
 /// The configuration as it would be.
@@ -68,9 +69,8 @@ pub(super) fn answer(config: &ConfigState, transaction: Transaction, warnings: &
         .enumerate()
         .filter_map(|(index, write)| {
             let key = write.key()?;
-            let body = |text: Option<&str>| -> Option<Value> {
-                serde_json::from_str(&render::shown(key.kind.as_str(), text?)).ok()
-            };
+            let body =
+                |text: Option<&str>| -> Option<Value> { serde_json::from_str(&View::Masked.of(key, text?)).ok() };
             let (before, new) = (config.get(key).map(|entry| &*entry.body), after.body(key));
             let is_same = before.is_some() && before == new;
             let (old, new) = (body(before), body(new));

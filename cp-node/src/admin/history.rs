@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use plugins::CATALOG;
 use protocol::command::{Action, Command, RecordAction, Transaction, Write};
 use protocol::resource::{KindInfo, admit};
 use protocol::{Outcome, Position, ResourceKey};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, parse, read_body};
+use super::secrets::View;
 use super::{Desk, render, write};
 use crate::record::{HistoryError, HistoryFilter, PAGE_MAX, Told};
 
@@ -110,8 +112,9 @@ async fn history(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
     taken_in(desk, desk.feed.position()).await;
     let mut told = desk.record.history(&filter).await.map_err(|e| refused(&e))?;
     for row in &mut told.list {
+        let key = ResourceKey::new(&row.kind, &row.id);
         for body in [&mut row.old_body, &mut row.body] {
-            let shown = body.take().map(|body| render::shown(&row.kind, body.get()).into_owned());
+            let shown = body.take().map(|body| View::Masked.of(&key, body.get()).into_owned());
             *body = shown.and_then(|shown| RawValue::from_string(shown).ok());
         }
     }
@@ -128,7 +131,7 @@ pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) 
     let now = desk.feed.config();
     taken_in(desk, now.position()).await;
     let body = desk.record.body_at(key, revision, now).await.map_err(|e| refused(&e))?;
-    let body = render::shown(key.kind.as_str(), &body.ok_or_else(Answer::missing)?).into_owned();
+    let body = View::Masked.of(key, &body.ok_or_else(Answer::missing)?).into_owned();
     let key_path = json!(render::key_path(key));
     Ok(Answer::json(StatusCode::OK, format!("{{\"key\":{key_path},\"value\":{body},\"at_revision\":{revision}}}")))
 }
@@ -165,7 +168,7 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
             Some(old) => {
                 let kind = KindInfo::find(&row.kind)
                     .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
-                let mut admitted = admit(kind, Some(&row.id), parse(old.get().as_bytes())?)
+                let mut admitted = admit(&CATALOG, kind, Some(&row.id), parse(old.get().as_bytes())?)
                     .map_err(|report| Answer::report(&report))?;
                 let draft = write::draft(&desk.secrets, &key, &mut admitted, None, None);
                 let mut draft = draft.map_err(|report| Answer::report(&report))?;

@@ -11,11 +11,18 @@ use super::answer::Answer;
 use super::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN};
 use super::render;
 use super::request::Query;
+use super::secrets::View;
 
 /// The resources of a kind whose ids start with `prefix`.
 ///
 /// Without pages they are ordered by key; with `page` and `page_size`, both of them, by creation.
-pub(super) fn list(config: &ConfigState, kind: &KindInfo, prefix: &str, query: &Query) -> Result<Answer, Answer> {
+pub(super) fn list(
+    config: &ConfigState,
+    view: View<'_>,
+    kind: &KindInfo,
+    prefix: &str,
+    query: &Query,
+) -> Result<Answer, Answer> {
     let page = page(query)?;
     let filters = Filters::from(query);
     let name = Kind::new(kind.name);
@@ -31,7 +38,7 @@ pub(super) fn list(config: &ConfigState, kind: &KindInfo, prefix: &str, query: &
         let to = from.saturating_add(size).min(total);
         matching = matching[from..to].to_vec();
     }
-    let items: Vec<String> = matching.iter().map(|(key, entry)| render::item(key, entry)).collect();
+    let items: Vec<String> = matching.iter().map(|(key, entry)| render::item(view, key, entry)).collect();
     Ok(Answer::json(StatusCode::OK, render::list(&items, total)).at(config.position()))
 }
 

@@ -36,8 +36,10 @@ use tokio::time::Instant;
 use answer::Answer;
 pub use auth::KeyError;
 pub(crate) use auth::Keys;
+use auth::Principal;
 pub(crate) use limits::WAITS_MAX;
 pub(crate) use secrets::Secrets;
+use secrets::View;
 pub(crate) use server::serve;
 
 use crate::feed::Fleet;
@@ -75,6 +77,11 @@ impl Desk {
     /// How long one message of a request may take.
     fn deadline(&self) -> Duration {
         self.settings.deadline.0
+    }
+
+    /// How much whoever asks gets to see.
+    fn view(&self, principal: &Principal) -> View<'_> {
+        if principal.sees_secrets { View::Open(&self.secrets) } else { View::Masked }
     }
 
     /// The configuration to read from: linearizable, or whatever this node has when the client asks for that.

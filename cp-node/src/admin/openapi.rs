@@ -19,7 +19,7 @@ pub(super) fn serve(call: &Call) -> Result<Answer, Answer> {
 fn document() -> Value {
     let mut paths = Map::new();
     let mut schemas = shared_schemas();
-    for kind in KINDS.iter().filter(|kind| kind.is_served() && kind.id_rule == IdRule::Plain) {
+    for kind in KINDS.iter().filter(|kind| kind.is_served() && has_plain_path(kind.id_rule)) {
         // A kind without a schema takes an object, of which nothing more is said.
         let mut schema = kind.schema().unwrap_or_else(|| json!({ "type": "object" }));
         if let Some(schema) = schema.as_object_mut() {
@@ -54,6 +54,11 @@ fn document() -> Value {
             },
         },
     })
+}
+
+/// Whether resources stand right below the name of their kind.
+fn has_plain_path(rule: IdRule) -> bool {
+    matches!(rule, IdRule::Plain | IdRule::Username | IdRule::Plugin)
 }
 
 fn shared_schemas() -> Map<String, Value> {
@@ -223,6 +228,14 @@ fn others() -> Vec<(&'static str, Value)> {
     let get = |summary: &str, errors: &[u16]| json!({ "get": plain(summary, errors) });
     vec![
         ("/apisix/admin/plugins/list", get("The names of plugins", &[200, 400, 401])),
+        (
+            "/apisix/admin/plugins/{name}",
+            json!({
+                "parameters": [{ "name": "name", "in": "path", "required": true,
+                                 "schema": { "enum": plugins::PLUGINS.map(|plugin| plugin.name) } }],
+                "get": plain("The JSON Schema of a plugin's configuration", &[200, 400, 401, 404]),
+            }),
+        ),
         ("/apisix/admin/configs", json!({ "get": plain("The whole configuration", &[200, 401, 503]), "put": put })),
         ("/apisix/admin/configs/validate", json!({ "post": check })),
         ("/v1/transactions", json!({ "post": transaction })),

@@ -1,14 +1,12 @@
 //! How resources and refusals look to a client.
 
-use std::borrow::Cow;
-
 use protocol::entry::{Entry, UnixMillis};
-use protocol::json;
-use protocol::resource::{self, KindInfo};
+use protocol::resource::{GLOBAL_PLUGINS, IdRule, KindInfo};
 use protocol::{Rejection, ResourceKey};
 use serde_json::json;
 
 use super::answer::singular;
+use super::secrets::View;
 
 /// The key as APISIX writes it: `/apisix/routes/1`, `/apisix/consumers/jack/credentials/c1`.
 pub(super) fn key_path(key: &ResourceKey) -> String {
@@ -43,24 +41,14 @@ pub(super) fn written(key: &ResourceKey, body: &str, created: UnixMillis, modifi
 }
 
 /// What a read is answered, and an item of a list.
-pub(super) fn item(key: &ResourceKey, entry: &Entry) -> String {
+pub(super) fn item(view: View<'_>, key: &ResourceKey, entry: &Entry) -> String {
     format!(
         "{{\"key\":{},\"value\":{},\"createdIndex\":{},\"modifiedIndex\":{}}}",
         json!(key_path(key)),
-        value(key, &shown(key.kind.as_str(), &entry.body), entry.created.time, entry.modified.time),
+        value(key, &view.of(key, &entry.body), entry.created.time, entry.modified.time),
         entry.created.revision,
         entry.modified.revision
     )
-}
-
-/// The body as reads show it: without private keys, sealed as they are.
-pub(super) fn shown<'b>(kind: &str, body: &'b str) -> Cow<'b, str> {
-    if !resource::has_secrets(kind) {
-        return Cow::Borrowed(body);
-    }
-    let Ok(mut value) = serde_json::from_str(body) else { return Cow::Borrowed("{}") };
-    resource::conceal(kind, &mut value);
-    Cow::Owned(json::canonical(&value))
 }
 
 /// What a delete is answered.
@@ -84,6 +72,16 @@ pub(super) fn error_words(rejection: &Rejection) -> String {
                 by.id
             )
         }
+        Rejection::Claimed { space, by, .. } => match space.strip_prefix(GLOBAL_PLUGINS) {
+            Some(plugin) => format!("plugin '{plugin}' already exists in global rule with id '{}'", by.id),
+            None => {
+                let holder = match by.id.split_once('/') {
+                    Some((consumer, id)) => format!("credential: {id} of consumer: {consumer}"),
+                    None => format!("{}: {}", singular(by), by.id),
+                };
+                format!("duplicate key of plugin {space} found with {holder}")
+            }
+        },
         other => other.to_string(),
     }
 }
@@ -104,6 +102,9 @@ pub(super) fn list(items: &[String], total: usize) -> String {
 
 /// `missing route id` and its like.
 pub(super) fn missing_id(kind: &KindInfo) -> String {
+    if kind.id_rule == IdRule::Plugin {
+        return "missing plugin name".to_owned();
+    }
     format!("missing {} id", kind.singular)
 }
 
@@ -130,6 +131,11 @@ mod tests {
     fn refusals_are_in_apisixs_words() {
         let (route, upstream) = (ResourceKey::new("routes", "r1"), ResourceKey::new("upstreams", "u1"));
         let service = ResourceKey::new("services", "s1");
+        let claimed = |space: &str, kind: &str, id: &str| Rejection::Claimed {
+            key: ResourceKey::new(kind, "new"),
+            space: space.into(),
+            by: ResourceKey::new(kind, id),
+        };
         for (rejection, words) in [
             (
                 Rejection::MissingReference { from: route.clone(), to: upstream.clone() },
@@ -142,6 +148,15 @@ mod tests {
             (
                 Rejection::StillReferenced { key: service, by: route },
                 "can not delete this service directly, route [r1] is still using it now",
+            ),
+            (claimed("key-auth", "consumers", "jack"), "duplicate key of plugin key-auth found with consumer: jack"),
+            (
+                claimed("key-auth", "credentials", "jack/c1"),
+                "duplicate key of plugin key-auth found with credential: c1 of consumer: jack",
+            ),
+            (
+                claimed("global_rules/cors", "global_rules", "x1"),
+                "plugin 'cors' already exists in global rule with id 'x1'",
             ),
         ] {
             assert_eq!(error_words(&rejection), words);

@@ -2,9 +2,10 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use protocol::command::{Action, BasedOn, Draft, Write};
+use plugins::CATALOG;
+use protocol::command::{Action, BasedOn, Draft, Transaction, Write};
 use protocol::json::{self, Value};
-use protocol::resource::{self, Admitted, IdRule, KindInfo, admit};
+use protocol::resource::{Admitted, IdRule, KindInfo, admit};
 use protocol::{Kind, ResourceKey};
 
 use super::answer::Answer;
@@ -23,6 +24,18 @@ struct Target {
     id: Option<String>,
     /// Inside the resource, for PATCH.
     sub_path: Vec<String>,
+}
+
+impl Target {
+    /// Whether the path ends above where a resource of the kind can stand, and no body can say the rest.
+    fn lacks_its_path(&self) -> bool {
+        match self.kind.id_rule {
+            IdRule::UnderConsumer => self.id.as_deref().is_none_or(|id| id.ends_with('/')),
+            IdRule::Plugin => self.id.is_none(),
+            IdRule::UnderManager => self.id.as_deref().is_none_or(|id| !id.contains('/')),
+            IdRule::Plain | IdRule::Username => false,
+        }
+    }
 }
 
 /// Serves a request on resources.
@@ -87,11 +100,15 @@ async fn get(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer>
         _ => false,
     };
     if collection {
-        return list::list(&config, target.kind, target.id.as_deref().unwrap_or(""), &call.query);
+        let below = target.id.as_deref().unwrap_or("");
+        return list::list(&config, desk.view(&call.principal), target.kind, below, &call.query);
     }
     let key = ResourceKey::new(target.kind.name, target.id.as_deref().unwrap_or_default());
     match config.get(&key) {
-        Some(entry) => Ok(Answer::json(StatusCode::OK, render::item(&key, entry)).at(config.position())),
+        Some(entry) => {
+            let item = render::item(desk.view(&call.principal), &key, entry);
+            Ok(Answer::json(StatusCode::OK, item).at(config.position()))
+        }
         None => Err(Answer::missing().at(config.position())),
     }
 }
@@ -104,7 +121,11 @@ async fn put(
     terms: WriteTerms,
 ) -> Result<Answer, Answer> {
     let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
-    let mut admitted = admit(target.kind, target.id.as_deref(), value).map_err(|report| Answer::report(&report))?;
+    if target.lacks_its_path() {
+        return Err(Answer::bad(&render::missing_id(target.kind)));
+    }
+    let mut admitted =
+        admit(&CATALOG, target.kind, target.id.as_deref(), value).map_err(|report| Answer::report(&report))?;
     let id = target.id.or_else(|| admitted.id.as_ref().map(ToString::to_string));
     let id = id.ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
     let key = ResourceKey::new(target.kind.name, &id);
@@ -126,11 +147,11 @@ async fn post(
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
     let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
-    let mut admitted = admit(target.kind, None, value).map_err(|report| Answer::report(&report))?;
+    let mut admitted = admit(&CATALOG, target.kind, None, value).map_err(|report| Answer::report(&report))?;
     if admitted.id.is_some() {
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
-    if resource::has_secrets(target.kind.name) {
+    if admitted.has_secrets {
         return post_sealed(desk, call, target.kind, &admitted, &terms).await;
     }
     let any = ResourceKey::new(target.kind.name, "");
@@ -219,15 +240,47 @@ fn merged(kind: &KindInfo, id: &str, body: &str, sub_path: &[String], value: Val
             Answer::bad(&format!("invalid sub path: {name} stands inside something that is no object"))
         })?;
     }
-    admit(kind, Some(id), base).map_err(|report| Answer::report(&report))
+    admit(&CATALOG, kind, Some(id), base).map_err(|report| Answer::report(&report))
 }
 
 async fn delete(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer> {
+    if target.lacks_its_path() {
+        return Err(Answer::bad(&render::missing_id(target.kind)));
+    }
     let id = target.id.ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
     let terms = call.terms(desk, &[])?;
     let key = ResourceKey::new(target.kind.name, &id);
+    if target.kind.id_rule == IdRule::Username {
+        return delete_consumer(desk, call, key, terms).await;
+    }
     let action = Action::Write(Write::Delete { key: key.clone(), if_match: terms.if_match, force: terms.force });
     let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
     let answer = Answer::json(StatusCode::OK, render::deleted(&key)).at(position);
     Ok(wait::settle(desk, &terms, position, &[done], answer).await)
+}
+
+/// Deletes a consumer with its credentials. When one was added or removed meanwhile, starts over.
+async fn delete_consumer(desk: &Desk, call: &Call, key: ResourceKey, terms: WriteTerms) -> Result<Answer, Answer> {
+    let below = format!("{}/", key.id);
+    for _ in 0..ATTEMPTS {
+        let config = desk.config(false).await?;
+        let credentials = Kind::new("credentials");
+        let own = config.of_kind(&credentials).map(|(key, _)| key).filter(|key| key.id.starts_with(&below));
+        let mut writes: Vec<Write> =
+            own.map(|key| Write::Delete { key: key.clone(), if_match: None, force: false }).collect();
+        let read = writes.len();
+        writes.push(Write::Delete { key: key.clone(), if_match: terms.if_match, force: terms.force });
+        let action = Action::Transaction(Transaction { writes, if_revision: None });
+        match write::propose(desk, call, &terms, Vec::new(), action).await {
+            Ok((position, done)) => {
+                let answer = Answer::json(StatusCode::OK, render::deleted(&key)).at(position);
+                return Ok(wait::settle(desk, &terms, position, &done, answer).await);
+            }
+            // Either the consumer itself is missing, or what stood below it has changed.
+            Err(refused) if config.get(&key).is_none() || !refused.may_have_moved(read > 0) => return Err(refused),
+            Err(_) => {}
+        }
+    }
+    let sentence = format!("credentials of {key} were changed by others each time it was about to be deleted");
+    Err(Answer::error(StatusCode::CONFLICT, &sentence))
 }

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use plugins::CATALOG;
+use plugins::Plugin;
 use protocol::json::Value;
 use protocol::resource::{KINDS, KindInfo, admit};
 use serde_json::json;
@@ -22,6 +24,9 @@ pub(super) fn schema(call: &Call) -> Result<Answer, Answer> {
         return Err(Answer::method_not_offered(call.method.as_str(), "schema"));
     }
     let name = call.path[1..].join("/");
+    if let Some(plugin) = name.strip_prefix("plugins/").and_then(plugins::find) {
+        return Ok(of_a_resource(Answer::json(StatusCode::OK, schema_of(plugin, call).to_string())));
+    }
     let known = KINDS.iter().find(|kind| kind.name == name || kind.singular.replace(' ', "_") == name);
     match known.and_then(KindInfo::schema) {
         Some(schema) => Ok(of_a_resource(Answer::json(StatusCode::OK, schema.to_string()))),
@@ -29,8 +34,14 @@ pub(super) fn schema(call: &Call) -> Result<Answer, Answer> {
     }
 }
 
-/// `plugins[/list|reload|<name>]`. This version has none, and says so in the shapes that clients read.
-pub(super) fn plugins(call: &Call) -> Result<Answer, Answer> {
+/// The schema of a plugin's configuration, of a consumer's with `schema_type=consumer`.
+fn schema_of(plugin: &Plugin, call: &Call) -> Value {
+    let of_consumer = call.query.get("schema_type") == Some("consumer");
+    plugin.consumer_schema().filter(|_| of_consumer).unwrap_or_else(|| plugin.schema())
+}
+
+/// `plugins[/list|reload|<name>]`: the plugins of this build; there are none for TCP and UDP.
+pub(super) fn plugin_list(call: &Call) -> Result<Answer, Answer> {
     let rest: Vec<&str> = call.path[1..].iter().map(String::as_str).collect();
     if rest == ["reload"] {
         // Plugins are part of the programs: there is nothing to load again.
@@ -49,14 +60,37 @@ pub(super) fn plugins(call: &Call) -> Result<Answer, Answer> {
     if !matches!(subsystem, "http" | "stream") {
         return Err(Answer::plain(StatusCode::BAD_REQUEST, "invalid subsystem passed"));
     }
+    let mut known: Vec<&Plugin> = if subsystem == "http" { plugins::PLUGINS.to_vec() } else { Vec::new() };
     match rest[..] {
-        ["list"] => Ok(Answer::json(StatusCode::OK, "[]".to_owned())),
-        [] if call.query.get("all") == Some("true") => Ok(of_a_resource(Answer::json(StatusCode::OK, "{}".to_owned()))),
+        ["list"] => {
+            known.sort_by_key(|plugin| std::cmp::Reverse(plugin.priority));
+            let names: Vec<&str> = known.iter().map(|plugin| plugin.name).collect();
+            Ok(Answer::json(StatusCode::OK, json!(names).to_string()))
+        }
+        [] if call.query.get("all") == Some("true") => {
+            let all: serde_json::Map<_, _> =
+                known.iter().map(|plugin| (plugin.name.to_owned(), description(plugin))).collect();
+            Ok(of_a_resource(Answer::json(StatusCode::OK, Value::Object(all).to_string())))
+        }
+        [name] if known.iter().any(|plugin| plugin.name == name) => {
+            let schema = plugins::find(name).map(|plugin| schema_of(plugin, call)).unwrap_or_default();
+            Ok(of_a_resource(Answer::json(StatusCode::OK, schema.to_string())))
+        }
         _ => Err(of_a_resource(Answer::error(
             StatusCode::NOT_FOUND,
             &format!("plugin not found in subsystem {subsystem}"),
         ))),
     }
+}
+
+/// Everything about a plugin, as APISIX's dashboard reads it.
+fn description(plugin: &Plugin) -> Value {
+    let mut all = json!({ "priority": plugin.priority, "version": plugin.version, "schema": plugin.schema() });
+    if let Some(schema) = plugin.consumer_schema() {
+        all["type"] = json!("auth");
+        all["consumer_schema"] = schema;
+    }
+    all
 }
 
 /// `POST schema/validate/<kind>`: whether a body would be taken, without an id and without looking at others.
@@ -67,7 +101,7 @@ pub(super) async fn validate(desk: &Desk, call: &Call, body: Body) -> Result<Ans
     let name = call.path[2..].join("/");
     let kind = KindInfo::find(&name).ok_or_else(|| Answer::no_such_kind(&name))?;
     let body = read_body(body, desk.settings.body_max.0).await?;
-    match admit(kind, None, parse(&body)?) {
+    match admit(&CATALOG, kind, None, parse(&body)?) {
         Ok(admitted) => Ok(Answer::empty(StatusCode::OK).warn(&admitted.warnings)),
         Err(mut report) => {
             if let Some(first) = report.problems.first_mut()
@@ -110,7 +144,7 @@ fn problems(config: &Value) -> Result<Vec<Value>, Answer> {
         let mut seen = HashSet::new();
         for (index, item) in items.iter().enumerate() {
             let id = id_of(item);
-            let error = match admit(kind, None, item.clone()) {
+            let error = match admit(&CATALOG, kind, None, item.clone()) {
                 Err(report) => Some(report.summary().to_owned()),
                 Ok(_) => None,
             };
@@ -135,7 +169,7 @@ pub(super) fn is_beside_lists(name: &str) -> bool {
 
 /// The id of a resource in a list; a consumer's is its name.
 pub(super) fn id_of(item: &Value) -> Option<String> {
-    match item.get("id").or_else(|| item.get("username"))? {
+    match item.get("username").or_else(|| item.get("id"))? {
         Value::String(id) => Some(id.clone()),
         Value::Number(id) => Some(id.to_string()),
         _ => None,

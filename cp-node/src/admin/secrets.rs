@@ -1,13 +1,15 @@
 //! Seals what is secret in a body before anything is proposed: the log, the snapshots, the record and the archive hold
 //! tokens, and only who has the keyring can open them.
 
+use std::borrow::Cow;
 use std::fs;
 use std::sync::Arc;
 
+use plugins::CATALOG;
 use protocol::crypto::{Keyring, check_pair};
 use protocol::json::{self, Value};
 use protocol::report::{Path, Problem};
-use protocol::resource::{self, Admitted, Certificate, KindInfo, Model};
+use protocol::resource::{self, Admitted, Certificate, KindInfo, Model, admit};
 use protocol::seal::{self, SealedToken};
 use protocol::seam::{Random, WallClock};
 use protocol::{Entry, Report, ResourceKey};
@@ -38,36 +40,38 @@ impl Secrets {
         Ok(Self { keyring: settings.keyring_file.as_ref().map(load).transpose()?, random, clock })
     }
 
-    /// Seals the secrets of an admitted body that is to stand under `key`. `current` is what stands there now, as far as
-    /// this node knows: a secret that it holds already keeps its token, so that the same body twice is the same bytes.
+    /// Seals the secrets of an admitted body that is to stand under `key`, and claims the values that nobody else may
+    /// have. `current` is what stands there now, as far as this node knows: a secret that it holds already keeps its token,
+    /// so that the same body twice is the same bytes.
     ///
     /// # Errors
-    /// A [`Report`]: there is no keyring, or a token in the body was not sealed for this place.
+    /// A [`Report`]: there is no keyring, or a token in the body was not sealed for this place, or what it holds is not
+    /// good there.
     pub(super) fn seal(
         &self,
         key: &ResourceKey,
         admitted: &mut Admitted,
         current: Option<&Entry>,
     ) -> Result<(), Report> {
-        let kind = key.kind.as_str();
-        if !resource::has_secrets(kind) {
+        if !admitted.has_secrets {
             return Ok(());
         }
+        let kind = key.kind.as_str();
         let mut body = parsed(&admitted.body);
+        let mut opened = body.clone();
         let mut before = current.map(|entry| parsed(&entry.body)).unwrap_or_default();
-        let before = resource::secrets(kind, &mut before);
-        let mut changed = false;
-        for (path, value) in resource::secrets(kind, &mut body) {
+        let before = resource::secrets(&CATALOG, kind, &mut before);
+        let (mut changed, mut brings_tokens) = (false, false);
+        let places = resource::secrets(&CATALOG, kind, &mut body);
+        for ((path, value), (_, open_value)) in places.into_iter().zip(resource::secrets(&CATALOG, kind, &mut opened)) {
             let Some(text) = value.as_str() else { continue };
-            let Some(keyring) = &self.keyring else {
-                let sentence =
-                    "a private key is stored sealed only, and this node has no keyring: set secrets.keyring_file";
-                return Err(Report::of(Problem::rule(path, sentence)));
-            };
+            let keyring = self.keyring.as_ref().ok_or_else(|| Report::of(without_keyring(kind, path.clone())))?;
             if text.starts_with(seal::PREFIX) {
-                let opened =
+                let secret =
                     open(keyring, key, &path, text).map_err(|why| Report::of(Problem::rule(path.clone(), why)))?;
-                self.check(kind, &admitted.body, &path, &opened)?;
+                self.check(kind, &admitted.body, &path, &secret)?;
+                *open_value = Value::String(secret);
+                brings_tokens = true;
                 continue;
             }
             let same = before.iter().find(|(place, _)| *place == path).and_then(|(_, value)| value.as_str());
@@ -81,6 +85,16 @@ impl Secrets {
         }
         if let Some(Ok(Model::Ssl(ssl))) = KindInfo::find(kind).map(|kind| kind.read(&body)) {
             admitted.warnings.extend(ssl.validity_warnings(self.clock.now()));
+        } else if let Some(kind) = KindInfo::find(kind).filter(|_| brings_tokens) {
+            // What stands beside a token could only be looked at in part as long as it was closed.
+            admit(&CATALOG, kind, Some(&key.id), opened.clone())?;
+        }
+        if let Some(keyring) = &self.keyring {
+            let uniques = resource::uniques(&CATALOG, kind, &opened);
+            let claims = uniques.iter().flat_map(|(plugin, value)| keyring.claims(plugin, value.as_bytes()));
+            admitted.claims.extend(claims);
+            admitted.claims.sort();
+            admitted.claims.dedup();
         }
         if changed {
             admitted.body = json::canonical(&body);
@@ -99,6 +113,45 @@ impl Secrets {
         let Some(chain) = chain.filter(|_| kind == "ssls") else { return Ok(()) };
         check_pair(&chain[0].public_key, key).map_err(|e| Report::of(Problem::rule(path.clone(), e.to_string())))
     }
+}
+
+/// How much of a resource a reader gets to see.
+#[derive(Clone, Copy)]
+pub(super) enum View<'s> {
+    /// Secrets as `***`.
+    Masked,
+    /// Secrets as they were written, as far as this node can open them.
+    Open(&'s Secrets),
+}
+
+/// What is shown in place of a secret.
+const MASK: &str = "***";
+
+impl View<'_> {
+    /// A body as it is shown. Private keys are shown to nobody, as in APISIX.
+    pub(super) fn of<'b>(self, key: &ResourceKey, body: &'b str) -> Cow<'b, str> {
+        let kind = key.kind.as_str();
+        if kind != "ssls" && !body.contains(seal::PREFIX) {
+            return Cow::Borrowed(body);
+        }
+        let Ok(mut value) = serde_json::from_str(body) else { return Cow::Borrowed("{}") };
+        resource::conceal(kind, &mut value);
+        for (path, secret) in resource::secrets(&CATALOG, kind, &mut value) {
+            let keyring = match self {
+                View::Masked => None,
+                View::Open(secrets) => secrets.keyring.as_ref(),
+            };
+            let opened = keyring.zip(secret.as_str()).and_then(|(ring, token)| open(ring, key, &path, token).ok());
+            *secret = Value::String(opened.unwrap_or_else(|| MASK.to_owned()));
+        }
+        Cow::Owned(json::canonical(&value))
+    }
+}
+
+fn without_keyring(kind: &str, path: Path) -> Problem {
+    let what = if kind == "ssls" { "a private key" } else { "a secret" };
+    let sentence = format!("{what} is stored sealed only, and this node has no keyring: set secrets.keyring_file");
+    Problem::rule(path, sentence)
 }
 
 /// A canonical body, parsed again.

@@ -152,7 +152,7 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
             ["configs", "validate"] => schemas::validate_all(desk, &call, body).await,
             ["schema", "validate", _, ..] => schemas::validate(desk, &call, body).await,
             ["schema", _, ..] => schemas::schema(&call),
-            ["plugins", ..] => schemas::plugins(&call),
+            ["plugins", ..] => schemas::plugin_list(&call),
             _ => resources::serve(desk, call, body).await,
         };
     }

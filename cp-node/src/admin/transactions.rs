@@ -14,6 +14,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use plugins::CATALOG;
 use protocol::command::{Action, BasedOn, Transaction, Write};
 use protocol::json::{self, Value};
 use protocol::outcome::WrittenHow;
@@ -181,8 +182,8 @@ fn admit_all(
             (Op::Patch, None) => return Err(Answer::missing()),
             _ => value,
         };
-        let mut admitted: Admitted =
-            admit(kind, Some(&operation.id), value).map_err(|report| Answer::report_in(&report, Some(index)))?;
+        let mut admitted: Admitted = admit(&CATALOG, kind, Some(&operation.id), value)
+            .map_err(|report| Answer::report_in(&report, Some(index)))?;
         let current = known.get(&key).map(|entry| &**entry);
         let draft = write::draft(secrets, &key, &mut admitted, current, ttl)
             .map_err(|report| Answer::report_in(&report, Some(index)))?;

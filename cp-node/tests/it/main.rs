@@ -11,6 +11,7 @@ mod elections;
 mod history;
 mod node;
 mod openapi;
+mod plugins;
 mod ssls;
 mod transcript;
 mod whole;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::node::Api;
 
-const ONE: &str = "k1 1111111111111111111111111111111111111111111111111111111111111111";
-const TWO: &str = "k2 2222222222222222222222222222222222222222222222222222222222222222";
+pub(crate) const ONE: &str = "k1 1111111111111111111111111111111111111111111111111111111111111111";
+pub(crate) const TWO: &str = "k2 2222222222222222222222222222222222222222222222222222222222222222";
 
 fn pair(names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -17,7 +17,7 @@ fn pair(names: &[&str]) -> (String, String) {
 }
 
 /// A node with a keyring of these lines.
-async fn start(dir: &Path, keyring: &str) -> Api {
+pub(crate) async fn start(dir: &Path, keyring: &str) -> Api {
     let file = dir.join("keyring");
     fs::write(&file, keyring).unwrap();
     Api::start_with(|settings| settings.secrets.keyring_file = Some(file)).await

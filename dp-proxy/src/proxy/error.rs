@@ -115,10 +115,7 @@ impl Refusal {
             Self::NoRoute => "404 Route Not Found".to_owned(),
             Self::BadPath(e) => format!("400 Bad Request: {e}"),
             Self::BadRequest(reason) => format!("400 Bad Request: {reason}"),
-            _ => {
-                let status = self.status();
-                format!("{} {}", status.as_str(), status.canonical_reason().unwrap_or_default())
-            }
+            _ => plain(self.status()),
         }
     }
 
@@ -153,9 +150,21 @@ impl Refusal {
     }
 
     fn body(&self) -> Bytes {
-        let text = serde_json::Value::from(self.text());
-        format!("{{\"error_msg\":{text}}}\n").into()
+        body(&self.text())
     }
+
+    /// What is said with a status when there is nothing else to say.
+    pub(crate) fn body_for(status: StatusCode) -> Bytes {
+        body(&plain(status))
+    }
+}
+
+fn plain(status: StatusCode) -> String {
+    format!("{} {}", status.as_str(), status.canonical_reason().unwrap_or_default())
+}
+
+fn body(text: &str) -> Bytes {
+    format!("{{\"error_msg\":{}}}\n", serde_json::Value::from(text)).into()
 }
 
 fn upstream_error(failure: &Failure) -> Option<UpstreamError> {

@@ -15,6 +15,7 @@ mod error;
 mod figures;
 mod headers;
 mod host;
+mod plugged;
 mod request;
 mod upstream;
 mod values;

@@ -22,6 +22,7 @@ use super::downstream::client::Client;
 use super::downstream::tls::Session;
 use super::error::Refusal;
 use super::host::Host;
+use super::plugged::{Came, Plugged};
 use super::upstream::connection::Connection;
 use super::upstream::exchange::{Exchange, ExchangeLimits, Failure, Receiving};
 use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
@@ -31,7 +32,7 @@ use super::worker::Worker;
 use crate::health::{Outcome, Source};
 use crate::net;
 use crate::path::canonical;
-use crate::table::{Ask, Balancing, Node, Route, SslSlot, Table, Upstream};
+use crate::table::{Ask, Balancing, Generation, Node, Route, SslSlot, Table, Upstream};
 
 /// What upstreams said before the last of them was given up; told in a header, as APISIX does.
 type UpstreamStatuses = SmallVec<[u16; 4]>;
@@ -48,10 +49,14 @@ pub(crate) async fn answer(
     let mut account = Account::open(worker.clone(), client.clone());
     let (parts, incoming) = request.into_parts();
     let mut statuses = UpstreamStatuses::new();
-    let mut response = match forward(&worker, &client, &parts, incoming, &mut account, &mut statuses).await {
+    let table = worker.table();
+    let mut plugged = Plugged::new(&table);
+    let under = Under { table: &table, account: &mut account, statuses: &mut statuses };
+    let response = match forward(&worker, &client, &parts, incoming, under, &mut plugged).await {
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
     };
+    let mut response = plugged.after(response);
     let headers = response.headers_mut();
     if let Some(server) = &worker.server_header {
         headers.insert(header::SERVER, server.clone());
@@ -92,26 +97,33 @@ fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Accou
     refusal.response()
 }
 
-/// Finds the route, and lets one of its nodes answer.
-async fn forward(
+/// What a request is answered under: one generation of the table, and what is noted meanwhile.
+struct Under<'t, 'a> {
+    table: &'t Generation,
+    account: &'a mut Account,
+    statuses: &'a mut UpstreamStatuses,
+}
+
+/// Finds the route, runs its plugins, and lets one of its nodes answer.
+async fn forward<'r>(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    parts: &Parts,
+    parts: &'r Parts,
     incoming: Incoming,
-    account: &mut Account,
-    statuses: &mut UpstreamStatuses,
+    under: Under<'r, '_>,
+    plugged: &mut Plugged<'r>,
 ) -> Result<Response<ResponseBody>, Refusal> {
+    let Under { table, account, statuses } = under;
     check_framing(client, parts)?;
     let host = Host::of(parts)?;
     let path = canonical(parts.uri.path())?;
-    let table = worker.table();
     if let Some(rule) = table.barred() {
         return Err(Refusal::Barred(rule.to_owned()));
     }
     if let Some(session) = &client.tls
         && table.any_ssl_asks()
     {
-        check_client(session, &table, &host, &path)?;
+        check_client(session, table, &host, &path)?;
     }
     let values = RequestValues { parts, host: &host.name, path: &path, peer: client.peer, local: client.local };
     let ask = Ask {
@@ -121,15 +133,24 @@ async fn forward(
         remote: client.peer.ip(),
         values: &values,
     };
-    let found = table.find(&ask).ok_or(Refusal::NoRoute)?;
-    account.matched(Matched {
-        table: table.clone(),
-        route: found.handle,
-        pattern: found.pattern,
-        by: found.host,
-        host: (&*host.name).into(),
-    });
+    let found = table.find(&ask);
+    if let Some(found) = &found {
+        account.matched(Matched {
+            table: table.clone(),
+            route: found.handle,
+            pattern: found.pattern,
+            by: found.host,
+            host: (&*host.name).into(),
+        });
+    }
+    let came = Came { parts, peer: client.peer, local: client.local, secure: client.tls.is_some() };
+    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route))? {
+        account.answered(answer.status(), None);
+        return Ok(answer);
+    }
+    let found = found.ok_or(Refusal::NoRoute)?;
     let upstream = table.upstream(found.route)?;
+    let (parts, path, host) = plugged.outgoing(parts, path, host);
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
     let mut outbound = Outbound {
         worker,

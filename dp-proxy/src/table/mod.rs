@@ -9,6 +9,7 @@
 //! touches its slot and its own places in the trees, however many routes there are. The order in which routes are asked
 //! is that of APISIX's router `radixtree_host_uri`: see [`Table::find`].
 
+mod access;
 mod cell;
 mod compiler;
 mod hosts;
@@ -29,9 +30,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::Vector;
+use plugins::Chain;
 use protocol::resource::{Method, Values, Variable};
 use protocol::{Position, Text};
+use smallvec::SmallVec;
 
+pub(crate) use access::Access;
+use access::Layer;
 pub use cell::{Generation, Publisher, Reader, TableCell};
 pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;
@@ -59,6 +64,7 @@ pub struct Table {
     services: Vector<Option<Arc<Service>>>,
     upstreams: Vector<Option<Arc<Upstream>>>,
     ssls: Ssls,
+    access: Access,
     /// A rule for every request that cannot be enforced: none may pass.
     barred: Option<Text>,
 }
@@ -121,6 +127,9 @@ pub enum Unavailable {
     /// It names no upstream.
     #[error("it has no upstream")]
     NoUpstream,
+    /// Something with plugins that it, or its consumer, names is gone.
+    #[error("{0} does not exist")]
+    NoSuchPlugins(String),
 }
 
 impl Table {
@@ -170,21 +179,8 @@ impl Table {
     /// # Errors
     /// [`Unavailable`] when there is no such place, or none that may be used.
     pub fn upstream<'t>(&'t self, route: &'t Route) -> Result<&'t Arc<Upstream>, Unavailable> {
-        let seal = |what: &str, id: &str, reason: &Option<Box<str>>| match reason {
-            Some(reason) => Err(Unavailable::Sealed { what: format!("{what}/{id}"), reason: reason.to_string() }),
-            None => Ok(()),
-        };
-        seal("routes", &route.id, &route.sealed)?;
-        let mut target = route.target.as_ref();
-        let mut owner = None;
-        if route.service.is_some() {
-            let service = self.service(route).ok_or(Unavailable::NoSuchService)?;
-            seal("services", &service.id, &service.sealed)?;
-            owner = Some(service);
-        }
-        if target.is_none() {
-            target = owner.and_then(|service| service.target.as_ref());
-        }
+        let service = self.usable_service(route)?;
+        let target = route.target.as_ref().or_else(|| service.and_then(|service| service.target.as_ref()));
         let upstream = match target.ok_or(Unavailable::NoUpstream)? {
             Target::Own(upstream) => upstream,
             Target::Shared(handle) => {
@@ -195,6 +191,54 @@ impl Table {
             Some(reason) => Err(Unavailable::Sealed { what: upstream.label.to_string(), reason: reason.to_string() }),
             None => Ok(upstream),
         }
+    }
+
+    /// The service of a route that may be used itself.
+    fn usable_service<'t>(&'t self, route: &'t Route) -> Result<Option<&'t Arc<Service>>, Unavailable> {
+        let seal = |what: &str, id: &str, reason: &Option<Box<str>>| match reason {
+            Some(reason) => Err(Unavailable::Sealed { what: format!("{what}/{id}"), reason: reason.to_string() }),
+            None => Ok(()),
+        };
+        seal("routes", &route.id, &route.sealed)?;
+        if route.service.is_none() {
+            return Ok(None);
+        }
+        let service = self.service(route).ok_or(Unavailable::NoSuchService)?;
+        seal("services", &service.id, &service.sealed)?;
+        Ok(Some(service))
+    }
+
+    /// What is run on every request, rule by rule.
+    pub(crate) fn global_rules(&self) -> impl Iterator<Item = &Chain> {
+        self.access.global_rules.values()
+    }
+
+    /// Who is known, and by what.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The plugins of a route's requests, those that have their way first: of the consumer and its group (when one is
+    /// known), of the route, of its plugin config, of its service.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when one of them is gone, or may not be used.
+    pub(crate) fn chains<'t>(&'t self, route: &'t Route, consumer: Option<&str>) -> Result<Chains<'t>, Unavailable> {
+        let mut chains = Chains::new();
+        if let Some(consumer) = consumer.and_then(|name| self.access.consumers.get(name)) {
+            chains.push(&consumer.plugins);
+            if let Some(group) = &consumer.identity.group {
+                chains.push(named("consumer_groups", group, self.access.consumer_groups.get(group))?);
+            }
+        }
+        chains.push(&route.plugins);
+        if let Some(config) = &route.plugin_config {
+            chains.push(named("plugin_configs", config, self.access.plugin_configs.get(config))?);
+        }
+        if let Some(service) = self.usable_service(route)? {
+            chains.push(&service.plugins);
+        }
+        Ok(chains)
     }
 
     /// Every upstream, those of single routes and services included.
@@ -242,11 +286,27 @@ impl Table {
             lines.push(format!(
                 "route {id}: {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
             ));
+            let of_service = self.service(route).map(|service| service.plugins.to_string());
+            lines.push(format!("plugins of {id}: {} {:?} {of_service:?}", route.plugins, route.plugin_config));
         }
+        lines.extend(self.access.dump());
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
         lines.extend(self.ssls.dump());
         lines.sort();
         lines
+    }
+}
+
+/// Plugins of several resources, those that have their way first.
+pub(crate) type Chains<'t> = SmallVec<[&'t Chain; 5]>;
+
+fn named<'t>(kind: &str, id: &Text, layer: Option<&'t Layer>) -> Result<&'t Chain, Unavailable> {
+    match layer {
+        Some(Layer::Ready(chain)) => Ok(chain),
+        Some(Layer::Sealed(reason)) => {
+            Err(Unavailable::Sealed { what: format!("{kind}/{id}"), reason: reason.to_string() })
+        }
+        None => Err(Unavailable::NoSuchPlugins(format!("{kind}/{id}"))),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use plugins::Chain;
 use protocol::Text;
 use protocol::resource::{Expression, HostPattern, MethodSet, Timeouts};
 
@@ -24,6 +25,10 @@ pub struct Route {
     pub(crate) vars: Option<Box<Expression>>,
     pub(crate) target: Option<Target>,
     pub(crate) service: Option<Handle>,
+    /// Its own plugins.
+    pub(crate) plugins: Chain,
+    /// Whose plugins it takes on.
+    pub(crate) plugin_config: Option<Text>,
     /// Time limits that win over the upstream's.
     pub timeouts: Option<Box<Timeouts>>,
     /// Why it answers every request with 503.
@@ -40,6 +45,8 @@ pub struct Service {
     /// Set when it names hosts of which none could be read.
     pub(crate) hosts_unreadable: bool,
     pub(crate) target: Option<Target>,
+    /// The plugins of its routes.
+    pub(crate) plugins: Chain,
     /// Why its routes answer every request with 503.
     pub(crate) sealed: Option<Box<str>>,
 }

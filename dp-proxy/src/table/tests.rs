@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use protocol::delta::Change;
 use protocol::entry::Stamp;
-use protocol::resource::{HostPattern, KindInfo, Model, Part, RouteStatus, UriPattern, Values, Variable};
+use protocol::resource::{HostPattern, KindInfo, Model, Part, RouteStatus, UriPattern, Values, Variable, unsupported};
 use protocol::{ConfigState, Delta, Entry, ResourceKey};
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ impl Growing {
     fn goes_to(&self, host: &str, path: &str) -> String {
         let table = self.compiler.table();
         let Some(found) = table.find(&ask("GET", host, path)) else { return "404".to_owned() };
-        match table.upstream(found.route) {
+        match table.chains(found.route, None).and_then(|_| table.upstream(found.route)) {
             Ok(upstream) => upstream.nodes.first().map_or("none".to_owned(), Node::address),
             Err(why) => why.to_string(),
         }
@@ -190,6 +190,7 @@ fn law_11_what_cannot_be_compiled_makes_nothing_laxer() {
     it.put("routes", "hosts", json!({"uri": "/h", "hosts": ["~^a"], "upstream": nodes("1.1.1.1:1")}));
     it.put("routes", "paths", json!({"uris": [{"re": "x"}], "host": "only.com", "upstream": nodes("1.1.1.1:1")}));
     it.put("routes", "both", json!({"uris": [{"re": "x"}], "host": "~a", "upstream": nodes("1.1.1.1:1")}));
+    it.put("plugin_configs", "x", json!({"plugins": {"new": {}}}));
     it.put("routes", "config", json!({"uri": "/c", "plugin_config_id": "x", "upstream": nodes("1.1.1.1:1")}));
     for (host, path, expected) in [
         ("a.com", "/v", true),
@@ -230,8 +231,13 @@ fn law_11_what_cannot_be_compiled_makes_nothing_laxer() {
     it.put("consumers", "c", json!({"username": "c"}));
     it.put("kinds-of-tomorrow", "c", json!({"x": 1}));
     assert!(it.compiler.table().barred().is_none());
-    it.put("global_rules", "g", json!({"plugins": {}}));
+    it.put("global_rules", "g", json!({"plugins": {"new": {}}}));
     assert_eq!(it.compiler.table().barred(), Some("g"));
+    it.put("global_rules", "g", json!({"plugins": {"cors": {}}}));
+    assert!(it.compiler.table().barred().is_none());
+    // One that was good goes on as it was.
+    it.put("global_rules", "g", json!({"plugins": {"new": {}}}));
+    assert!(it.compiler.table().barred().is_none() && it.compiler.table().global_rules().count() == 1);
     it.delete("global_rules", "g");
     assert!(it.compiler.table().barred().is_none());
 }
@@ -314,6 +320,10 @@ fn a_route() -> impl Strategy<Value = Value> {
         set("upstream", own);
         set("upstream_id", upstream.map(Value::from));
         set("service_id", service.map(Value::from));
+        if priority == Some(1) {
+            body["plugins"] = json!({"key-auth": {}});
+            body["plugin_config_id"] = json!("1");
+        }
         body
     })
 }
@@ -329,6 +339,16 @@ fn a_service() -> impl Strategy<Value = Value> {
             body
         },
     )
+}
+
+fn some_plugins() -> impl Strategy<Value = Value> {
+    (1..3u8, any::<bool>()).prop_map(|(count, limits)| {
+        let mut body = json!({"plugins": {"cors": {"max_age": count}}});
+        if limits {
+            body["plugins"]["limit-count"] = json!({"count": count, "time_window": 60});
+        }
+        body
+    })
 }
 
 /// Makes a body one that this build cannot serve.
@@ -348,6 +368,10 @@ fn an_edit() -> impl Strategy<Value = (ResourceKey, Option<String>)> {
         4 => (Just("routes"), (0..8u8).prop_map(|n| n.to_string()), a_route().boxed()),
         1 => (Just("services"), id(), a_service().boxed()),
         1 => (Just("upstreams"), id(), an_upstream().boxed()),
+        1 => (prop::sample::select(vec!["plugin_configs", "consumer_groups", "global_rules"]), id(), some_plugins().boxed()),
+        1 => (Just("consumers"), id(), (id(), prop::option::of(id())).prop_map(|(name, group)| {
+            json!({"username": name, "group_id": group.unwrap_or("g".to_owned()), "plugins": {"cors": {}}})
+        }).boxed()),
     ];
     (kind, prop::option::weighted(0.15, 0..5u8), any::<prop::sample::Index>()).prop_map(
         |((kind, id, body), how, gone)| {
@@ -471,7 +495,11 @@ proptest! {
             // What is spoilt is seen to by the law above; here every entry is one that is served.
             let serves = |body: &String| {
                 let body = serde_json::from_str(body).unwrap();
-                KindInfo::find(key.kind.as_str()).unwrap().read(&body).is_ok_and(|model| protocol::resource::unsupported(&model).is_empty())
+                let runs = |model: &Model| {
+                    model.plugins().is_none_or(|all| Chain::compile(all, all, &Chain::default()).is_ok())
+                };
+                let model = KindInfo::find(key.kind.as_str()).unwrap().read(&body);
+                model.is_ok_and(|model| unsupported(&model).is_empty() && runs(&model))
             };
             if body.as_ref().is_none_or(serves) {
                 it.step(vec![(key, body)]);

@@ -9,6 +9,7 @@ mod golden;
 mod harness;
 mod health;
 mod http2;
+mod plugins;
 mod program;
 mod restart;
 mod routing;

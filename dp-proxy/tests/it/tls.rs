@@ -25,7 +25,7 @@ use crate::harness::until;
 
 pub(crate) const KEYRING: &str = "k1 1111111111111111111111111111111111111111111111111111111111111111";
 
-struct Fixed;
+pub(crate) struct Fixed;
 
 impl Random for Fixed {
     fn next(&self) -> u64 {

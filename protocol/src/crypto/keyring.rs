@@ -134,16 +134,28 @@ impl Keyring {
     /// The claim that `value` makes in a space: equal values make equal claims under one key, and tell nothing else.
     #[must_use]
     pub fn claim(&self, space: &str, value: &[u8]) -> Claim {
-        let key = self.keys[&self.newest].derived(b"holdfast claim key v1");
+        self.keys[&self.newest].claim(space, value)
+    }
+
+    /// The same under every key on the keyring, sorted: a value that was claimed before a key was added is still found.
+    #[must_use]
+    pub fn claims(&self, space: &str, value: &[u8]) -> Vec<Claim> {
+        let mut claims: Vec<_> = self.keys.values().map(|key| key.claim(space, value)).collect();
+        claims.sort();
+        claims
+    }
+}
+
+impl DataKey {
+    fn claim(&self, space: &str, value: &[u8]) -> Claim {
+        let key = self.derived(b"holdfast claim key v1");
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length");
         mac.update(space.as_bytes());
         mac.update(&[0]);
         mac.update(value);
         Claim { space: space.into(), hash: mac.finalize().into_bytes().into() }
     }
-}
 
-impl DataKey {
     /// A key of these bytes.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
@@ -224,6 +236,7 @@ mod tests {
         let new = both.seal(&key, &path, b"secret", &Fixed(8));
         assert_eq!(ring(ONE).open(&key, &path, &new), Err(OpenError::UnknownKey("k2".into())));
         assert_ne!(both.claim("s", b"v"), ring(ONE).claim("s", b"v"));
+        assert!(both.claims("s", b"v").contains(&ring(ONE).claim("s", b"v")), "what was claimed before is found");
     }
 
     #[test]

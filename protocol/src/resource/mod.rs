@@ -5,11 +5,16 @@
 
 mod certificate;
 mod common;
+mod consumer;
+mod credential;
 mod expression;
 mod pending;
+mod plugin;
+mod plugin_set;
+mod proto;
 mod route;
 mod schema;
-mod scope;
+pub mod scope;
 mod secret;
 mod service;
 mod ssl;
@@ -17,14 +22,20 @@ mod table;
 mod upstream;
 mod variable;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 pub use certificate::{BadCertificate, Certificate};
 pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts};
+pub use consumer::{Consumer, USERNAME_CHARS_MAX};
+pub use credential::Credential;
 pub use expression::Expression;
 pub use pending::unsupported;
+pub use plugin::{NoPlugins, PluginCatalog, PluginMarks, PluginRole, plugin_place, plugin_role};
+pub use plugin_set::PluginSet;
+pub use proto::{PROTO_CHARS_MAX, Proto};
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, URI_CHARS_MAX, UriPattern};
-pub use secret::{conceal, has_secrets, secrets};
+pub use secret::{conceal, secrets, uniques};
 pub use service::Service;
 pub use ssl::{ClientAuth, KeyPair, PrivateKey, Ssl, SslRole, TlsVersion};
 pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
@@ -49,8 +60,10 @@ pub struct Admitted {
     pub body: String,
     /// What it refers to, sorted, each once.
     pub references: Vec<ResourceKey>,
-    /// Values that nobody else may hold.
+    /// Values that nobody else may hold, as far as they are no secrets.
     pub claims: Vec<Claim>,
+    /// Whether something in the body is to be sealed.
+    pub has_secrets: bool,
     /// What is accepted but worth a word, e.g. a field that has no effect yet.
     pub warnings: Vec<String>,
 }
@@ -58,11 +71,12 @@ pub struct Admitted {
 /// Fields that the server puts into answers and that no body may bring.
 const STAMPS: [&str; 2] = ["create_time", "update_time"];
 
-/// Admits a body of the given kind under `id` (`None` when the server is to choose one).
+/// Admits a body of the given kind under `id` (`None` when the server is to choose one), by a build that has the plugins
+/// of `catalog`.
 ///
 /// # Errors
 /// A [`Report`] of everything that is wrong with it.
-pub fn admit(kind: &KindInfo, id: Option<&str>, body: Value) -> Result<Admitted, Report> {
+pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, body: Value) -> Result<Admitted, Report> {
     if let Some(id) = id {
         kind.id_rule.check(id).map_err(Report::of)?;
     }
@@ -70,33 +84,90 @@ pub fn admit(kind: &KindInfo, id: Option<&str>, body: Value) -> Result<Admitted,
         return Err(Report::of(problem));
     }
     let mut body = body;
-    let body_id = take_id(kind, id, &mut body)?;
+    let mut body_id = take_id(kind, id, &mut body)?;
     let model = kind.read(&body)?;
-    let missing = unsupported(&model);
-    if !missing.is_empty() {
-        return Err(Report { problems: missing });
+    if let Model::Consumer(consumer) = &model {
+        if id.is_some_and(|id| *id != *consumer.username) {
+            return Err(Report::of(Problem::rule(Path::default().property("username"), "wrong username")));
+        }
+        body_id = Some(consumer.username.clone());
+    }
+    let mut problems = unsupported(&model);
+    let named = id.or(body_id.as_deref()).unwrap_or_default();
+    let checked = plugin::check(catalog, kind.name, named, &model);
+    let said = checked.unwrap_or_else(|report| {
+        problems.splice(0..0, report.problems);
+        Vec::new()
+    });
+    if !problems.is_empty() {
+        return Err(Report { problems });
     }
     let mut references = model.references();
+    references.extend(owner(kind, named));
     references.sort();
     references.dedup();
+    let has_secrets = !secrets(catalog, kind.name, &mut body).is_empty();
+    let mut warnings = pending::warnings(&model);
+    warnings.extend(said);
     Ok(Admitted {
         id: body_id,
         body: json::canonical(&body),
         references,
-        claims: Vec::new(),
-        warnings: pending::warnings(&model),
+        claims: claims(&model),
+        has_secrets,
+        warnings,
     })
+}
+
+/// What a resource belongs to by its id: a credential to its consumer.
+fn owner(kind: &KindInfo, id: &str) -> Option<ResourceKey> {
+    let (consumer, _) = id.split_once('/').filter(|_| kind.id_rule == IdRule::UnderConsumer)?;
+    Some(ResourceKey::new("consumers", consumer))
+}
+
+/// What only one resource may have and is no secret: a plugin among all global rules.
+fn claims(model: &Model) -> Vec<Claim> {
+    let Model::GlobalRule(rule) = model else { return Vec::new() };
+    let claim = |name: &String| Claim {
+        space: format!("{GLOBAL_PLUGINS}{name}").as_str().into(),
+        hash: Sha256::digest(name).into(),
+    };
+    let mut claims: Vec<_> = rule.plugins.keys().map(claim).collect();
+    claims.sort();
+    claims
+}
+
+/// What the spaces of the claims that global rules make start with; a plugin's name follows. No secret is claimed: the
+/// hash is the SHA-256 of the name.
+pub const GLOBAL_PLUGINS: &str = "global_rules/";
+
+/// Plugins by name. What each may say is checked by the plugin.
+fn plugins(scope: scope::Scope<'_, '_>) -> Option<Map<String, Value>> {
+    for (_, configuration) in scope.members()? {
+        configuration.object()?;
+    }
+    scope.value.as_object().cloned()
 }
 
 /// Takes `id` out of the body: it is the entry's name, not one of its fields.
 fn take_id(kind: &KindInfo, path_id: Option<&str>, body: &mut Value) -> Result<Option<Text>, Report> {
     let Some(given) = body.as_object_mut().and_then(|members| members.remove("id")) else { return Ok(None) };
+    // A consumer is named by its `username`; APISIX takes an id beside it and does nothing with it.
+    if kind.id_rule == IdRule::Username {
+        return Ok(None);
+    }
     let path = Path::default().property("id");
     let malformed = || Report::of(Problem::schema(path.clone(), "object matches none of the required".to_owned()));
     let id = match given {
         Value::String(id) => id,
         Value::Number(n) if n.as_i64().is_some_and(|n| n >= 1) => n.to_string(),
         _ => return Err(malformed()),
+    };
+    // Inside what it belongs to, a resource may be called by the end of its id.
+    let last = path_id.and_then(|path_id| path_id.rsplit('/').next());
+    let id = match path_id {
+        Some(path_id) if last == Some(&id) => path_id.to_owned(),
+        _ => id,
     };
     kind.id_rule.check(&id).map_err(Report::of)?;
     if path_id.is_some_and(|path_id| path_id != id) {

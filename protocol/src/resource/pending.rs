@@ -18,6 +18,13 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
         Model::Service(service) => service_problems(&root, service),
         Model::Ssl(ssl) => ssl_problems(&root, ssl),
         Model::Upstream(upstream) => upstream_problems(&root, upstream),
+        Model::Consumer(_)
+        | Model::ConsumerGroup(_)
+        | Model::Credential(_)
+        | Model::GlobalRule(_)
+        | Model::PluginConfig(_)
+        | Model::PluginMetadata(_)
+        | Model::Proto(_) => Vec::new(),
     }
 }
 
@@ -27,11 +34,16 @@ pub(super) fn warnings(model: &Model) -> Vec<String> {
     let websocket = match model {
         Model::Route(route) => route.enable_websocket,
         Model::Service(service) => service.enable_websocket,
-        Model::Ssl(_) | Model::Upstream(_) => None,
+        _ => None,
     };
     if websocket == Some(true) {
         warnings
             .push("enable_websocket is stored, and upgrades are not tunnelled by this version of holdfast".to_owned());
+    }
+    match model {
+        Model::PluginMetadata(_) => warnings.push("plugin metadata is stored, and no plugin reads it yet".to_owned()),
+        Model::Proto(_) => warnings.push("protos are stored, and no plugin reads them yet".to_owned()),
+        _ => {}
     }
     if let Model::Ssl(ssl) = model {
         warnings.extend(ssl.warnings());
@@ -49,7 +61,7 @@ fn not_served(path: Path, what: &str) -> Problem {
 }
 
 fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
-    let mut problems = plugin_problems(at, route.plugins.keys());
+    let mut problems = Vec::new();
     let variables = route.vars.iter().flat_map(Expression::variables);
     for name in variables.filter_map(Variable::unknown) {
         problems.push(not_served(at.property("vars"), &format!("the variable {name:?}")));
@@ -67,7 +79,7 @@ fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
 }
 
 fn service_problems(at: &Path, service: &Service) -> Vec<Problem> {
-    let mut problems = plugin_problems(at, service.plugins.keys());
+    let mut problems = Vec::new();
     if service.script.is_some() {
         problems.push(not_served(at.property("script"), "script"));
     }
@@ -80,11 +92,6 @@ fn service_problems(at: &Path, service: &Service) -> Vec<Problem> {
 fn ssl_problems(at: &Path, ssl: &Ssl) -> Vec<Problem> {
     let old = ssl.protocols.contains(&TlsVersion::Tls11);
     old.then(|| not_served(at.property("ssl_protocols"), "TLSv1.1")).into_iter().collect()
-}
-
-fn plugin_problems<'p>(at: &Path, names: impl Iterator<Item = &'p String>) -> Vec<Problem> {
-    let at = at.property("plugins");
-    names.map(|name| Problem::rule(at.property(name), format!("unknown plugin [{name}]"))).collect()
 }
 
 fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
@@ -118,8 +125,7 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
 mod tests {
     use serde_json::json;
 
-    use super::super::KindInfo;
-    use super::super::admit;
+    use super::super::{KindInfo, NoPlugins, admit};
 
     #[test]
     fn what_no_proxy_can_do_is_refused_with_its_place() {
@@ -128,7 +134,7 @@ mod tests {
             "uri": "/x", "vars": [["post_arg_a", "==", "1"]], "plugins": {"nosuch": {}},
             "upstream": {"type": "chash", "key": "hostname", "scheme": "grpc", "nodes": {"a:1": 1}},
         });
-        let report = admit(routes, Some("r"), body).unwrap_err();
+        let report = admit(&NoPlugins, routes, Some("r"), body).unwrap_err();
         assert_eq!(report.summary(), "unknown plugin [nosuch]");
         let places: Vec<_> = report.problems.iter().map(|p| p.path.to_string()).collect();
         assert_eq!(places, ["$.plugins.nosuch", "$.vars", "$.upstream.key", "$.upstream.scheme"]);
@@ -141,7 +147,7 @@ mod tests {
             "uri": "x", "enable_websocket": true,
             "upstream": {"nodes": {"a:1": 1}, "checks": {"active": {}}},
         });
-        let warnings = admit(routes, Some("r"), body).unwrap().warnings;
+        let warnings = admit(&NoPlugins, routes, Some("r"), body).unwrap().warnings;
         assert_eq!(warnings.len(), 2, "{warnings:?}");
     }
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::common::{HostPattern, SCRIPT_CHARS_MAX, Timeouts, read_labelling, reference};
 use super::expression::Expression;
+use super::plugins;
 use super::scope::{Fields, Scope};
-use super::service::plugins;
 use super::upstream::Upstream;
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem};

@@ -9,14 +9,25 @@ use super::common::{DESC_CHARS_MAX, HOST_PATTERN, LABEL_CHARS_MAX, NAME_CHARS_MA
 use super::route::URI_CHARS_MAX;
 use super::ssl::{KEY_CHARS_MIN, PEM_CHARS_MAX, PEM_CHARS_MIN, PROTOCOLS_MAX, VERSIONS};
 use super::upstream::{HASH_ON, PASS_HOSTS};
-use super::{KindInfo, route};
+use super::{KindInfo, PROTO_CHARS_MAX, USERNAME_CHARS_MAX, route};
 
 /// How the schema of a kind is made.
 type MakeSchema = fn() -> Value;
 
 /// The schemas by name of kind, sorted.
-const SCHEMAS: &[(&str, MakeSchema)] =
-    &[("routes", route), ("services", service), ("ssls", ssl), ("upstreams", upstream)];
+const SCHEMAS: &[(&str, MakeSchema)] = &[
+    ("consumer_groups", plugin_set),
+    ("consumers", consumer),
+    ("credentials", credential),
+    ("global_rules", global_rule),
+    ("plugin_configs", plugin_set),
+    ("plugin_metadata", plugin_metadata),
+    ("protos", proto),
+    ("routes", route),
+    ("services", service),
+    ("ssls", ssl),
+    ("upstreams", upstream),
+];
 
 impl KindInfo {
     /// The JSON Schema of a body; `None` for a kind without one.
@@ -188,7 +199,52 @@ fn checks() -> Value {
     })
 }
 
-/// The fields that every kind has.
+fn consumer() -> Value {
+    let mut fields = labelled();
+    fields.remove("name");
+    fields.extend(members(json!({
+        "username": { "type": "string", "minLength": 1, "maxLength": USERNAME_CHARS_MAX, "pattern": "^[a-zA-Z0-9_-]+$" },
+        "group_id": id(),
+        "plugins": plugins(),
+    })));
+    // An id beside the name is taken and has no effect, whatever it is.
+    fields.insert("id".into(), json!({}));
+    json!({ "type": "object", "properties": fields, "additionalProperties": false, "required": ["username"] })
+}
+
+fn credential() -> Value {
+    let mut fields = labelled();
+    let mut one = plugins();
+    one["maxProperties"] = json!(1);
+    fields.insert("plugins".into(), one);
+    json!({ "type": "object", "properties": fields, "additionalProperties": false })
+}
+
+fn plugin_set() -> Value {
+    let mut fields = labelled();
+    fields.insert("plugins".into(), plugins());
+    json!({ "type": "object", "properties": fields, "additionalProperties": false, "required": ["plugins"] })
+}
+
+fn global_rule() -> Value {
+    json!({
+        "type": "object",
+        "properties": { "id": id(), "plugins": plugins() },
+        "additionalProperties": false,
+        "required": ["plugins"],
+    })
+}
+
+fn plugin_metadata() -> Value {
+    json!({ "type": "object" })
+}
+
+fn proto() -> Value {
+    let mut fields = labelled();
+    fields.insert("content".into(), json!({ "type": "string", "minLength": 1, "maxLength": PROTO_CHARS_MAX }));
+    json!({ "type": "object", "properties": fields, "additionalProperties": false, "required": ["content"] })
+}
+
 fn ssl() -> Value {
     let mut fields = labelled();
     fields.remove("name");
@@ -226,6 +282,7 @@ fn ssl() -> Value {
     })
 }
 
+/// The fields that most kinds have.
 fn labelled() -> Map<String, Value> {
     members(json!({
         "id": id(),
@@ -267,7 +324,11 @@ fn weight() -> Value {
 }
 
 fn plugins() -> Value {
-    json!({ "type": "object", "maxProperties": 0, "description": "this version of holdfast serves no plugins" })
+    json!({
+        "type": "object",
+        "additionalProperties": { "type": "object" },
+        "description": "by name; what each takes is told under schema/plugins/<name>",
+    })
 }
 
 fn timeouts() -> Value {

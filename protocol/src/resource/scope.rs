@@ -11,24 +11,31 @@ use serde_json::{Map, Value};
 use crate::report::{Path, Problem, Report};
 
 /// A value, its place, and where to report.
-#[derive(Clone)]
-pub(super) struct Scope<'v, 'r> {
-    pub(super) value: &'v Value,
-    pub(super) path: Path,
+#[derive(Clone, Debug)]
+pub struct Scope<'v, 'r> {
+    /// The value.
+    pub value: &'v Value,
+    /// Its place.
+    pub path: Path,
     problems: &'r RefCell<Vec<Problem>>,
 }
 
 /// An object, of which every field that nobody asked for is a problem in the end.
-pub(super) struct Fields<'v, 'r> {
+#[derive(Debug)]
+pub struct Fields<'v, 'r> {
     members: &'v Map<String, Value>,
     known: RefCell<BTreeSet<&'static str>>,
     open: Cell<bool>,
-    pub(super) path: Path,
+    /// Its place.
+    pub path: Path,
     problems: &'r RefCell<Vec<Problem>>,
 }
 
 /// Runs a constructor over a value. What it returns counts only when it reported nothing.
-pub(super) fn check<T>(value: &Value, construct: impl FnOnce(Scope<'_, '_>) -> Option<T>) -> Result<T, Report> {
+///
+/// # Errors
+/// A [`Report`] of everything that the constructor found.
+pub fn check<T>(value: &Value, construct: impl FnOnce(Scope<'_, '_>) -> Option<T>) -> Result<T, Report> {
     let problems = RefCell::new(Vec::new());
     let built = construct(Scope { value, path: Path::default(), problems: &problems });
     let problems = problems.into_inner();
@@ -40,17 +47,20 @@ pub(super) fn check<T>(value: &Value, construct: impl FnOnce(Scope<'_, '_>) -> O
 
 impl<'v, 'r> Scope<'v, 'r> {
     /// Reports a broken schema at this place.
-    pub(super) fn wrong(&self, message: impl Into<String>) {
+    pub fn wrong(&self, message: impl Into<String>) {
         self.problem(Problem::schema(self.path.clone(), message));
     }
 
     /// Reports anything.
-    pub(super) fn problem(&self, problem: Problem) {
+    pub fn problem(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
     }
 
     /// The same place with a report of its own, for alternatives of which one must hold.
-    pub(super) fn try_as<T>(&self, construct: impl FnOnce(Scope<'v, '_>) -> Option<T>) -> Result<T, Vec<Problem>> {
+    ///
+    /// # Errors
+    /// What the constructor found.
+    pub fn try_as<T>(&self, construct: impl FnOnce(Scope<'v, '_>) -> Option<T>) -> Result<T, Vec<Problem>> {
         let problems = RefCell::new(Vec::new());
         let built = construct(Scope { value: self.value, path: self.path.clone(), problems: &problems });
         match (built, problems.into_inner()) {
@@ -72,7 +82,9 @@ impl<'v, 'r> Scope<'v, 'r> {
         None
     }
 
-    pub(super) fn object(&self) -> Option<Fields<'v, 'r>> {
+    /// The object.
+    #[must_use]
+    pub fn object(&self) -> Option<Fields<'v, 'r>> {
         let Value::Object(members) = self.value else { return self.wrong_type("object") };
         Some(Fields {
             members,
@@ -83,13 +95,15 @@ impl<'v, 'r> Scope<'v, 'r> {
         })
     }
 
-    pub(super) fn boolean(&self) -> Option<bool> {
+    /// `true` or `false`.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
         let Value::Bool(b) = self.value else { return self.wrong_type("boolean") };
         Some(*b)
     }
 
     /// A string of `min` to `max` characters.
-    pub(super) fn string(&self, min: usize, max: usize) -> Option<&'v str> {
+    pub fn string(&self, min: usize, max: usize) -> Option<&'v str> {
         let Value::String(s) = self.value else { return self.wrong_type("string") };
         let chars = s.chars().count();
         if chars < min {
@@ -104,7 +118,7 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// A string that `matches`, told as the pattern that APISIX has for it.
-    pub(super) fn pattern(&self, s: &'v str, pattern: &str, matches: impl FnOnce(&str) -> bool) -> Option<&'v str> {
+    pub fn pattern(&self, s: &'v str, pattern: &str, matches: impl FnOnce(&str) -> bool) -> Option<&'v str> {
         if matches(s) {
             return Some(s);
         }
@@ -115,7 +129,7 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// An integer within bounds. A float without a fraction is one too, as in APISIX.
-    pub(super) fn integer(&self, min: i64, max: i64) -> Option<i64> {
+    pub fn integer(&self, min: i64, max: i64) -> Option<i64> {
         let Value::Number(n) = self.value else { return self.wrong_type("integer") };
         let integer = n.as_i64().or_else(|| {
             #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number well inside i64")]
@@ -140,7 +154,7 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// A number of at least 0, or over 0 when `positive`.
-    pub(super) fn number(&self, positive: bool) -> Option<f64> {
+    pub fn number(&self, positive: bool) -> Option<f64> {
         let Value::Number(n) = self.value else { return self.wrong_type("number") };
         let number = n.as_f64()?;
         if positive && number <= 0.0 {
@@ -155,7 +169,7 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// One of a few words.
-    pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+    pub fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let Value::String(s) = self.value else { return self.wrong_type("string") };
         let found = words.iter().find(|(word, _)| word == s).map(|(_, meaning)| *meaning);
         if found.is_none() {
@@ -172,7 +186,7 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// The items of an array of at least `min` items.
-    pub(super) fn items(&self, min: usize) -> Option<Vec<Scope<'v, 'r>>> {
+    pub fn items(&self, min: usize) -> Option<Vec<Scope<'v, 'r>>> {
         let Value::Array(items) = self.value else { return self.wrong_type("array") };
         if items.len() < min {
             self.wrong(format!("expect array to have at least {min} items"));
@@ -183,7 +197,7 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// The items of an array in which none may stand twice.
-    pub(super) fn unique_items(&self, min: usize) -> Option<Vec<Scope<'v, 'r>>> {
+    pub fn unique_items(&self, min: usize) -> Option<Vec<Scope<'v, 'r>>> {
         let items = self.items(min)?;
         for (i, item) in items.iter().enumerate() {
             if let Some(j) = items[..i].iter().position(|earlier| earlier.value == item.value) {
@@ -195,17 +209,13 @@ impl<'v, 'r> Scope<'v, 'r> {
     }
 
     /// Reads every item, so that every problem is found; `None` when one is wrong.
-    pub(super) fn all<I, T>(
-        &self,
-        items: impl IntoIterator<Item = I>,
-        read: impl FnMut(I) -> Option<T>,
-    ) -> Option<Vec<T>> {
+    pub fn all<I, T>(&self, items: impl IntoIterator<Item = I>, read: impl FnMut(I) -> Option<T>) -> Option<Vec<T>> {
         let read: Vec<Option<T>> = items.into_iter().map(read).collect();
         read.into_iter().collect()
     }
 
     /// The members of an object whose names are data.
-    pub(super) fn members(&self) -> Option<Vec<(&'v str, Scope<'v, 'r>)>> {
+    pub fn members(&self) -> Option<Vec<(&'v str, Scope<'v, 'r>)>> {
         let Value::Object(members) = self.value else { return self.wrong_type("object") };
         let scope = |(name, value): (&'v String, &'v Value)| {
             (name.as_str(), Scope { value, path: self.path.member(name), problems: self.problems })
@@ -216,19 +226,19 @@ impl<'v, 'r> Scope<'v, 'r> {
 
 impl<'v, 'r> Fields<'v, 'r> {
     /// The field `name`, if it is there; from now on it is a known one.
-    pub(super) fn get(&self, name: &'static str) -> Option<Scope<'v, 'r>> {
+    pub fn get(&self, name: &'static str) -> Option<Scope<'v, 'r>> {
         self.known.borrow_mut().insert(name);
         let value = self.members.get(name)?;
         Some(Scope { value, path: self.path.property(name), problems: self.problems })
     }
 
     /// Reads an optional field. `None` when it is missing, or wrong (then it is reported).
-    pub(super) fn optional<T>(&self, name: &'static str, read: impl FnOnce(Scope<'v, 'r>) -> Option<T>) -> Option<T> {
+    pub fn optional<T>(&self, name: &'static str, read: impl FnOnce(Scope<'v, 'r>) -> Option<T>) -> Option<T> {
         self.get(name).and_then(read)
     }
 
     /// Reads a required field.
-    pub(super) fn required<T>(&self, name: &'static str, read: impl FnOnce(Scope<'v, 'r>) -> Option<T>) -> Option<T> {
+    pub fn required<T>(&self, name: &'static str, read: impl FnOnce(Scope<'v, 'r>) -> Option<T>) -> Option<T> {
         let Some(field) = self.get(name) else {
             self.wrong(format!("property \"{name}\" is required"));
             return None;
@@ -236,36 +246,45 @@ impl<'v, 'r> Fields<'v, 'r> {
         read(field)
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// Whether the field is there.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
         self.members.contains_key(name)
     }
 
     /// Reports a broken schema of the object as a whole.
-    pub(super) fn wrong(&self, message: impl Into<String>) {
+    pub fn wrong(&self, message: impl Into<String>) {
         self.problem(Problem::schema(self.path.clone(), message));
     }
 
     /// Reports a rule that has its own sentence.
-    pub(super) fn rule(&self, field: &str, sentence: impl Into<String>) {
+    pub fn rule(&self, field: &str, sentence: impl Into<String>) {
         self.problem(Problem::rule(self.path.property(field), sentence));
     }
 
-    pub(super) fn problem(&self, problem: Problem) {
+    /// Reports anything.
+    pub fn problem(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
     }
 
     /// Fields that nobody asked for are fine here.
-    pub(super) fn allow_unknown(&self) {
+    pub fn allow_unknown(&self) {
         self.open.set(true);
     }
 
+    /// The fields that nobody has asked for so far.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<&'v str> {
+        let known = self.known.borrow();
+        self.members.keys().map(String::as_str).filter(|name| !known.contains(name)).collect()
+    }
+
     /// Reports every field that nobody asked for.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         if self.open.get() {
             return;
         }
-        let known = self.known.borrow();
-        for name in self.members.keys().filter(|name| !known.contains(name.as_str())) {
+        for name in self.unknown() {
             let sentence = format!("additional properties forbidden, found {name}");
             self.problem(Problem::known_as(
                 self.path.clone(),

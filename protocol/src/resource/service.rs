@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::common::{HostPattern, SCRIPT_CHARS_MAX, read_labelling, reference};
+use super::plugins;
 use super::scope::Scope;
 use super::upstream::Upstream;
 use crate::key::ResourceKey;
@@ -44,15 +45,6 @@ impl Service {
         let inner = self.upstream.iter().flat_map(Upstream::references);
         self.upstream_id.iter().cloned().chain(inner).collect()
     }
-}
-
-/// Plugins by name. What each may say is checked by the plugin.
-pub(super) fn plugins(scope: Scope<'_, '_>) -> Option<Map<String, Value>> {
-    let members = scope.members()?;
-    for (_, conf) in members {
-        conf.object()?;
-    }
-    scope.value.as_object().cloned()
 }
 
 #[cfg(test)]

@@ -293,7 +293,7 @@ fn read_pair(
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{KindInfo, admit};
+    use super::super::{KindInfo, NoPlugins, admit};
     use super::*;
 
     fn pair(names: &[&str]) -> (String, String) {
@@ -390,14 +390,14 @@ mod tests {
         let (cert, key) = pair(&["a.com"]);
         let kind = KindInfo::find("ssls").unwrap();
         let body = json!({"cert": cert, "key": key, "snis": ["a.com", "b.com", "*.a.com"]});
-        let warnings = admit(kind, Some("x"), body.clone()).unwrap().warnings;
+        let warnings = admit(&NoPlugins, kind, Some("x"), body.clone()).unwrap().warnings;
         assert_eq!(warnings, ["no certificate is for b.com, *.a.com: clients will not believe it"]);
         let ssl = ssl(body).unwrap();
         assert!(ssl.validity_warnings(1_700_000_000_000).is_empty());
         assert_eq!(ssl.validity_warnings(9_999_999_999_000 * 10), ["the certificate has expired"]);
         assert_eq!(ssl.validity_warnings(0), ["the certificate is not valid yet"]);
         let mut old = json!({"cert": cert, "key": key, "sni": "a.com", "ssl_protocols": ["TLSv1.1", "TLSv1.2"]});
-        let report = admit(kind, Some("x"), old.take()).unwrap_err();
+        let report = admit(&NoPlugins, kind, Some("x"), old.take()).unwrap_err();
         assert_eq!(report.summary(), "TLSv1.1 is not served by this version of holdfast");
     }
 }

@@ -1,9 +1,9 @@
 //! The table of kinds: one line each. Paths, methods, ids and models of the Admin API follow from it.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::scope::check;
-use super::{Route, Service, Ssl, Upstream};
+use super::{Consumer, Credential, PluginSet, Proto, Route, Service, Ssl, USERNAME_CHARS_MAX, Upstream};
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem, Report};
 
@@ -45,6 +45,20 @@ pub enum IdRule {
 /// A resource as the data plane sees it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Model {
+    /// A consumer.
+    Consumer(Box<Consumer>),
+    /// What is run on the requests of its consumers.
+    ConsumerGroup(PluginSet),
+    /// One more way in which a consumer can prove who it is.
+    Credential(Credential),
+    /// What is run on every request.
+    GlobalRule(PluginSet),
+    /// What is run on the requests of the routes that name it.
+    PluginConfig(PluginSet),
+    /// What holds wherever a plugin is run.
+    PluginMetadata(Map<String, Value>),
+    /// A Protobuf definition.
+    Proto(Proto),
     /// A route.
     Route(Box<Route>),
     /// A service.
@@ -58,13 +72,13 @@ pub enum Model {
 /// Every kind, sorted by name.
 #[rustfmt::skip]
 pub static KINDS: &[KindInfo] = &[
-    KindInfo { name: "consumer_groups", singular: "consumer group",  id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
-    KindInfo { name: "consumers",       singular: "consumer",        id_rule: IdRule::Username,      post: false, patch: false, model: None },
-    KindInfo { name: "credentials",     singular: "credential",      id_rule: IdRule::UnderConsumer, post: false, patch: false, model: None },
-    KindInfo { name: "global_rules",    singular: "global rule",     id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
-    KindInfo { name: "plugin_configs",  singular: "plugin config",   id_rule: IdRule::Plain,         post: false, patch: true,  model: None },
-    KindInfo { name: "plugin_metadata", singular: "plugin_metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: None },
-    KindInfo { name: "protos",          singular: "proto",           id_rule: IdRule::Plain,         post: true,  patch: false, model: None },
+    KindInfo { name: "consumer_groups", singular: "consumer group",  id_rule: IdRule::Plain,         post: false, patch: true,  model: Some(|v| Ok(Model::ConsumerGroup(check(v, PluginSet::read)?))) },
+    KindInfo { name: "consumers",       singular: "consumer",        id_rule: IdRule::Username,      post: false, patch: false, model: Some(|v| Ok(Model::Consumer(Box::new(check(v, Consumer::read)?)))) },
+    KindInfo { name: "credentials",     singular: "credential",      id_rule: IdRule::UnderConsumer, post: false, patch: false, model: Some(|v| Ok(Model::Credential(check(v, Credential::read)?))) },
+    KindInfo { name: "global_rules",    singular: "global rule",     id_rule: IdRule::Plain,         post: false, patch: true,  model: Some(|v| Ok(Model::GlobalRule(check(v, PluginSet::read_rule)?))) },
+    KindInfo { name: "plugin_configs",  singular: "plugin config",   id_rule: IdRule::Plain,         post: false, patch: true,  model: Some(|v| Ok(Model::PluginConfig(check(v, PluginSet::read)?))) },
+    KindInfo { name: "plugin_metadata", singular: "plugin_metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: Some(|v| Ok(Model::PluginMetadata(check(v, |s| { s.object()?; s.value.as_object().cloned() })?))) },
+    KindInfo { name: "protos",          singular: "proto",           id_rule: IdRule::Plain,         post: true,  patch: false, model: Some(|v| Ok(Model::Proto(check(v, Proto::read)?))) },
     KindInfo { name: "routes",          singular: "route",           id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Route(Box::new(check(v, Route::read)?)))) },
     KindInfo { name: "secrets",         singular: "secret",          id_rule: IdRule::UnderManager,  post: false, patch: true,  model: None },
     KindInfo { name: "services",        singular: "service",         id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Service(Box::new(check(v, Service::read)?)))) },
@@ -107,10 +121,31 @@ impl Model {
     #[must_use]
     pub fn references(&self) -> Vec<ResourceKey> {
         match self {
+            Self::Consumer(consumer) => consumer.group_id.iter().cloned().collect(),
             Self::Route(route) => route.references(),
             Self::Service(service) => service.references(),
-            Self::Ssl(_) => Vec::new(),
             Self::Upstream(upstream) => upstream.references(),
+            // A credential's consumer stands in its id.
+            Self::Credential(_)
+            | Self::ConsumerGroup(_)
+            | Self::GlobalRule(_)
+            | Self::PluginConfig(_)
+            | Self::PluginMetadata(_)
+            | Self::Proto(_)
+            | Self::Ssl(_) => Vec::new(),
+        }
+    }
+
+    /// Its plugins by name; `None` for a kind that has none.
+    #[must_use]
+    pub fn plugins(&self) -> Option<&Map<String, Value>> {
+        match self {
+            Self::Consumer(consumer) => Some(&consumer.plugins),
+            Self::Credential(credential) => Some(&credential.plugins),
+            Self::ConsumerGroup(set) | Self::GlobalRule(set) | Self::PluginConfig(set) => Some(&set.plugins),
+            Self::Route(route) => Some(&route.plugins),
+            Self::Service(service) => Some(&service.plugins),
+            Self::PluginMetadata(_) | Self::Proto(_) | Self::Ssl(_) | Self::Upstream(_) => None,
         }
     }
 }
@@ -126,8 +161,8 @@ impl IdRule {
                 && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         };
         let username = |s: &str| {
-            // APISIX has no upper bound here; ours keeps keys within an index page.
-            (1..=256).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            (1..=USERNAME_CHARS_MAX).contains(&s.len())
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
         let good = match self {
             Self::Plain | Self::Plugin => plain(id),
@@ -187,9 +222,9 @@ mod tests {
 
     #[test]
     fn a_kind_that_waits_says_so() {
-        let protos = KindInfo::find("protos").unwrap();
-        assert!(!protos.is_served());
-        let report = protos.read(&Value::Null).unwrap_err();
-        assert_eq!(report.summary(), "protos are not served by this version of holdfast");
+        let secrets = KindInfo::find("secrets").unwrap();
+        assert!(!secrets.is_served());
+        let report = secrets.read(&Value::Null).unwrap_err();
+        assert_eq!(report.summary(), "secrets are not served by this version of holdfast");
     }
 }

@@ -148,6 +148,18 @@ impl VariableText {
     /// The text with the values filled in, nothing for those that have none; `None` when none of its variables has one.
     #[must_use]
     pub fn fill(&self, values: &dyn Values) -> Option<Vec<u8>> {
+        let (out, filled) = self.filled(values);
+        filled.then_some(out)
+    }
+
+    /// The text with the values filled in, nothing for those that have none.
+    #[must_use]
+    pub fn fill_all(&self, values: &dyn Values) -> Vec<u8> {
+        self.filled(values).0
+    }
+
+    /// The text, and whether any variable had a value.
+    fn filled(&self, values: &dyn Values) -> (Vec<u8>, bool) {
         let mut out = Vec::new();
         let mut filled = false;
         for piece in &self.pieces {
@@ -161,7 +173,7 @@ impl VariableText {
                 }
             }
         }
-        filled.then_some(out)
+        (out, filled)
     }
 }
 

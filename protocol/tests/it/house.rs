@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (1, "protocol",   "protocol",         &["zstd", "crc32c"]),
     (2, "daemon",     "protocol/daemon",  &["tracing-subscriber", "fail"]),
+    (2, "plugins",    "dp-proxy/plugins", &[]),
     (3, "archive",    "protocol/archive", &["aws-config", "aws-sdk-s3", "aws-smithy-http-client"]),
     (3, "raft-store", "raft-store",       &["sled"]),
     (4, "cp-node",    "cp-node",          &["tokio-postgres", "tokio-postgres-rustls"]),
@@ -37,6 +38,7 @@ const NEVER: &[(&str, With, &[&str])] = &[
     ("protocol",   With::None, &["prost", "tonic", "tonic-prost", "protox", "aws-lc-rs"]),
     ("daemon",     With::None, &["fail"]),
     ("archive",    With::None, &["aws-config", "aws-sdk-s3", "aws-smithy-http-client"]),
+    ("plugins",    With::All,  &["tokio", "hyper", "rand", "tracing"]),
     ("raft-store", With::All,  &["hyper", "axum", "tonic", "prost", "tokio-postgres", "aws-sdk-s3"]),
     ("dp-proxy",   With::All,  &["openraft", "sled", "tokio-postgres"]),
     ("dp-proxy",   With::None, &["aws-config", "aws-sdk-s3", "aws-smithy-http-client", "fail"]),

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::path;
+use super::{id_of, path};
 use crate::client::Client;
 use crate::document;
 use crate::failure::Failure;
@@ -19,19 +19,19 @@ impl List {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let kind = document::kind(&self.kind)?;
         let answer = client.get(&path(kind.name, None))?;
-        let values: Vec<&Value> =
-            answer.body["list"].as_array().into_iter().flatten().map(|item| &item["value"]).collect();
+        let items: Vec<&Value> = answer.body["list"].as_array().into_iter().flatten().collect();
         if format != Format::Table {
-            return Ok(render::value(&Value::Array(values.into_iter().cloned().collect()), format));
+            return Ok(render::value(&items.into_iter().map(|item| item["value"].clone()).collect(), format));
         }
-        let rows: Vec<Vec<String>> = values
+        let rows: Vec<Vec<String>> = items
             .iter()
-            .map(|value| {
+            .map(|item| {
+                let value = &item["value"];
                 let uris = if value["uri"].is_null() { &value["uris"] } else { &value["uri"] };
                 let hosts = if value["host"].is_null() { &value["hosts"] } else { &value["host"] };
                 let uses = ["service_id", "upstream_id"].into_iter().find(|name| !value[*name].is_null());
                 vec![
-                    cell(&value["id"]),
+                    id_of(item),
                     cell(&value["name"]),
                     cell(hosts),
                     cell(uris),

@@ -22,6 +22,7 @@ mod validate;
 use std::path::Path;
 
 use clap::Subcommand;
+use serde_json::Value;
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -107,8 +108,41 @@ impl Verb {
 
 /// The path of a resource, or of all of a kind.
 pub(crate) fn path(kind: &str, id: Option<&str>) -> String {
-    match id {
-        Some(id) => format!("/apisix/admin/{kind}/{id}"),
-        None => format!("/apisix/admin/{kind}"),
+    match (kind, id, id.and_then(|id| id.split_once('/'))) {
+        ("credentials", _, Some((consumer, id))) => format!("/apisix/admin/consumers/{consumer}/credentials/{id}"),
+        (kind, Some(id), _) => format!("/apisix/admin/{kind}/{id}"),
+        (kind, None, _) => format!("/apisix/admin/{kind}"),
+    }
+}
+
+/// The id of an item of a list, as keys have it: `r1`, `jack`, `jack/c1`.
+pub(crate) fn id_of(item: &Value) -> String {
+    let key = item["key"].as_str().unwrap_or_default();
+    let below_kind = key.splitn(4, '/').nth(3).unwrap_or_default();
+    match below_kind.split_once("/credentials/") {
+        Some((consumer, id)) => format!("{consumer}/{id}"),
+        None => below_kind.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn credentials_stand_below_their_consumer() {
+        assert_eq!(path("credentials", Some("jack/c1")), "/apisix/admin/consumers/jack/credentials/c1");
+        assert_eq!(path("consumers", Some("jack")), "/apisix/admin/consumers/jack");
+        assert_eq!(path("credentials", None), "/apisix/admin/credentials");
+        for (key, id) in [
+            ("/apisix/routes/r1", "r1"),
+            ("/apisix/consumers/jack", "jack"),
+            ("/apisix/consumers/jack/credentials/c1", "jack/c1"),
+            ("/apisix/secrets/vault/v1", "vault/v1"),
+        ] {
+            assert_eq!(id_of(&json!({ "key": key })), id);
+        }
     }
 }

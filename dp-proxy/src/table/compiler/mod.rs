@@ -4,23 +4,27 @@
 //! serve keeps its last good entry; without one it is sealed: it answers 503 wherever it is used, and still takes its
 //! requests ([`super::outline`] says which).
 
+mod access;
 mod plan;
+mod services;
 mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use plugins::Chain;
 use protocol::delta::Change;
 use protocol::resource::{HostPattern, KindInfo, Model};
 use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
 
 use super::outline::Hosts;
 use super::paths::PathPattern;
-use super::route::{Route, Service, Target};
+use super::route::{Route, Target};
 use super::slots::Slots;
 use super::ssl::{self, Ssl, SslSlot, TlsTerms};
 use super::{Handle, Table};
 use crate::health::Registry;
+use access::{Logins, ReadyPlugins};
 use plan::{RoutePlan, ServicePlan, TargetPlan, judge};
 use upstreams::Upstreams;
 
@@ -28,8 +32,12 @@ const ROUTES: &str = "routes";
 const SERVICES: &str = "services";
 const SSLS: &str = "ssls";
 const UPSTREAMS: &str = "upstreams";
-/// Rules for every request. None can be enforced yet: see [`Table::barred`].
+/// Rules for every request: when one cannot be enforced, none may pass ([`Table::barred`]).
 const GLOBAL_RULES: &str = "global_rules";
+const CONSUMERS: &str = "consumers";
+const CREDENTIALS: &str = "credentials";
+const CONSUMER_GROUPS: &str = "consumer_groups";
+const PLUGIN_CONFIGS: &str = "plugin_configs";
 
 /// A resource whose newest entry is not served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,11 +65,13 @@ pub struct Compiler {
     tls: Arc<TlsTerms>,
     /// The patterns under which each ssl stands.
     ssls: HashMap<Text, Vec<Text>>,
+    logins: Logins,
 }
 
 /// An entry that is put into the table.
 enum Ready {
-    Model(Model),
+    /// With what became of its plugins.
+    Model(Model, ReadyPlugins),
     /// An ssl, and the patterns under which it stands.
     Ssl(Vec<Text>, Arc<Ssl>),
 }
@@ -178,21 +188,49 @@ impl Compiler {
                 let compiled = ssl::compile(&key.id, &ssl, &self.tls)?;
                 Ready::Ssl(patterns, Arc::new(compiled))
             }
-            model => Ready::Model(model),
+            model => {
+                let none = serde_json::Map::new();
+                let stored = model.plugins().unwrap_or(&none);
+                let keyring = self.tls.keyring.as_ref();
+                let ready = access::compile(key, stored, keyring, &self.plugins_before(key))?;
+                Ready::Model(model, ready)
+            }
         })
     }
 
+    /// The plugins that a resource has in the table as it stands.
+    fn plugins_before(&self, key: &ResourceKey) -> Chain {
+        match key.kind.as_str() {
+            ROUTES => {
+                let placed = self.placed.get(&key.id);
+                let route = placed.and_then(|placed| self.table.routes[placed.handle.index()].as_ref());
+                route.map(|route| route.plugins.clone()).unwrap_or_default()
+            }
+            SERVICES => self.service(&key.id).map(|service| service.plugins.clone()).unwrap_or_default(),
+            _ => self.table.access.before(key),
+        }
+    }
+
     fn put(&mut self, key: &ResourceKey, ready: Ready) {
-        let model = match ready {
-            Ready::Model(model) => model,
+        let (model, ready) = match ready {
+            Ready::Model(model, ready) => (model, ready),
             Ready::Ssl(patterns, ssl) => return self.put_ssl(&key.id, patterns, &SslSlot::Ready(ssl)),
         };
         match model {
-            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route)),
-            Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service)),
+            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route, ready.chain)),
+            Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service, ready.chain)),
             // It became ready above.
             Model::Ssl(_) => {}
             Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
+            Model::GlobalRule(_) => {
+                self.bar(&key.id, false);
+                self.table.access.put(key, &model, ready, &mut self.logins);
+            }
+            Model::Consumer(_) | Model::ConsumerGroup(_) | Model::Credential(_) | Model::PluginConfig(_) => {
+                self.table.access.put(key, &model, ready, &mut self.logins);
+            }
+            // Nothing reads them yet.
+            Model::PluginMetadata(_) | Model::Proto(_) => {}
         }
     }
 
@@ -203,11 +241,21 @@ impl Compiler {
             SSLS => self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone())),
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             GLOBAL_RULES => {
-                self.barring.insert(key.id.clone());
-                self.table.barred = self.barring.first().cloned();
+                self.bar(&key.id, true);
+                self.table.access.seal(key, reason, &mut self.logins);
             }
-            _ => {}
+            _ => self.table.access.seal(key, reason, &mut self.logins),
         }
+    }
+
+    /// Lets a global rule bar every request, or no longer.
+    fn bar(&mut self, id: &Text, bars: bool) {
+        if bars {
+            self.barring.insert(id.clone());
+        } else {
+            self.barring.remove(id);
+        }
+        self.table.barred = self.barring.first().cloned();
     }
 
     fn remove(&mut self, key: &ResourceKey) {
@@ -217,10 +265,10 @@ impl Compiler {
             SSLS => self.remove_ssl(&key.id),
             UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
             GLOBAL_RULES => {
-                self.barring.remove(&key.id);
-                self.table.barred = self.barring.first().cloned();
+                self.bar(&key.id, false);
+                self.table.access.remove(key, &mut self.logins);
             }
-            _ => {}
+            _ => self.table.access.remove(key, &mut self.logins),
         }
     }
 
@@ -259,6 +307,8 @@ impl Compiler {
             vars: plan.vars,
             target,
             service,
+            plugins: plan.plugins,
+            plugin_config: plan.plugin_config,
             timeouts: plan.timeouts,
             sealed: plan.sealed,
         });
@@ -357,60 +407,6 @@ impl Compiler {
         }
     }
 
-    // === services ===
-
-    fn service(&self, id: &Text) -> Option<&Arc<Service>> {
-        self.table.services.get(self.services.get(id)?.index())?.as_ref()
-    }
-
-    fn put_service(&mut self, id: &Text, plan: ServicePlan) {
-        let (hosts, hosts_unreadable) = plan.listed_hosts();
-        let old = self.service(id).cloned();
-        let old_target = old.as_ref().and_then(|service| service.target.as_ref());
-        let (target, upstream) = self.compile_target(&format!("{SERVICES}/{id}"), plan.target, old_target);
-        let service = Service { id: id.clone(), hosts, hosts_unreadable, target, sealed: plan.sealed };
-        let same_hosts =
-            old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
-        self.services.put(id, &mut self.table.services, Arc::new(service));
-        let old_upstream = match upstream {
-            Some(upstream) => self.named_by_service.insert(id.clone(), upstream),
-            None => self.named_by_service.remove(id),
-        };
-        if let Some(old_upstream) = old_upstream {
-            self.upstreams.release(&old_upstream);
-        }
-        if !same_hosts {
-            self.move_routes_of(id);
-        }
-    }
-
-    fn remove_service(&mut self, id: &Text) {
-        if let Some(old) = self.services.remove(id, &mut self.table.services) {
-            self.upstreams.release_own(old.target.as_ref());
-        }
-        if let Some(upstream) = self.named_by_service.remove(id) {
-            self.upstreams.release(&upstream);
-        }
-        self.move_routes_of(id);
-    }
-
-    /// Lets the routes of a service stand where its hosts now say.
-    fn move_routes_of(&mut self, service: &Text) {
-        let Some(routes) = self.of_service.get(service) else { return };
-        for id in routes.clone() {
-            let Some(mut placed) = self.placed.remove(&id) else { continue };
-            if let Some(route) = self.table.routes[placed.handle.index()].clone() {
-                let at = self.where_to_stand(&placed, &route.paths);
-                if at != placed.at {
-                    self.leave(&placed, &route);
-                    placed.at = at;
-                    self.stand(&placed, &route);
-                }
-            }
-            self.placed.insert(id, placed);
-        }
-    }
-
     /// Compiles where requests go, in place of `old`; with the id of a shared upstream.
     fn compile_target(
         &mut self,
@@ -437,7 +433,8 @@ impl Compiler {
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.
-const ORDER: [&str; 5] = [UPSTREAMS, SERVICES, ROUTES, SSLS, GLOBAL_RULES];
+const ORDER: [&str; 9] =
+    [UPSTREAMS, SERVICES, PLUGIN_CONFIGS, CONSUMER_GROUPS, CONSUMERS, CREDENTIALS, ROUTES, SSLS, GLOBAL_RULES];
 
 impl Route {
     fn has_matches_of(&self, other: &Self) -> bool {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use plugins::Chain;
 use protocol::resource::{
     Expression, HostPattern, KindInfo, MethodSet, Model, Route, RouteStatus, Service, Timeouts, Upstream, UriPattern,
     unsupported,
@@ -25,6 +26,8 @@ pub(super) struct RoutePlan {
     pub(super) enabled: bool,
     pub(super) service: Option<Text>,
     pub(super) target: TargetPlan,
+    pub(super) plugins: Chain,
+    pub(super) plugin_config: Option<Text>,
     pub(super) timeouts: Option<Box<Timeouts>>,
     /// Set when a part of its matches could not be read and counts as "all".
     pub(super) guessed: bool,
@@ -36,6 +39,7 @@ pub(super) struct RoutePlan {
 pub(super) struct ServicePlan {
     pub(super) hosts: Hosts,
     pub(super) target: TargetPlan,
+    pub(super) plugins: Chain,
     pub(super) sealed: Option<Box<str>>,
 }
 
@@ -56,17 +60,13 @@ pub(super) fn judge(kind: &KindInfo, entry: &Entry) -> Result<Model, String> {
         let reasons: Vec<_> = missing.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
         return Err(one_line(&reasons.join("\n")));
     }
-    // No plugin configuration can be applied yet, and what it would ask of a request is unknown.
-    if matches!(&model, Model::Route(route) if route.plugin_config_id.is_some()) {
-        return Err("$.plugin_config_id: plugin configurations are not served by this version of holdfast".to_owned());
-    }
     Ok(model)
 }
 
 /// The longest reason that is reported, in bytes: a thousand of them fit into one message.
 const REASON_BYTES_MAX: usize = 512;
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let mut line = text.replace('\n', "; ");
     if line.len() > REASON_BYTES_MAX {
         let end = (0..=REASON_BYTES_MAX).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
@@ -77,7 +77,7 @@ fn one_line(text: &str) -> String {
 }
 
 impl RoutePlan {
-    pub(super) fn of(route: Route) -> Self {
+    pub(super) fn of(route: Route, plugins: Chain) -> Self {
         Self {
             paths: compile_paths(&route.uris),
             hosts: if route.hosts.is_empty() { Hosts::None } else { Hosts::Some(route.hosts) },
@@ -88,6 +88,8 @@ impl RoutePlan {
             enabled: route.status == RouteStatus::Enabled,
             service: route.service_id.map(|key| key.id),
             target: TargetPlan::of(route.upstream, route.upstream_id.map(|key| key.id)),
+            plugins,
+            plugin_config: route.plugin_config_id.map(|key| key.id),
             timeouts: route.timeouts.map(Box::new),
             guessed: false,
             sealed: None,
@@ -109,6 +111,8 @@ impl RoutePlan {
             enabled: !outline.disabled,
             service: outline.service,
             target: TargetPlan::None,
+            plugins: Chain::default(),
+            plugin_config: None,
             timeouts: None,
             sealed: Some(reason.into()),
         }
@@ -116,16 +120,18 @@ impl RoutePlan {
 }
 
 impl ServicePlan {
-    pub(super) fn of(service: Service) -> Self {
+    pub(super) fn of(service: Service, plugins: Chain) -> Self {
         Self {
             hosts: if service.hosts.is_empty() { Hosts::None } else { Hosts::Some(service.hosts) },
             target: TargetPlan::of(service.upstream, service.upstream_id.map(|key| key.id)),
+            plugins,
             sealed: None,
         }
     }
 
     pub(super) fn sealed(body: &str, reason: &str) -> Self {
-        Self { hosts: outline::service_hosts(body), target: TargetPlan::None, sealed: Some(reason.into()) }
+        let hosts = outline::service_hosts(body);
+        Self { hosts, target: TargetPlan::None, plugins: Chain::default(), sealed: Some(reason.into()) }
     }
 
     /// The hosts, and whether they count as "all" because none could be read.

@@ -21,7 +21,8 @@ type Wrong = (Path, String);
 
 impl Expression {
     /// Reads the value of `vars`. `None` where it is empty (it always holds), and where it is wrong.
-    pub(in crate::resource) fn read(scope: &Scope<'_, '_>) -> Option<Self> {
+    #[must_use]
+    pub fn read(scope: &Scope<'_, '_>) -> Option<Self> {
         let items = scope.items(0)?;
         let first = items.first()?;
         let mut left = CONDITIONS_MAX;

@@ -1,0 +1,42 @@
+//! The plugins: what each takes for a configuration, and what it does to a request.
+//!
+//! ```text
+//!   control plane: CATALOG.check(name, configuration)          is it good, what in it is secret
+//!   proxy:         Chain::compile -> Instance -> Behaviour     rewrite, access, header_filter
+//! ```
+//!
+//! Both link this crate, so they cannot disagree. A plugin is a file and a line in [`PLUGINS`]: its name, priority,
+//! schema, constructor and behaviour. It knows no sockets, clocks or tables: it works on a [`Request`] and asks a [`Host`].
+//! Names, defaults, priorities, status codes and sentences are those of Apache APISIX.
+
+mod answer;
+mod auth;
+mod basic_auth;
+mod chain;
+mod consumer_restriction;
+mod cors;
+mod header_edits;
+mod host;
+mod ip_restriction;
+mod jwt_auth;
+mod key_auth;
+mod limit_count;
+mod list;
+mod meta;
+mod plugin;
+mod proxy_rewrite;
+mod redirect;
+mod regex_uri;
+mod request;
+mod request_id;
+mod response_rewrite;
+#[cfg(test)]
+mod testing;
+
+pub use answer::{Answer, Response};
+pub use auth::{Credential, Proof};
+pub use chain::{Chain, Instance, Merged, merge};
+pub use host::{Host, Login};
+pub use list::{CATALOG, Catalog, PLUGINS, find};
+pub use plugin::{Behaviour, Plugin, Step};
+pub use request::{Identity, Request};

@@ -1,0 +1,312 @@
+//! `limit-count`: so many requests in a window of time, counted by this proxy.
+//!
+//! A window opens with the first request of its key and closes after its time; then the count starts over. All workers
+//! of a proxy share the counts: they are behind locks, each for a part of the keys, which only limited requests take.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use protocol::report::Problem;
+use protocol::resource::scope::{Fields, Scope};
+use protocol::resource::{Known, Values, Variable, VariableText};
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::host::Host;
+use super::plugin::{Behaviour, Plugin, Step, check_variables, not_served};
+use super::request::Request;
+
+/// See the module.
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "limit-count", priority: 1002, version: 0.5, schema, read, auth: None };
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+#[derive(Debug)]
+struct LimitCount {
+    count: u64,
+    key: Key,
+    code: StatusCode,
+    message: Option<Box<str>>,
+    show_headers: bool,
+    windows: Windows,
+}
+
+/// What requests are told apart by.
+#[derive(Debug)]
+enum Key {
+    Variable(Variable),
+    Combination(VariableText),
+    Constant(Box<str>),
+}
+
+#[derive(Clone, Copy)]
+enum KeyType {
+    Variable,
+    Combination,
+    Constant,
+}
+
+const KEY_TYPES: [(&str, KeyType); 3] =
+    [("var", KeyType::Variable), ("var_combination", KeyType::Combination), ("constant", KeyType::Constant)];
+
+/// The longest window.
+const WINDOW_SECONDS_MAX: i64 = 366 * 24 * 3600;
+
+fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
+    for field in ["group", "rules"] {
+        not_served(fields, field);
+    }
+    only(fields, "policy", "local");
+    only(fields, "window_type", "fixed");
+    let count = fields.optional("count", |s| whole(&s, i64::MAX));
+    let window = fields.optional("time_window", |s| whole(&s, WINDOW_SECONDS_MAX));
+    if !fields.has("rules") && !(fields.has("count") && fields.has("time_window")) {
+        fields.wrong("value should match only one schema, but matches none");
+    }
+    let key_type = fields.optional("key_type", |s| s.one_of(&KEY_TYPES)).unwrap_or(KeyType::Variable);
+    let key = match fields.get("key") {
+        Some(scope) => read_key(&scope, key_type),
+        None => Some(Key::Variable(Variable::Known(Known::RemoteAddr))),
+    };
+    let code = fields.optional("rejected_code", |s| s.integer(200, 599)).and_then(|code| u16::try_from(code).ok());
+    let message = fields.optional("rejected_msg", |s| s.string(1, usize::MAX));
+    let show_headers = fields.optional("show_limit_quota_header", |s| s.boolean()).unwrap_or(true);
+    // What is counted here can always be counted.
+    fields.optional("allow_degradation", |s| s.boolean());
+    Some(Box::new(LimitCount {
+        count: count?,
+        key: key?,
+        code: StatusCode::from_u16(code.unwrap_or(503)).ok()?,
+        message: message.map(Box::from),
+        show_headers,
+        windows: Windows::new(Duration::from_secs(window?)),
+    }))
+}
+
+/// Refuses every word but the one that is served.
+fn only(fields: &Fields<'_, '_>, field: &'static str, served: &str) {
+    let word = fields.optional(field, |s| s.string(0, usize::MAX));
+    if word.is_some_and(|word| word != served) {
+        fields.rule(field, format!("{field} is not served by this version of holdfast but for {served:?}"));
+    }
+}
+
+/// A whole number over 0. APISIX takes a text with variables too.
+fn whole(scope: &Scope<'_, '_>, max: i64) -> Option<u64> {
+    if scope.value.is_string() {
+        let sentence = "a number that is made of variables is not served by this version of holdfast";
+        scope.problem(Problem::rule(scope.path.clone(), sentence));
+        return None;
+    }
+    let number = scope.value.as_i64().filter(|number| *number > 0);
+    if number.is_none() {
+        let theirs = "value should match only one schema, but matches none";
+        scope.problem(Problem::known_as(
+            scope.path.clone(),
+            theirs,
+            scope.path.clone(),
+            "must be a whole number over 0",
+        ));
+    }
+    if number.is_some_and(|number| number > max) {
+        scope.wrong(format!("expected {} to be at most {max}", scope.value));
+        return None;
+    }
+    number.and_then(|number| u64::try_from(number).ok())
+}
+
+fn read_key(scope: &Scope<'_, '_>, key_type: KeyType) -> Option<Key> {
+    let text = scope.string(0, usize::MAX)?;
+    Some(match key_type {
+        KeyType::Constant => Key::Constant(text.into()),
+        KeyType::Variable => {
+            let variable = Variable::parse(text);
+            check_variables(scope, [&variable]);
+            Key::Variable(variable)
+        }
+        KeyType::Combination => {
+            let combination = VariableText::parse(text);
+            check_variables(scope, combination.variables());
+            Key::Combination(combination)
+        }
+    })
+}
+
+impl Key {
+    /// The key of a request; its address when it has none of what is asked for, as in APISIX.
+    fn of(&self, values: &dyn Values) -> Vec<u8> {
+        let key = match self {
+            Self::Constant(key) => return key.as_bytes().to_vec(),
+            Self::Variable(variable) => values.value(variable).map(|value| value.into_owned()),
+            Self::Combination(text) => text.fill(values),
+        };
+        key.unwrap_or_else(|| values.value(&Variable::Known(Known::RemoteAddr)).unwrap_or_default().into_owned())
+    }
+}
+
+/// Locks among which keys are spread.
+const SHARDS: usize = 16;
+/// Keys that one lock guards. When there are more at once, windows that are not over are forgotten: it bounds the memory,
+/// and whoever comes with so many keys has found a way around the limit anyway.
+const SHARD_KEYS_MAX: usize = 8192;
+
+/// The open windows.
+#[derive(Debug)]
+struct Windows {
+    time: Duration,
+    hasher: RandomState,
+    shards: [Mutex<HashMap<Box<[u8]>, Window>>; SHARDS],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    closes: Duration,
+    taken: u64,
+}
+
+impl Windows {
+    fn new(time: Duration) -> Self {
+        Self { time, hasher: RandomState::new(), shards: Default::default() }
+    }
+
+    /// Takes one of `count` from the key's window. How many had been taken before, and how long the window stays open.
+    fn take(&self, key: &[u8], count: u64, now: Duration) -> (u64, Duration) {
+        #[expect(clippy::cast_possible_truncation, reason = "any few bits of a hash are as good as others")]
+        let shard = &self.shards[self.hasher.hash_one(key) as usize % SHARDS];
+        // A count is whole after every step: a panic elsewhere cannot have left half of one.
+        let mut windows = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(window) = windows.get_mut(key).filter(|window| window.closes > now) {
+            let before = window.taken;
+            window.taken = before.saturating_add(1).min(count);
+            return (before, window.closes - now);
+        }
+        if windows.len() >= SHARD_KEYS_MAX {
+            windows.retain(|_, window| window.closes > now);
+            if windows.len() >= SHARD_KEYS_MAX {
+                windows.clear();
+            }
+        }
+        windows.insert(key.into(), Window { closes: now.saturating_add(self.time), taken: 1.min(count) });
+        (0, self.time)
+    }
+}
+
+impl Behaviour for LimitCount {
+    fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
+        let key = self.key.of(&request.seen(host));
+        let (before, left) = self.windows.take(&key, self.count, host.now());
+        let passes = before < self.count;
+        if self.show_headers {
+            let remaining = if passes { self.count - before - 1 } else { 0 };
+            request.answer_headers.insert(LIMIT, HeaderValue::from(self.count));
+            request.answer_headers.insert(REMAINING, HeaderValue::from(remaining));
+            if let Ok(reset) = HeaderValue::from_str(&seconds(left)) {
+                request.answer_headers.insert(RESET, reset);
+            }
+        }
+        if passes {
+            return Step::Go;
+        }
+        Step::Answer(match &self.message {
+            Some(message) => Answer::error(self.code, message),
+            None => Answer::empty(self.code),
+        })
+    }
+}
+
+/// Seconds with at most two decimals: `60`, `59.99`.
+fn seconds(time: Duration) -> String {
+    let text = format!("{:.2}", time.as_secs_f64());
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn schema() -> Value {
+    let whole = json!({ "type": "integer", "exclusiveMinimum": 0 });
+    json!({
+        "properties": {
+            "count": whole,
+            "time_window": { "type": "integer", "exclusiveMinimum": 0, "maximum": WINDOW_SECONDS_MAX, "description": "in seconds" },
+            "key": { "type": "string", "default": "remote_addr" },
+            "key_type": { "enum": KEY_TYPES.map(|(word, _)| word), "default": "var" },
+            "policy": { "enum": ["local"], "default": "local" },
+            "window_type": { "enum": ["fixed"], "default": "fixed" },
+            "rejected_code": { "type": "integer", "minimum": 200, "maximum": 599, "default": 503 },
+            "rejected_msg": { "type": "string", "minLength": 1 },
+            "show_limit_quota_header": { "type": "boolean", "default": true },
+            "allow_degradation": { "type": "boolean", "default": false },
+            "sync_interval": { "type": "number" },
+        },
+        "required": ["count", "time_window"],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestHost, answer, behaviour, request};
+    use super::*;
+
+    #[test]
+    fn a_window_takes_so_many_and_starts_over() {
+        let plugin = behaviour(
+            PLUGIN.name,
+            json!({"count": 2, "time_window": 60, "rejected_code": 429, "rejected_msg": "slow down"}),
+        );
+        let mut host = TestHost::default();
+        let mut ask = |millis: u64| {
+            host.now = Duration::from_millis(millis);
+            let mut it = request("GET", "/a");
+            let step = plugin.access(&mut it, &host);
+            let header = |name| it.answer_headers[name].to_str().unwrap().to_owned();
+            (answer(&step).map(|a| a.status.as_u16()), header(LIMIT), header(REMAINING), header(RESET))
+        };
+        let told =
+            |status, remaining: &str, reset: &str| (status, "2".to_owned(), remaining.to_owned(), reset.to_owned());
+        assert_eq!(ask(0), told(None, "1", "60"));
+        assert_eq!(ask(10), told(None, "0", "59.99"));
+        assert_eq!(ask(30_000), told(Some(429), "0", "30"));
+        assert_eq!(ask(59_999), told(Some(429), "0", "0"));
+        assert_eq!(ask(60_000), told(None, "1", "60"));
+        let mut it = request("GET", "/a");
+        plugin.access(&mut it, &host);
+        let step = plugin.access(&mut it, &host);
+        assert_eq!(answer(&step).unwrap().body, "{\"error_msg\":\"slow down\"}\n");
+    }
+
+    #[test]
+    fn keys_are_counted_apart() {
+        for (conf, first, second, together) in [
+            (json!({"key": "arg_a"}), "/?a=1", "/?a=2", false),
+            (json!({"key": "arg_a"}), "/?a=1", "/?a=1", true),
+            (json!({"key": "arg_a"}), "/?b=1", "/?b=2", true),
+            (json!({"key": "$arg_a-$arg_b", "key_type": "var_combination"}), "/?a=1&b=1", "/?a=1&b=2", false),
+            (json!({"key": "arg_a", "key_type": "constant"}), "/?a=1", "/?a=2", true),
+        ] {
+            let mut full = json!({"count": 1, "time_window": 1});
+            full.as_object_mut().unwrap().extend(conf.as_object().unwrap().clone());
+            let plugin = behaviour(PLUGIN.name, full);
+            let passes = |target: &str| {
+                let host = TestHost { path: target.to_owned(), ..TestHost::default() };
+                plugin.access(&mut request("GET", target), &host) == Step::Go
+            };
+            assert!(passes(first));
+            assert_eq!(passes(second), !together, "{conf}");
+        }
+    }
+
+    #[test]
+    fn keys_that_never_come_again_do_not_pile_up() {
+        let windows = Windows::new(Duration::from_secs(1));
+        for n in 0..(SHARDS * SHARD_KEYS_MAX * 2) as u64 {
+            windows.take(&n.to_le_bytes(), 1, Duration::from_millis(n / 64));
+        }
+        let kept: usize = windows.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert!(kept <= SHARDS * SHARD_KEYS_MAX, "{kept}");
+    }
+}

@@ -1,0 +1,271 @@
+//! All plugins, and what admission asks of them.
+
+use protocol::report::{Path, Problem, Report};
+use protocol::resource::{PluginCatalog, PluginMarks, PluginRole};
+use serde_json::Value;
+
+use super::chain::Instance;
+use super::plugin::Plugin;
+use super::{
+    basic_auth, consumer_restriction, cors, ip_restriction, jwt_auth, key_auth, limit_count, proxy_rewrite, redirect,
+    request_id, response_rewrite,
+};
+
+/// Every plugin, sorted by name.
+pub static PLUGINS: [&Plugin; 11] = [
+    &basic_auth::PLUGIN,
+    &consumer_restriction::PLUGIN,
+    &cors::PLUGIN,
+    &ip_restriction::PLUGIN,
+    &jwt_auth::PLUGIN,
+    &key_auth::PLUGIN,
+    &limit_count::PLUGIN,
+    &proxy_rewrite::PLUGIN,
+    &redirect::PLUGIN,
+    &request_id::PLUGIN,
+    &response_rewrite::PLUGIN,
+];
+
+/// The plugins of this build, as admission asks for them.
+pub static CATALOG: Catalog = Catalog;
+
+/// See [`CATALOG`].
+#[derive(Clone, Copy, Debug)]
+pub struct Catalog;
+
+/// The plugin of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Plugin> {
+    PLUGINS.binary_search_by(|plugin| plugin.name.cmp(name)).ok().map(|at| PLUGINS[at])
+}
+
+/// What is said of a plugin that there is not.
+pub(crate) fn unknown(name: &str) -> Report {
+    Report::of(Problem::rule(Path::default(), format!("unknown plugin [{name}]")))
+}
+
+/// What starts a reference to a secret that is kept elsewhere. Taken as it stands, it would be a secret that anybody can
+/// read in the manual.
+const ELSEWHERE: [&str; 2] = ["$secret://", "$env://"];
+
+impl PluginCatalog for Catalog {
+    fn marks(&self, name: &str, role: PluginRole) -> Option<PluginMarks> {
+        let plugin = find(name)?;
+        match role {
+            PluginRole::Consumer => plugin.consumer_marks(),
+            PluginRole::Traffic | PluginRole::Metadata => Some(PluginMarks::default()),
+        }
+    }
+
+    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Vec<String>, Report> {
+        let plugin = find(name).ok_or_else(|| unknown(name))?;
+        let schema = match role {
+            PluginRole::Traffic => {
+                Instance::read(plugin, configuration, configuration)?;
+                Some(plugin.schema())
+            }
+            PluginRole::Consumer => {
+                check_kept_here(plugin, configuration)?;
+                // A token stands for a secret that was checked before it was sealed.
+                if !holds_tokens(plugin, configuration) {
+                    plugin.credential(configuration)?;
+                }
+                plugin.consumer_schema()
+            }
+            PluginRole::Metadata => None,
+        };
+        Ok(schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default())
+    }
+}
+
+fn secrets<'v>(plugin: &Plugin, configuration: &'v Value) -> impl Iterator<Item = (&'static str, &'v str)> {
+    let fields = plugin.auth.as_ref().map_or(&[][..], |auth| auth.secrets);
+    fields.iter().filter_map(|field| Some((*field, configuration.get(field)?.as_str()?)))
+}
+
+fn holds_tokens(plugin: &Plugin, configuration: &Value) -> bool {
+    secrets(plugin, configuration).any(|(_, text)| text.starts_with(protocol::seal::PREFIX))
+}
+
+fn check_kept_here(plugin: &Plugin, configuration: &Value) -> Result<(), Report> {
+    let is_elsewhere = |text: &str| ELSEWHERE.iter().any(|start| text.to_ascii_lowercase().starts_with(start));
+    match secrets(plugin, configuration).find(|(_, text)| is_elsewhere(text)) {
+        Some((field, _)) => {
+            let sentence =
+                format!("{field} refers to a secret kept elsewhere, which is not served by this version of holdfast");
+            Err(Report::of(Problem::rule(Path::default().property(field), sentence)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Fields that no plugin reads. APISIX takes them in silence.
+fn unknown_fields(schema: &Value, configuration: &Value) -> Vec<String> {
+    let known = |name: &str| schema["properties"].get(name).is_some();
+    let names = configuration.as_object().into_iter().flat_map(|fields| fields.keys());
+    names.filter(|name| !known(name)).map(|name| format!("the field {name:?} is stored, and has no effect")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_found_by_name() {
+        assert!(PLUGINS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(PLUGINS.iter().all(|plugin| find(plugin.name).is_some_and(|found| std::ptr::eq(found, *plugin))));
+        assert!(find("nosuch").is_none());
+    }
+
+    #[test]
+    fn schemas_are_schemas() {
+        for plugin in PLUGINS {
+            assert!(jsonschema::meta::is_valid(&plugin.schema()), "{}", plugin.name);
+            assert!(
+                plugin.consumer_schema().is_none_or(|schema| jsonschema::meta::is_valid(&schema)),
+                "{}",
+                plugin.name
+            );
+        }
+    }
+
+    /// Bodies of every plugin with what is said of them; `None`: they are good, for the schema too.
+    #[test]
+    fn configurations() {
+        let one = "value should match only one schema, but matches none";
+        for (name, configuration, said) in [
+            ("key-auth", json!({}), None),
+            ("key-auth", json!({"header": "k", "query": "q", "hide_credentials": true, "realm": "r"}), None),
+            (
+                "key-auth",
+                json!({"header": 1}),
+                Some("property \"header\" validation failed: wrong type: expected string, got number"),
+            ),
+            (
+                "key-auth",
+                json!({"_meta": {"bad": 1}}),
+                Some("property \"_meta\" validation failed: additional properties forbidden, found bad"),
+            ),
+            ("basic-auth", json!({"anonymous_consumer": "a"}), None),
+            ("jwt-auth", json!({"key_claim_name": "iss", "claims_to_verify": ["exp"]}), None),
+            ("limit-count", json!({}), Some(one)),
+            ("limit-count", json!({"count": "a"}), Some(one)),
+            ("limit-count", json!({"count": 1, "time_window": 60, "key_type": "constant", "key": "x"}), None),
+            (
+                "limit-count",
+                json!({"count": 1, "time_window": 0}),
+                Some(
+                    "property \"time_window\" validation failed: value should match only one schema, but matches none",
+                ),
+            ),
+            (
+                "limit-count",
+                json!({"count": 1, "time_window": 1, "policy": "redis", "redis_host": "h"}),
+                Some("policy is not served by this version of holdfast but for \"local\""),
+            ),
+            (
+                "limit-count",
+                json!({"count": 1, "time_window": 1, "key": "nosuch"}),
+                Some("the variable \"nosuch\" is not served by this version of holdfast"),
+            ),
+            ("ip-restriction", json!({"whitelist": ["127.0.0.0/8", "::1"]}), None),
+            ("ip-restriction", json!({}), Some(one)),
+            (
+                "ip-restriction",
+                json!({"whitelist": ["x"]}),
+                Some(
+                    "property \"whitelist\" validation failed: failed to validate item 1: object matches none of the required",
+                ),
+            ),
+            ("consumer-restriction", json!({"whitelist": ["jack"]}), None),
+            (
+                "consumer-restriction",
+                json!({}),
+                Some(
+                    "object matches none of the required: [\"blacklist\"] or [\"whitelist\"] or [\"allowed_by_methods\"]",
+                ),
+            ),
+            ("cors", json!({}), None),
+            (
+                "cors",
+                json!({"allow_credential": true}),
+                Some("you can not set '*' for other option when 'allow_credential' is true"),
+            ),
+            ("cors", json!({"allow_origins_by_regex": ["("]}), Some("the pattern \"(\" cannot be compiled")),
+            ("redirect", json!({"http_to_https": true}), None),
+            ("redirect", json!({"regex_uri": ["^/a/(.*)", "/b/$1"]}), None),
+            ("redirect", json!({}), Some(one)),
+            ("redirect", json!({"regex_uri": ["(", "/"]}), Some("the pattern \"(\" cannot be compiled")),
+            ("proxy-rewrite", json!({}), None),
+            (
+                "proxy-rewrite",
+                json!({"uri": "/x/$arg_a", "method": "PUT", "host": "a.b:80", "headers": {"set": {"X-A": "1"}}}),
+                None,
+            ),
+            (
+                "proxy-rewrite",
+                json!({"uri": "x"}),
+                Some("property \"uri\" validation failed: failed to match pattern \"^\\\\/.*\" with \"x\""),
+            ),
+            (
+                "proxy-rewrite",
+                json!({"use_real_request_uri_unsafe": true}),
+                Some("use_real_request_uri_unsafe is not served by this version of holdfast"),
+            ),
+            ("response-rewrite", json!({"status_code": 418, "body": "x", "headers": {"add": ["A: b"]}}), None),
+            ("response-rewrite", json!({"body": "?", "body_base64": true}), Some("invalid base64 content")),
+            ("request-id", json!({"algorithm": "nanoid"}), None),
+            ("request-id", json!({"header_name": "a b"}), Some("\"a b\" is no name of a header")),
+        ] {
+            let checked = CATALOG.check(name, PluginRole::Traffic, &configuration);
+            let found = checked
+                .as_ref()
+                .err()
+                .map(|report| report.summary().trim_start_matches("invalid configuration: ").to_owned());
+            match (said, &found) {
+                (Some(said), Some(found)) => assert!(found.starts_with(said), "{name} {configuration}: {found}"),
+                _ => assert_eq!(found.as_deref(), said, "{name} {configuration}"),
+            }
+            if said.is_none() {
+                let schema = find(name).map(Plugin::schema).unwrap_or_default();
+                assert!(jsonschema::is_valid(&schema, &configuration), "{name} {configuration}");
+            }
+        }
+    }
+
+    #[test]
+    fn configurations_of_consumers() {
+        for (name, configuration, said) in [
+            ("key-auth", json!({"key": "k"}), None),
+            ("key-auth", json!({}), Some("property \"key\" is required")),
+            ("key-auth", json!({"key": "$env://KEY"}), Some("key refers to a secret kept elsewhere")),
+            ("basic-auth", json!({"username": "u"}), Some("property \"password\" is required")),
+            ("jwt-auth", json!({"key": "k"}), Some("property \"secret\" is required when using HS based algorithms")),
+            ("jwt-auth", json!({"key": "k", "secret": "s", "algorithm": "HS512"}), None),
+            (
+                "jwt-auth",
+                json!({"key": "k", "public_key": "p", "algorithm": "RS256"}),
+                Some("the algorithm RS256 is not served"),
+            ),
+            ("cors", json!({}), Some("the plugin does not authenticate")),
+        ] {
+            let checked = CATALOG.check(name, PluginRole::Consumer, &configuration);
+            let found = checked
+                .as_ref()
+                .err()
+                .map(|report| report.summary().trim_start_matches("invalid configuration: ").to_owned());
+            match (said, &found) {
+                (Some(said), Some(found)) => assert!(found.starts_with(said), "{name} {configuration}: {found}"),
+                _ => assert_eq!(found.as_deref(), said, "{name} {configuration}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_reads_is_said() {
+        let said = CATALOG.check("key-auth", PluginRole::Traffic, &json!({"nosuch": 1, "header": "k"})).unwrap();
+        assert_eq!(said, ["the field \"nosuch\" is stored, and has no effect"]);
+    }
+}

@@ -1,0 +1,142 @@
+//! What a plugin is.
+
+use std::fmt;
+
+use protocol::report::Report;
+use protocol::resource::scope::{Fields, Scope, check};
+use protocol::resource::{PluginMarks, Variable};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Response};
+use super::auth::Credential;
+use super::host::Host;
+use super::meta;
+use super::request::{self, Request};
+
+/// What is fixed about a plugin.
+#[derive(Debug)]
+pub struct Plugin {
+    /// Its name in configurations.
+    pub name: &'static str,
+    /// Of the plugins of a request, the higher goes first. `_meta.priority` of a configuration wins.
+    pub priority: i64,
+    /// The version that is shown for it; nothing decides by it.
+    pub version: f64,
+    /// The JSON Schema of a configuration, without `_meta`.
+    pub(crate) schema: fn() -> Value,
+    /// Reads a configuration.
+    pub(crate) read: fn(&Fields<'_, '_>) -> Option<Box<dyn Behaviour>>,
+    /// What makes it one that authenticates.
+    pub(crate) auth: Option<Auth>,
+}
+
+/// How consumers are configured for a plugin that authenticates.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    /// The JSON Schema of a consumer's configuration.
+    pub(crate) schema: fn() -> Value,
+    /// Which of its fields are secret.
+    pub(crate) secrets: &'static [&'static str],
+    /// The field by which a consumer is found.
+    pub(crate) identity: &'static str,
+    /// Reads a consumer's configuration.
+    pub(crate) read: fn(&Fields<'_, '_>) -> Option<Credential>,
+}
+
+/// What a configured plugin does, phase by phase. What it does not do is left out.
+///
+/// It is shared by all workers: what it remembers stands behind locks of its own.
+pub trait Behaviour: fmt::Debug + Send + Sync {
+    /// Changes the request, or answers it. Plugins that authenticate do so here: what is configured for the consumer
+    /// counts from then on.
+    fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
+        let _ = (request, host);
+        Step::Go
+    }
+
+    /// Lets the request pass, or answers it.
+    fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
+        let _ = (request, host);
+        Step::Go
+    }
+
+    /// Changes the answer, whoever gives it: an upstream, a plugin, or the proxy itself.
+    fn header_filter(&self, request: &Request, response: &mut Response<'_>, host: &dyn Host) {
+        let _ = (request, response, host);
+    }
+}
+
+/// How a request goes on.
+#[derive(PartialEq, Debug)]
+pub enum Step {
+    /// To the next plugin, or to the upstream.
+    Go,
+    /// Back to the client.
+    Answer(Answer),
+}
+
+impl Plugin {
+    /// The JSON Schema of a configuration on routes, services and their like.
+    #[must_use]
+    pub fn schema(&self) -> Value {
+        let mut schema = (self.schema)();
+        schema["type"] = json!("object");
+        schema["properties"]["_meta"] = meta::schema();
+        schema
+    }
+
+    /// The JSON Schema of a consumer's configuration; `None` for a plugin that does not authenticate.
+    #[must_use]
+    pub fn consumer_schema(&self) -> Option<Value> {
+        let auth = self.auth.as_ref()?;
+        let mut schema = (auth.schema)();
+        schema["type"] = json!("object");
+        schema["encrypt_fields"] = json!(auth.secrets);
+        Some(schema)
+    }
+
+    /// Whether it finds out which consumer a request is from.
+    #[must_use]
+    pub fn authenticates(&self) -> bool {
+        self.auth.is_some()
+    }
+
+    /// Reads a consumer's configuration, in which secrets are open.
+    ///
+    /// # Errors
+    /// A [`Report`] of what is wrong with it.
+    pub fn credential(&self, configuration: &Value) -> Result<Credential, Report> {
+        let read = self.auth.as_ref().map(|auth| auth.read);
+        check(configuration, |scope| {
+            let fields = scope.object()?;
+            match read {
+                Some(read) => read(&fields),
+                None => {
+                    fields.wrong("the plugin does not authenticate");
+                    None
+                }
+            }
+        })
+    }
+
+    /// What is fixed about a consumer's configuration.
+    pub(crate) fn consumer_marks(&self) -> Option<PluginMarks> {
+        let auth = self.auth.as_ref()?;
+        Some(PluginMarks { authenticates: true, secrets: auth.secrets, unique: Some(auth.identity) })
+    }
+}
+
+/// Refuses a field that APISIX has and this version cannot do: taking it in silence could let through what it stops.
+pub(crate) fn not_served(fields: &Fields<'_, '_>, field: &str) {
+    if fields.has(field) {
+        fields.rule(field, format!("{field} is not served by this version of holdfast"));
+    }
+}
+
+/// Refuses variables whose value nothing in this version knows.
+pub(crate) fn check_variables<'n>(scope: &Scope<'_, '_>, variables: impl IntoIterator<Item = &'n Variable>) {
+    for name in variables.into_iter().filter_map(Variable::unknown).filter(|name| !request::knows(name)) {
+        let sentence = format!("the variable {name:?} is not served by this version of holdfast");
+        scope.problem(protocol::report::Problem::rule(scope.path.clone(), sentence));
+    }
+}
