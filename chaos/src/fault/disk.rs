@@ -75,9 +75,9 @@ pub(super) async fn full(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Resu
 }
 
 /// The last proxy: it serves what it is told all the same, and says that a restart would take it back.
-pub(super) async fn full_of_proxy(arena: &mut Arena) -> Result<Box<dyn Running>> {
+pub(super) async fn failed_syncs_of_proxy(arena: &mut Arena) -> Result<Box<dyn Running>> {
     let pid = arena.cluster.dps.last_mut().context("no proxy")?.process()?.pid();
-    attach(arena, pid, WRITES, "error=ENOSPC").await?;
+    attach(arena, pid, SYNCS, "error=EIO").await?;
     Ok(Box::new(Traced(None)))
 }
 

@@ -109,8 +109,8 @@ pub enum Fault {
         /// On whom.
         whom: Whom,
     },
-    /// Nothing can be written to a proxy's disk.
-    FullProxyDisk,
+    /// Every sync of a proxy's disk fails.
+    FailedProxySyncs,
     /// A follower's disk is lost for good, and a new node takes its place while the leader dies.
     Replace,
     /// Every node is stopped in order and started again, one after the other.
@@ -153,7 +153,7 @@ impl Fault {
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
             Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
-            Self::FullProxyDisk => disk::full_of_proxy(arena).await,
+            Self::FailedProxySyncs => disk::failed_syncs_of_proxy(arena).await,
             Self::Replace => replace::start(arena, luck).await,
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,

@@ -49,7 +49,7 @@ pub const ALL: &[Scenario] = &[
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[]),
     plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[]),
     plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[]),
-    plain("full-proxy-disk", "nothing can be written to a proxy's disk", PLAIN, full_proxy_disk, &[]),
+    plain("failed-proxy-syncs", "no sync of a proxy's disk succeeds", PLAIN, failed_proxy_syncs, &[]),
     plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[]),
     plain("rolling", "every node is restarted in order", PLAIN, rolling, &[Election, Resume]),
     plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[]),
@@ -164,8 +164,8 @@ fn full_disk(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, FullDisk { whom: Leader }, (500, 1500)), step(luck, FullDisk { whom: Follower }, (500, 1500))]
 }
 
-fn full_proxy_disk(luck: &mut Luck) -> Vec<Step> {
-    vec![step(luck, FullProxyDisk, (3000, 5000))]
+fn failed_proxy_syncs(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, FailedProxySyncs, (3000, 5000))]
 }
 
 fn slow_disk(luck: &mut Luck) -> Vec<Step> {
