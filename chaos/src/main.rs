@@ -184,7 +184,7 @@ async fn run(order: &Order) -> Result<Outcome> {
     let mut termination = Termination::listen()?;
     let outcome = tokio::select! {
         outcome = scenario::run(order) => outcome?,
-        signal = termination.next() => anyhow::bail!("{signal}"),
+        signal = termination.next() => return Err(Interrupted(signal).into()),
     };
     let figures = &outcome.figures;
     println!(
@@ -216,7 +216,7 @@ async fn run(order: &Order) -> Result<Outcome> {
 async fn matrix(seed: u64) -> Result<bool> {
     let mut total = Total::default();
     for scenario in scenario::ALL {
-        total.take(run(&order(scenario, seed)).await?);
+        total.add(run(&order(scenario, seed)).await, scenario.name)?;
     }
     Ok(total.tell())
 }
@@ -265,10 +265,22 @@ async fn soup(lasts: Duration, first: u64) -> Result<bool> {
             break;
         }
         let at = usize::try_from(Luck::of(&[seed, 0]).below(scenario::ALL.len() as u64))?;
-        total.take(run(&order(&scenario::ALL[at], seed)).await?);
+        total.add(run(&order(&scenario::ALL[at], seed)).await, scenario::ALL[at].name)?;
     }
     Ok(total.tell())
 }
+
+/// A signal has ended it.
+#[derive(Debug)]
+struct Interrupted(&'static str);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 #[derive(Default)]
 struct Total {
@@ -281,6 +293,20 @@ struct Total {
 }
 
 impl Total {
+    /// A run that could not be made does not keep the others from being made; being interrupted does.
+    fn add(&mut self, outcome: Result<Outcome>, name: &str) -> Result<()> {
+        match outcome {
+            Err(why) if why.is::<Interrupted>() => return Err(why),
+            Err(why) => {
+                self.runs += 1;
+                self.invalid += 1;
+                println!("{name:18} could not be run: {why:#}");
+            }
+            Ok(outcome) => self.take(outcome),
+        }
+        Ok(())
+    }
+
     fn take(&mut self, outcome: Outcome) {
         self.runs += 1;
         self.valid += u64::from(outcome.verdict == Verdict::Valid);

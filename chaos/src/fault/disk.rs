@@ -51,7 +51,8 @@ impl Running for Wiped {
     }
 }
 
-struct Traced(u16);
+/// A node that is traced; `None`: a proxy, which goes on.
+struct Traced(Option<u16>);
 
 /// What a node syncs its files with.
 const SYNCS: &str = "fdatasync,fsync";
@@ -73,9 +74,16 @@ pub(super) async fn full(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Resu
     ends(arena, traced).await
 }
 
+/// The last proxy: it serves what it is told all the same, and says that a restart would take it back.
+pub(super) async fn failed_syncs_of_proxy(arena: &mut Arena) -> Result<Box<dyn Running>> {
+    let pid = arena.cluster.dps.last_mut().context("no proxy")?.process()?.pid();
+    attach(arena, pid, SYNCS, "error=EIO").await?;
+    Ok(Box::new(Traced(None)))
+}
+
 /// A node whose disk has failed ends by itself, before it acknowledges anything that is not on it.
 async fn ends(arena: &mut Arena, traced: Traced) -> Result<Box<dyn Running>> {
-    let cp = arena.cluster.cp(traced.0);
+    let cp = arena.cluster.cp(traced.0.context("a node")?);
     let status = until("the node ends when its disk has failed", END_MAX, async || {
         ensure!(!cp.process()?.runs(), "it goes on");
         Ok(())
@@ -85,10 +93,16 @@ async fn ends(arena: &mut Arena, traced: Traced) -> Result<Box<dyn Running>> {
     Ok(Box::new(traced))
 }
 
-/// Attaches to a running node, has something happen to some of its system calls, and waits until it is so.
+/// Has something happen to some of a running node's system calls, from when this returns.
 async fn traced(arena: &mut Arena, whom: Whom, calls: &str, happens: &str, luck: &mut Luck) -> Result<Traced> {
     let number = *arena.chosen(whom, luck).await?.first().context("a node")?;
-    let pid = arena.cluster.cp(number).process()?.pid().context("it has ended")?;
+    let pid = arena.cluster.cp(number).process()?.pid();
+    attach(arena, pid, calls, happens).await?;
+    Ok(Traced(Some(number)))
+}
+
+async fn attach(arena: &mut Arena, pid: Option<u32>, calls: &str, happens: &str) -> Result<()> {
+    let pid = pid.context("it has ended")?;
     let dir = arena.cluster.dir().to_owned();
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{happens}"));
     let args = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid.to_string()].map(str::to_owned);
@@ -100,8 +114,7 @@ async fn traced(arena: &mut Arena, whom: Whom, calls: &str, happens: &str, luck:
         ensure!(!status.is_empty() && !status.contains("TracerPid:\t0\n"), "nobody traces it");
         Ok(())
     })
-    .await?;
-    Ok(Traced(number))
+    .await
 }
 
 impl Running for Traced {
@@ -111,10 +124,10 @@ impl Running for Traced {
                 // In order: it lets go of whom it traces.
                 let _ = tracer.terminate(END_MAX).await;
             }
-            if !arena.cluster.cp(self.0).is_running() {
-                arena.run_again(&[self.0]).await?;
+            match self.0 {
+                Some(number) if !arena.cluster.cp(number).is_running() => arena.run_again(&[number]).await,
+                _ => Ok(()),
             }
-            Ok(())
         }
         .boxed_local()
     }

@@ -9,6 +9,7 @@ mod pause;
 mod postgres;
 mod power;
 mod proxies;
+mod replace;
 mod rolling;
 mod stop;
 
@@ -108,6 +109,10 @@ pub enum Fault {
         /// On whom.
         whom: Whom,
     },
+    /// Every sync of a proxy's disk fails.
+    FailedProxySyncs,
+    /// A follower's disk is lost for good, and a new node takes its place while the leader dies.
+    Replace,
     /// Every node is stopped in order and started again, one after the other.
     Rolling,
     /// PostgreSQL is killed.
@@ -148,6 +153,8 @@ impl Fault {
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
             Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
+            Self::FailedProxySyncs => disk::failed_syncs_of_proxy(arena).await,
+            Self::Replace => replace::start(arena, luck).await,
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),

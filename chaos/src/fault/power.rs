@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use super::Running;
 use crate::arena::Arena;
 use crate::luck::Luck;
-use crate::power_cut::Cut;
+use crate::power_cut::{Cut, copy_tree};
 
 /// One cut in so many loses all that it can.
 const ALL_LOST_IN: u64 = 4;
@@ -30,7 +30,10 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
         disk.take(journal, &directory)?;
         let seed = luck.draw();
         let cut = if seed.is_multiple_of(ALL_LOST_IN) { Cut::AllLost } else { Cut::SomeLost { seed } };
+        // What was there and what is left of it stay, for whoever has to find out why a node did not come back.
+        copy_tree(&directory, &directory.with_extension("before"))?;
         disk.cut_at(&directory, cut)?;
+        copy_tree(&directory, &directory.with_extension("left"))?;
     }
     Ok(Box::new(Dark(numbers)))
 }

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 
 pub use disk::{Cut, Disk, Forgets};
 pub use journal::Journal;
-pub use tree::{Node, Tree};
+pub use tree::{Node, Tree, copy_tree};
 
 use crate::binaries;
 

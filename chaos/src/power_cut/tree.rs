@@ -70,3 +70,15 @@ fn write(directory: &Path, tree: &Tree) -> Result<()> {
     }
     Ok(())
 }
+
+/// Copies a directory with everything in it, in the place of what is there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let tree = read(from)?;
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| to.display().to_string())?;
+    }
+    write(to, &tree)
+}

@@ -45,9 +45,11 @@ pub const ALL: &[Scenario] = &[
     plain("power-cut", "the power of all nodes goes at once", POWER, power_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
     plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
+    plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[]),
     plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[]),
     plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[]),
+    plain("failed-proxy-syncs", "no sync of a proxy's disk succeeds", PLAIN, failed_proxy_syncs, &[]),
     plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[]),
     plain("rolling", "every node is restarted in order", PLAIN, rolling, &[Election, Resume]),
     plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[]),
@@ -146,6 +148,10 @@ fn wiped(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, Wipe, (500, 1000))]
 }
 
+fn replaced(luck: &mut Luck) -> Vec<Step> {
+    (0..2).map(|_| step(luck, Replace, (300, 800))).collect()
+}
+
 fn flipped(luck: &mut Luck) -> Vec<Step> {
     (0..4).map(|_| step(luck, Flip, (200, 500))).collect()
 }
@@ -156,6 +162,10 @@ fn failed_sync(luck: &mut Luck) -> Vec<Step> {
 
 fn full_disk(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, FullDisk { whom: Leader }, (500, 1500)), step(luck, FullDisk { whom: Follower }, (500, 1500))]
+}
+
+fn failed_proxy_syncs(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, FailedProxySyncs, (3000, 5000))]
 }
 
 fn slow_disk(luck: &mut Luck) -> Vec<Step> {

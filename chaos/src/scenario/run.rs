@@ -13,6 +13,7 @@ use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::patience::until;
+use crate::power_cut::copy_tree;
 use crate::workload::{Board, Size, Workload};
 
 /// How long everything is well before the first fault: an election in it makes the run invalid.
@@ -65,6 +66,14 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
     let lived = live(&mut arena, &schedule, &mut luck, order.seed, &recorder).await;
     keep_logs(arena.cluster.dir(), &directory)?;
+    let cluster_dir = arena.cluster.dir().to_owned();
+    if lived.is_err() {
+        // As they are: nothing more is written to them.
+        arena.cluster.cps.clear();
+        if let Err(why) = copy_tree(&cluster_dir, &directory.join("disks")) {
+            println!("the disks could not be kept: {why:#}");
+        }
+    }
     drop(arena);
     let history = recorder.events()?;
     let (notes, broken) = match lived {

@@ -18,6 +18,7 @@ mod durability;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub(crate) mod sled;
+mod sled_names;
 #[cfg(test)]
 mod tests;
 mod writer;

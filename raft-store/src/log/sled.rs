@@ -8,6 +8,7 @@
 //!   of such files that is not empty is refused;
 //! - after damage to its file it may come back, without a word, with an older state: every write carries a counter, the
 //!   counter is noted in a file beside it ([`HighWater`]), and coming back with a lower one is refused;
+//! - the names of its own snapshots are never synced: [`sled_names`] keeps them from being lost;
 //! - its file grows: when it is far larger than what it holds, it is rewritten.
 //!
 //! ```text
@@ -29,6 +30,7 @@ use daemon::{durable, failpoint, planted};
 use protocol::codec::{self, Record};
 
 use super::backend::{LogBackend, LogError, Recovered, WriteOp};
+use super::sled_names;
 use crate::wire::{EntryRecord, LogIdRecord, VoteRecord};
 
 /// Sled puts values of four pages and more into files of their own; this stays well below.
@@ -388,6 +390,15 @@ impl HighWater {
 
 /// Opens or makes a database of sled's; nothing is flushed until it is asked for.
 pub(crate) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
+    let io = |e| LogError::io(path.display().to_string(), e);
+    sled_names::before_opening(path).map_err(io)?;
+    let db = open_sled_alone(path, cache_bytes)?;
+    sled_names::after_opening(path).map_err(io)?;
+    Ok(db)
+}
+
+/// The same without what a power cut needs: see [`sled_names`].
+pub(super) fn open_sled_alone(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
     let place = || path.join("db").display().to_string();
     let config = sled::Config::new()
         .path(path)
