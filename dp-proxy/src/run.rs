@@ -20,7 +20,7 @@ use crate::proxy::Workers;
 use crate::settings::{Checked, DrainSettings};
 use crate::standing::Board;
 use crate::status::{self, Readiness, Site, Sources};
-use crate::table::{TableCell, TlsTerms};
+use crate::table::{ClientTls, TableCell, TlsTerms};
 
 /// What a proxy takes from the outside world beside its settings.
 #[expect(missing_debug_implementations, reason = "clocks and sources of randomness have nothing to print")]
@@ -110,7 +110,12 @@ impl Proxy {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
             archive: settings.archive,
-            tls: Arc::new(TlsTerms { keyring: settings.keyring, http2: settings.proxy.http2.enabled }),
+            tls: Arc::new(TlsTerms {
+                keyring: settings.keyring,
+                http2: settings.proxy.http2.enabled,
+                anonymous: Arc::new(ClientTls::anonymous(settings.trust.clone())),
+                trust: settings.trust,
+            }),
             disk,
             cell,
             board: board.clone(),

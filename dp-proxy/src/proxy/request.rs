@@ -1,35 +1,39 @@
 //! One request, from its head to the head of its answer.
 
+mod connect;
+mod http2;
+
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
 use protocol::resource::{self, PassHost, Timeouts};
+use rustls::ClientConfig;
 use smallvec::SmallVec;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::account::{Account, Matched};
 use super::balance::{Pick, Tried, UnderWay};
-use super::body::{ResponseBody, Streaming};
+use super::body::{Receiving, ResponseBody, Streaming};
 use super::downstream::body::RequestBody;
 use super::downstream::client::Client;
 use super::downstream::tls::Session;
 use super::error::Refusal;
 use super::host::Host;
+use super::upstream::AnswerHead;
 use super::upstream::connection::Connection;
-use super::upstream::exchange::{Exchange, ExchangeLimits, Failure, Receiving};
+use super::upstream::exchange::{self, Exchange, ExchangeLimits, Failed, Failure};
 use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
-use super::upstream::response_head::ResponseHead;
 use super::values::RequestValues;
 use super::worker::Worker;
 use crate::health::{Outcome, Source};
-use crate::net;
 use crate::path::canonical;
 use crate::table::{Ask, Balancing, Node, Route, SslSlot, Table, Upstream};
 
@@ -130,10 +134,12 @@ async fn forward(
         host: (&*host.name).into(),
     });
     let upstream = table.upstream(found.route)?;
+    let tls = table.client_config(upstream)?;
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
     let mut outbound = Outbound {
         worker,
         upstream,
+        tls,
         parts,
         path,
         host,
@@ -223,12 +229,14 @@ fn timeouts(route: &Route, upstream: &Upstream) -> Timeouts {
 }
 
 /// The head of an answer, the rest of it, the node that gives it, and where it counts meanwhile.
-type Answered<'r> = (ResponseHead, Receiving, &'r Node, Option<UnderWay>);
+type Answered<'r> = (AnswerHead, Receiving, &'r Node, Option<UnderWay>);
 
 /// A request on its way to one of several nodes.
 struct Outbound<'r> {
     worker: &'r Rc<Worker>,
     upstream: &'r Upstream,
+    /// How TLS is made to the nodes, where it is spoken.
+    tls: Option<&'r Arc<ClientConfig>>,
     parts: &'r Parts,
     path: Cow<'r, str>,
     host: Host<'r>,
@@ -299,20 +307,28 @@ impl<'r> Outbound<'r> {
     /// of the node, and a new connection is made.
     ///
     /// Beside a failure: whether the request may be sent to another node.
-    async fn try_node(&mut self, node: &Node) -> Result<(ResponseHead, Receiving), (Refusal, bool)> {
+    async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
+        let secured = self.secured(node).map_err(|refusal| (refusal, true))?;
+        if self.upstream.http2 {
+            return Box::pin(self.try_http2(node, secured)).await;
+        }
         let figures = &self.worker.figures;
-        if let Some(connection) = self.worker.pools.take(node.endpoint) {
+        if let Some(connection) = self.worker.pools.take(node.endpoint, secured.as_ref()) {
             figures.upstream_reuses.add(1);
             match self.exchange(connection, node).await {
-                Ok(answer) => return Ok(answer),
+                Ok((head, receiving)) => return Ok((head, Receiving::Http1(receiving))),
                 Err((Failure::Closed | Failure::Io(_), true)) => figures.retries.add(1),
                 Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
             }
         }
         // Nothing was sent: what was not touched of the body is still there.
-        let connection = self.connect(node).await.map_err(|refusal| (refusal, true))?;
+        let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
-        self.exchange(connection, node).await.map_err(|(failure, may_retry)| (Refusal::Upstream(failure), may_retry))
+        let connection = Connection::new(link, secured, &self.worker.wheel);
+        let answer = self.exchange(connection, node).await;
+        answer
+            .map(|(head, receiving)| (head, Receiving::Http1(receiving)))
+            .map_err(|(failure, may_retry)| (Refusal::Upstream(failure), may_retry))
     }
 
     /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
@@ -320,22 +336,27 @@ impl<'r> Outbound<'r> {
         &mut self,
         mut connection: Connection,
         node: &Node,
-    ) -> Result<(ResponseHead, Receiving), (Failure, bool)> {
+    ) -> Result<(AnswerHead, exchange::Receiving), (Failure, bool)> {
         connection.requests += 1;
         connection.out.clear();
         self.head_for(node).write(&mut connection.out);
-        let limits =
-            ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits };
         let body = self.body.take();
         let had_body = body.is_some();
         let chunked = self.framing == BodyFraming::Chunked;
-        let exchange = Exchange::new(connection, body, chunked, limits);
-        exchange.head(&self.parts.method).await.map_err(|failed| {
-            let whole = !had_body || failed.body.is_some();
-            let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
-            self.body = failed.body;
-            (failed.why, replayable)
-        })
+        let exchange = Exchange::new(connection, body, chunked, self.limits());
+        exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
+    }
+
+    fn limits(&self) -> ExchangeLimits {
+        ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits }
+    }
+
+    /// What an attempt leaves behind: why it failed, and whether the request may be sent once more.
+    fn failed(&mut self, failed: Failed, had_body: bool) -> (Failure, bool) {
+        let whole = !had_body || failed.body.is_some();
+        let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
+        self.body = failed.body;
+        (failed.why, replayable)
     }
 
     fn values(&self) -> RequestValues<'_> {
@@ -373,33 +394,18 @@ impl<'r> Outbound<'r> {
             _ => &node.authority,
         }
     }
-
-    async fn connect(&self, node: &Node) -> Result<Connection, Refusal> {
-        let limit = self.timeouts.connect;
-        let connect = async {
-            let addresses = self.worker.names.addresses(node).await;
-            let addresses = addresses.map_err(|e| Refusal::Connection(e.to_string()))?;
-            let mut last = String::new();
-            for address in addresses {
-                match net::connect(address).await {
-                    Ok(stream) => return Ok(Connection::new(stream, &self.worker.wheel)),
-                    Err(e) => last = format!("{address}: {e}"),
-                }
-            }
-            Err(Refusal::Connection(last))
-        };
-        timeout(limit, connect).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))
-    }
 }
 
 /// What a failure says about the node's health; `None` where the client is to blame.
 fn sign_of(refusal: &Refusal) -> Option<Outcome> {
     match refusal {
-        Refusal::Connection(_) | Refusal::Upstream(Failure::Closed | Failure::Io(_)) => Some(Outcome::TcpFailure),
+        Refusal::Connection(_) | Refusal::Tls(_) | Refusal::Upstream(Failure::Closed | Failure::Io(_)) => {
+            Some(Outcome::TcpFailure)
+        }
         Refusal::ConnectTimeout(_) | Refusal::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => {
             Some(Outcome::Timeout)
         }
-        Refusal::Upstream(Failure::Head(_) | Failure::Informational) => Some(Outcome::HttpFailure),
+        Refusal::Upstream(Failure::Head(_) | Failure::Informational | Failure::Http2(_)) => Some(Outcome::HttpFailure),
         _ => None,
     }
 }

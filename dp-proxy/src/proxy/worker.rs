@@ -31,6 +31,7 @@ use super::downstream::tls::{self, HandshakeError, Shaken};
 use super::error::Refusal;
 use super::figures::{Figures, Ledger};
 use super::request::answer;
+use super::upstream::http2::pool::Http2Pools;
 use super::upstream::names::Names;
 use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
@@ -65,6 +66,7 @@ pub(crate) struct Worker {
     table: RefCell<Reader>,
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) pools: Rc<Pools>,
+    pub(crate) http2_pools: Http2Pools,
     pub(crate) names: Rc<Names>,
     pub(crate) balancer: RefCell<Balancer>,
     pub(crate) loads: Rc<Loads>,
@@ -107,6 +109,8 @@ const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Bytes of answers that wait in one HTTP/2 stream for its client to take them.
 const SEND_BYTES_MAX: usize = 64 << 10;
+/// How often connections to nodes that wait are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
 /// The pause after the system gave no connection (out of files or memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -121,7 +125,7 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
     let sockets = std::mem::take(&mut setup.sockets);
     let worker = Worker::new(setup);
     spawn_local(worker.wheel.clone().turn());
-    spawn_local(worker.pools.clone().sweep(worker.figures.clone()));
+    spawn_local(worker.clone().sweep());
     let mut sockets = Some(sockets);
     let mut accepting = Vec::new();
     while let Some(command) = commands.recv().await {
@@ -174,6 +178,7 @@ impl Worker {
             table: RefCell::new(cell.reader()),
             wheel: Wheel::new(),
             pools: Rc::default(),
+            http2_pools: Http2Pools::default(),
             names: Rc::new(Names::new(settings.dns_ttl.0)),
             balancer: RefCell::new(Balancer::new(index, loads.clone())),
             loads,
@@ -222,6 +227,15 @@ impl Worker {
             warn!("more requests fail, their lines are left out for a second");
         }
         lines <= LINES_PER_SECOND
+    }
+
+    /// Lets connections to nodes go that waited too long or were closed, for ever; tells how many wait.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            sleep(SWEEP).await;
+            let now = Instant::now();
+            self.figures.upstream_idle.set(self.pools.sweep(now) + self.http2_pools.sweep(now));
+        }
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener, tls: bool) {
@@ -439,6 +453,7 @@ impl Worker {
             let _ = listener.await;
         }
         self.pools.clear();
+        self.http2_pools.clear();
         loop {
             let mut ended = pin!(self.drain.notified());
             ended.as_mut().enable();

@@ -1,6 +1,7 @@
 //! The traffic: listeners, limits, and how a proxy goes away.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::settings::units::{ByteSize, Span};
@@ -22,6 +23,8 @@ pub struct ProxySettings {
     pub workers: usize,
     /// What the header `Server` says. Empty: what the upstream said.
     pub server_header: String,
+    /// Connections to nodes.
+    pub upstream: UpstreamSettings,
     /// How long the addresses of a node's name are used before they are asked for again.
     pub dns_ttl: Span,
     /// Bounds on what clients and upstreams may ask for.
@@ -60,6 +63,16 @@ pub struct Http2Settings {
     pub stream_window: ByteSize,
     /// The same for all requests of one connection together.
     pub connection_window: ByteSize,
+}
+
+/// Connections to nodes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// A PEM file with the authorities that a node's certificate may come from, where the upstream has `tls.verify`. Left
+    /// out: those that this machine trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_ca_file: Option<PathBuf>,
 }
 
 /// Bounds on what clients and upstreams may ask for.
@@ -105,6 +118,7 @@ impl Default for ProxySettings {
             http2: Http2Settings::default(),
             workers: 0,
             server_header: format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
+            upstream: UpstreamSettings::default(),
             dns_ttl: Span(Duration::from_secs(5)),
             limits: LimitSettings::default(),
             drain: DrainSettings::default(),

@@ -10,6 +10,7 @@
 //! is that of APISIX's router `radixtree_host_uri`: see [`Table::find`].
 
 mod cell;
+mod client_tls;
 mod compiler;
 mod hosts;
 mod outline;
@@ -28,19 +29,22 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::Vector;
+use imbl::{HashMap, Vector};
 use protocol::resource::{Method, Values, Variable};
 use protocol::{Position, Text};
+use rustls::ClientConfig;
 
 pub use cell::{Generation, Publisher, Reader, TableCell};
+pub use client_tls::{BadTrust, ClientTls, Trust};
 pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
 pub use ssl::{Ssl, SslSlot, TlsTerms};
 pub use ticket::Ticket;
-pub use upstream::{Balancing, Node, NodeHost, Upstream};
+pub use upstream::{Balancing, Node, NodeHost, NodeTls, Upstream};
 
+use client_tls::ClientTlsSlot;
 use hosts::Hosts;
 use route::Target;
 use ssl::Ssls;
@@ -59,6 +63,10 @@ pub struct Table {
     services: Vector<Option<Arc<Service>>>,
     upstreams: Vector<Option<Arc<Upstream>>>,
     ssls: Ssls,
+    /// What nodes are shown, by the ids of ssls.
+    client_tls: HashMap<Text, ClientTlsSlot>,
+    /// TLS to nodes that are shown nothing.
+    anonymous: Arc<ClientTls>,
     /// A rule for every request that cannot be enforced: none may pass.
     barred: Option<Text>,
 }
@@ -134,6 +142,25 @@ impl Table {
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found<'_>> {
         let (found, host) = self.hosts.find(ask.host, |paths| paths.find(&self.routes, ask))?;
         Some(Found { route: found.0, handle: found.1, pattern: found.2, host })
+    }
+
+    /// How TLS is made to the nodes of an upstream; `None` where it is not spoken.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when what the nodes are to be shown is not there, or may not be used.
+    pub fn client_config(&self, upstream: &Upstream) -> Result<Option<&Arc<ClientConfig>>, Unavailable> {
+        let Some(NodeTls { verify, shown }) = &upstream.tls else { return Ok(None) };
+        let sealed =
+            |id: &Text, reason: &str| Unavailable::Sealed { what: format!("ssls/{id}"), reason: reason.into() };
+        let tls = match shown {
+            None => &self.anonymous,
+            Some(id) => match self.client_tls.get(id) {
+                Some(ClientTlsSlot::Ready(tls)) => tls,
+                Some(ClientTlsSlot::Sealed(reason)) => return Err(sealed(id, reason)),
+                None => return Err(sealed(id, "there is no such ssl of type client")),
+            },
+        };
+        Ok(Some(tls.config(*verify, upstream.http2)))
     }
 
     /// The rule for every request that cannot be enforced, if there is one.
@@ -245,6 +272,10 @@ impl Table {
         }
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
         lines.extend(self.ssls.dump());
+        lines.extend(self.client_tls.iter().map(|(id, slot)| match slot {
+            ClientTlsSlot::Ready(_) => format!("client ssl {id}"),
+            ClientTlsSlot::Sealed(reason) => format!("client ssl {id} sealed: {reason}"),
+        }));
         lines.sort();
         lines
     }

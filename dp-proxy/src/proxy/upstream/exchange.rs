@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::Method;
 
+use super::AnswerHead;
 use super::connection::Connection;
 use super::framing::{BadBody, Decoded, Decoder};
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
@@ -69,6 +70,11 @@ pub(crate) enum Failure {
     Head(#[from] BadHead),
     #[error("the upstream sends one 1xx response after the other")]
     Informational,
+    /// By HTTP/2, the node said so: it can be sent elsewhere, whatever it is.
+    #[error("the upstream did not take the request: {0}")]
+    NotTaken(#[source] h2::Error),
+    #[error("the upstream ended the request: {0}")]
+    Http2(#[source] h2::Error),
 }
 
 impl Exchange {
@@ -83,7 +89,7 @@ impl Exchange {
     }
 
     /// Sends the request and waits for the response's head.
-    pub(crate) async fn head(mut self, method: &Method) -> Result<(ResponseHead, Receiving), Failed> {
+    pub(crate) async fn head(mut self, method: &Method) -> Result<(AnswerHead, Receiving), Failed> {
         let mut seen = 0;
         let mut informational = 0;
         let result = poll_fn(|cx| self.poll_head(cx, method, &mut seen, &mut informational)).await;
@@ -96,7 +102,7 @@ impl Exchange {
                     upload: self.upload,
                     read: self.limits.read,
                 };
-                Ok((*head, receiving))
+                Ok((AnswerHead { status: head.status, headers: head.headers }, receiving))
             }
             Err(why) => {
                 let body = self.upload.body.filter(|body| !body.is_touched());
@@ -250,7 +256,7 @@ impl Upload {
             let rest = &out[self.out_sent..];
             if rest.is_empty() && self.data.is_empty() && self.tail.is_empty() {
                 connection.out = out;
-                return Poll::Ready(Ok(()));
+                return connection.poll_flush(cx);
             }
             let slices = [IoSlice::new(rest), IoSlice::new(&self.data), IoSlice::new(self.tail)];
             let written = connection.poll_write(cx, &slices);
@@ -289,6 +295,9 @@ pub(crate) enum Cut {
     Late,
     #[error("the connection to the upstream broke: {0}")]
     Io(#[from] io::Error),
+    /// The client hears the same reason, where it speaks HTTP/2 too.
+    #[error("the upstream ended its response: {0}")]
+    Http2(#[source] h2::Error),
 }
 
 impl Receiving {

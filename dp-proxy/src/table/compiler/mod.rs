@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use protocol::delta::Change;
-use protocol::resource::{HostPattern, KindInfo, Model};
+use protocol::resource::{HostPattern, KindInfo, Model, SslRole};
 use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
 
+use super::client_tls::{ClientTls, ClientTlsSlot};
 use super::outline::Hosts;
 use super::paths::PathPattern;
 use super::route::{Route, Service, Target};
@@ -64,6 +65,8 @@ enum Ready {
     Model(Model),
     /// An ssl, and the patterns under which it stands.
     Ssl(Vec<Text>, Arc<Ssl>),
+    /// An ssl that nodes are shown.
+    ClientTls(Arc<ClientTls>),
 }
 
 /// Where a route stands, and what it refers to.
@@ -94,8 +97,11 @@ impl Compiler {
 
     /// One that compiles ssls on these terms.
     #[must_use]
-    pub fn on_terms(self, tls: Arc<TlsTerms>) -> Self {
-        Self { tls, ..self }
+    pub fn on_terms(mut self, tls: Arc<TlsTerms>) -> Self {
+        self.table.anonymous = tls.anonymous.clone();
+        self.upstreams.set_anonymous(tls.anonymous.clone());
+        self.tls = tls;
+        self
     }
 
     /// Compiles a whole configuration into one that has none yet. `last_good` is as for [`Self::fresh`].
@@ -173,6 +179,9 @@ impl Compiler {
     /// What an entry becomes; what can fail of that has been done.
     fn ready(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry) -> Result<Ready, String> {
         Ok(match judge(kind, entry)? {
+            Model::Ssl(ssl) if ssl.role == SslRole::Client => {
+                Ready::ClientTls(Arc::new(ssl::compile_client(&key.id, &ssl, &self.tls)?))
+            }
             Model::Ssl(ssl) => {
                 let patterns = ssl::patterns(&ssl);
                 let compiled = ssl::compile(&key.id, &ssl, &self.tls)?;
@@ -186,6 +195,11 @@ impl Compiler {
         let model = match ready {
             Ready::Model(model) => model,
             Ready::Ssl(patterns, ssl) => return self.put_ssl(&key.id, patterns, &SslSlot::Ready(ssl)),
+            Ready::ClientTls(tls) => {
+                self.remove_ssl(&key.id);
+                self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Ready(tls));
+                return;
+            }
         };
         match model {
             Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route)),
@@ -200,7 +214,10 @@ impl Compiler {
         match key.kind.as_str() {
             ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason)),
             SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
-            SSLS => self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone())),
+            SSLS => {
+                self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone()));
+                self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Sealed(reason.into()));
+            }
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             GLOBAL_RULES => {
                 self.barring.insert(key.id.clone());
@@ -233,6 +250,7 @@ impl Compiler {
     }
 
     fn remove_ssl(&mut self, id: &Text) {
+        self.table.client_tls.remove(id);
         if let Some(patterns) = self.ssls.remove(id) {
             self.table.ssls.remove(&patterns, id);
         }
