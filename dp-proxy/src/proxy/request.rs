@@ -9,24 +9,26 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderName, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use protocol::resource::{self, PassHost, Timeouts};
 use rustls::ClientConfig;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::account::{Account, Matched};
+use super::account::{Account, Matched, Tries};
 use super::balance::{Pick, Tried, UnderWay};
 use super::body::{Receiving, ResponseBody, Streaming};
 use super::downstream::body::RequestBody;
 use super::downstream::client::Client;
 use super::downstream::tls::Session;
 use super::error::Refusal;
+use super::headers::asked_upgrade;
 use super::host::Host;
+use super::tunnel::Tunnel;
 use super::upstream::AnswerHead;
 use super::upstream::connection::Connection;
 use super::upstream::exchange::{self, Exchange, ExchangeLimits, Failed, Failure};
@@ -36,9 +38,6 @@ use super::worker::Worker;
 use crate::health::{Outcome, Source};
 use crate::path::canonical;
 use crate::table::{Ask, Balancing, Node, Route, SslSlot, Table, Upstream};
-
-/// What upstreams said before the last of them was given up; told in a header, as APISIX does.
-type UpstreamStatuses = SmallVec<[u16; 4]>;
 
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
@@ -51,8 +50,10 @@ pub(crate) async fn answer(
     let number = client.begin_request(!hyper::body::Body::is_end_stream(request.body()));
     let mut account = Account::open(worker.clone(), client.clone());
     let (parts, incoming) = request.into_parts();
-    let mut statuses = UpstreamStatuses::new();
-    let mut response = match forward(&worker, &client, &parts, incoming, &mut account, &mut statuses).await {
+    let peer = worker.real_peer(&client, &parts);
+    account.note(&parts, peer);
+    let mut tries = Tries::of(&worker);
+    let mut response = match forward(&worker, &client, &parts, peer, incoming, &mut account, &mut tries).await {
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
     };
@@ -60,18 +61,23 @@ pub(crate) async fn answer(
     if let Some(server) = &worker.server_header {
         headers.insert(header::SERVER, server.clone());
     }
-    if statuses.last().is_some_and(|status| *status >= 500) {
-        headers.insert(UPSTREAM_STATUS, said(&statuses));
+    if tries.statuses.last().is_some_and(|status| *status >= 500) {
+        headers.insert(UPSTREAM_STATUS, said(&tries.statuses));
+    }
+    account.tried(tries);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        client.account_tunnel(account);
+        return Ok(response);
     }
     if number == worker.requests_per_connection_max {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.with_account(account)))
 }
 
 /// `502`, or `502, 504` after several attempts.
-fn said(statuses: &UpstreamStatuses) -> HeaderValue {
-    match &statuses[..] {
+fn said(statuses: &[u16]) -> HeaderValue {
+    match statuses {
         [one] => HeaderValue::from(*one),
         all => {
             let all: Vec<_> = all.iter().map(u16::to_string).collect();
@@ -101,9 +107,10 @@ async fn forward(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
     parts: &Parts,
+    peer: SocketAddr,
     incoming: Incoming,
     account: &mut Account,
-    statuses: &mut UpstreamStatuses,
+    tries: &mut Tries,
 ) -> Result<Response<ResponseBody>, Refusal> {
     check_framing(client, parts)?;
     let host = Host::of(parts)?;
@@ -117,12 +124,13 @@ async fn forward(
     {
         check_client(session, &table, &host, &path)?;
     }
-    let values = RequestValues { parts, host: &host.name, path: &path, peer: client.peer, local: client.local };
+    let secure = client.tls.is_some();
+    let values = RequestValues { parts, host: &host.name, path: &path, peer, local: client.local, secure };
     let ask = Ask {
         host: &host.name,
         path: &path,
         method: resource::Method::parse(parts.method.as_str()),
-        remote: client.peer.ip(),
+        remote: peer.ip(),
         values: &values,
     };
     let found = table.find(&ask).ok_or(Refusal::NoRoute)?;
@@ -135,6 +143,8 @@ async fn forward(
     });
     let upstream = table.upstream(found.route)?;
     let tls = table.client_config(upstream)?;
+    let may_upgrade = table.takes_upgrades(found.route) && !upstream.http2 && parts.version == Version::HTTP_11;
+    let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
     let mut outbound = Outbound {
         worker,
@@ -144,19 +154,31 @@ async fn forward(
         path,
         host,
         framing: framing(parts, &body),
-        client: client.peer,
+        client: peer,
         local: client.local,
-        secure: client.tls.is_some(),
+        secure,
+        // What comes behind a body is a request, whatever is asked for.
+        upgrade: upgrade.filter(|_| body.is_ended()),
         body: (!body.is_ended()).then_some(body),
         timeouts: timeouts(found.route, upstream),
     };
     account.upstream_begins();
-    let result = outbound.send(statuses).await;
+    let result = outbound.send(tries).await;
     account.upstream_ends();
     let (head, receiving, node, under_way) = result?;
     let status = head.status;
-    statuses.push(status.as_u16());
+    tries.statuses.push(status.as_u16());
     account.answered(status, Some(node));
+    if status == StatusCode::SWITCHING_PROTOCOLS
+        && let Receiving::Http1(receiving) = receiving
+    {
+        client.open_tunnel(Tunnel::to(receiving.into_tunnel(), worker.wheel.alarm(), outbound.timeouts.read));
+        let mut response = Response::new(ResponseBody::full(Bytes::new()));
+        *response.status_mut() = status;
+        *response.headers_mut() = head.headers;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return Ok(response);
+    }
     let streaming = Streaming {
         receiving,
         pools: worker.pools.clone(),
@@ -245,6 +267,8 @@ struct Outbound<'r> {
     local: SocketAddr,
     /// Whether it came by TLS.
     secure: bool,
+    /// The protocol to which the client asks to switch.
+    upgrade: Option<&'r HeaderValue>,
     /// Until it is sent.
     body: Option<RequestBody>,
     timeouts: Timeouts,
@@ -254,7 +278,7 @@ impl<'r> Outbound<'r> {
     /// Tries one node after the other until one answers, as often and as long as the upstream allows. Another node is
     /// tried only when the one before cannot have acted on the request, or when acting twice is as good as once and the
     /// whole request is still there.
-    async fn send(&mut self, statuses: &mut UpstreamStatuses) -> Result<Answered<'r>, Refusal> {
+    async fn send(&mut self, tries: &mut Tries) -> Result<Answered<'r>, Refusal> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
         let mut begun = None;
@@ -267,6 +291,7 @@ impl<'r> Outbound<'r> {
             }
             tried.push(place);
             let node = &upstream.nodes[place];
+            tries.at(node);
             let counts = matches!(upstream.balancing, Balancing::LeastConnections | Balancing::Ewma);
             let under_way = counts.then(|| self.worker.loads.begin(node.endpoint));
             let (refusal, may_retry) = match self.try_node(node).await {
@@ -285,7 +310,7 @@ impl<'r> Outbound<'r> {
                 monitor.report(sign, Source::Passive);
             }
             if refusal.upstream_error().is_some() {
-                statuses.push(refusal.status().as_u16());
+                tries.statuses.push(refusal.status().as_u16());
             }
             let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
             let begun = *begun.get_or_insert_with(Instant::now);
@@ -343,7 +368,7 @@ impl<'r> Outbound<'r> {
         let body = self.body.take();
         let had_body = body.is_some();
         let chunked = self.framing == BodyFraming::Chunked;
-        let exchange = Exchange::new(connection, body, chunked, self.limits());
+        let exchange = Exchange::new(connection, body, chunked, self.upgrade, self.limits());
         exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
     }
 
@@ -366,6 +391,7 @@ impl<'r> Outbound<'r> {
             path: &self.path,
             peer: self.client,
             local: self.local,
+            secure: self.secure,
         }
     }
 
@@ -377,6 +403,7 @@ impl<'r> Outbound<'r> {
             headers: &self.parts.headers,
             host: self.host_for(node),
             body: self.framing,
+            upgrade: self.upgrade,
             forwarded: Forwarded {
                 client: self.client.ip(),
                 secure: self.secure,

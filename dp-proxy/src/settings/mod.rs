@@ -3,6 +3,7 @@
 //! Three steps: text (files, environment, flags) becomes [`Settings`], which is what was written over the defaults;
 //! [`Settings::check`] turns that into what the program runs by, or names every key that is wrong.
 
+mod access_log;
 mod control_plane;
 mod proxy;
 
@@ -17,8 +18,12 @@ use protocol::crypto::Keyring;
 use serde::{Deserialize, Serialize};
 
 use crate::table::Trust;
+pub use access_log::{AccessLogSettings, LogField};
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
-pub use proxy::{DrainSettings, Http2Settings, LimitSettings, ProxySettings, TlsSettings, UpstreamSettings};
+pub use proxy::{
+    DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
+    UpstreamSettings,
+};
 
 /// Everything that can be set. Every key may be left out.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -7,7 +7,7 @@
 //! Hosts and paths stand in persistent trees, whose leaves are handles into persistent slabs of routes, services and
 //! upstreams. So a clone is cheap, an edit of an upstream or service touches its slot alone, and an edit of a route
 //! touches its slot and its own places in the trees, however many routes there are. The order in which routes are asked
-//! is that of APISIX's router `radixtree_host_uri`: see [`Table::find`].
+//! is that of APISIX's routers: see [`Table::find`].
 
 mod cell;
 mod client_tls;
@@ -17,6 +17,7 @@ mod outline;
 mod paths;
 mod radix;
 mod route;
+mod router;
 mod slots;
 mod ssl;
 mod template;
@@ -40,6 +41,7 @@ pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
+pub use router::Router;
 pub use ssl::{Ssl, SslSlot, TlsTerms};
 pub use ticket::Ticket;
 pub use upstream::{Balancing, Node, NodeHost, NodeTls, Upstream};
@@ -137,10 +139,12 @@ impl Table {
     /// Hosts are asked by falling specificity: the host itself, wildcards from the longest, routes without hosts; where
     /// nothing in one takes the request, the next is asked. Within a host, exact paths come before prefixes, longer
     /// literals before shorter ones; within one literal the higher priority wins, then the pattern that says more, then
-    /// the lower id.
+    /// the lower id. With a [`Router`] that asks paths first, every route stands among those without hosts, and its hosts are
+    /// a condition.
     #[must_use]
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found<'_>> {
         let (found, host) = self.hosts.find(ask.host, |paths| paths.find(&self.routes, ask))?;
+        let host = if host == MatchedHost::Any { found.0.matched_host(ask.host) } else { host };
         Some(Found { route: found.0, handle: found.1, pattern: found.2, host })
     }
 
@@ -190,6 +194,12 @@ impl Table {
     #[must_use]
     pub fn service(&self, route: &Route) -> Option<&Arc<Service>> {
         self.services.get(route.service?.index())?.as_ref()
+    }
+
+    /// Whether a route's connections may be switched to another protocol.
+    #[must_use]
+    pub fn takes_upgrades(&self, route: &Route) -> bool {
+        route.upgrades.or_else(|| self.service(route)?.upgrades).unwrap_or(false)
     }
 
     /// Where a route sends its requests: to its own upstream, to the one that it names, or else as its service says.
@@ -265,9 +275,10 @@ impl Table {
                 format!("{plain:?} {nodes:?}")
             });
             let service = self.service(route).map(|service| &service.id);
-            let Route { id, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
+            let Route { id, hosts, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
+            let upgrades = self.takes_upgrades(route);
             lines.push(format!(
-                "route {id}: {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
+                "route {id}: {hosts:?} {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {upgrades} {sealed:?} {service:?} {upstream:?}"
             ));
         }
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));

@@ -8,7 +8,7 @@ use protocol::resource::{Expression, HostPattern, MethodSet, Timeouts};
 
 use super::paths::PathPattern;
 use super::upstream::Upstream;
-use super::{Ask, Handle};
+use super::{Ask, Handle, MatchedHost};
 
 /// A compiled route.
 #[derive(Clone, PartialEq, Debug)]
@@ -16,6 +16,8 @@ pub struct Route {
     /// Its id.
     pub id: Text,
     pub(crate) paths: Box<[PathPattern]>,
+    /// The hosts it takes, where they are a condition; empty: all.
+    pub(crate) hosts: Box<[HostPattern]>,
     pub(crate) priority: i64,
     pub(crate) methods: MethodSet,
     /// The client addresses it takes; empty: all.
@@ -24,6 +26,8 @@ pub struct Route {
     pub(crate) vars: Option<Box<Expression>>,
     pub(crate) target: Option<Target>,
     pub(crate) service: Option<Handle>,
+    /// Whether connections may be switched to another protocol; `None`: as its service says.
+    pub(crate) upgrades: Option<bool>,
     /// Time limits that win over the upstream's.
     pub timeouts: Option<Box<Timeouts>>,
     /// Why it answers every request with 503.
@@ -40,6 +44,8 @@ pub struct Service {
     /// Set when it names hosts of which none could be read.
     pub(crate) hosts_unreadable: bool,
     pub(crate) target: Option<Target>,
+    /// Whether connections may be switched to another protocol, where a route does not say.
+    pub(crate) upgrades: Option<bool>,
     /// Why its routes answer every request with 503.
     pub(crate) sealed: Option<Box<str>>,
 }
@@ -57,8 +63,18 @@ impl Route {
     /// Whether it takes a request whose host, path and method it takes.
     pub(crate) fn takes(&self, ask: &Ask<'_>) -> bool {
         let address = ask.remote;
+        let takes_host = self.hosts.is_empty() || self.matched_host(ask.host) != MatchedHost::Any;
         let takes_address = self.remote_addrs.is_empty() || self.remote_addrs.iter().any(|net| net.contains(&address));
-        takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
+        takes_host && takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
+    }
+
+    /// By which of the hosts that are a condition it takes this one.
+    pub(crate) fn matched_host(&self, host: &str) -> MatchedHost {
+        let takes = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(exact) => (exact == host).then_some(MatchedHost::Exact),
+            HostPattern::Suffix(suffix) => host.ends_with(&**suffix).then_some(MatchedHost::Suffix(suffix.len())),
+        };
+        self.hosts.iter().find_map(takes).unwrap_or(MatchedHost::Any)
     }
 
     /// Its pattern of that number, as text.

@@ -1,7 +1,9 @@
 //! Public behaviour of the proxy: real sockets, real disks, and everything around it made to misbehave.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod access_log;
 mod archive;
+mod behind;
 mod feed;
 mod framing;
 mod going_away;
@@ -18,3 +20,4 @@ mod traffic;
 mod upstream_http2;
 mod upstream_tls;
 mod upstreams;
+mod websocket;

@@ -24,15 +24,6 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
 /// What is stored and has no effect yet, but does no harm.
 pub(super) fn warnings(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
-    let websocket = match model {
-        Model::Route(route) => route.enable_websocket,
-        Model::Service(service) => service.enable_websocket,
-        Model::Ssl(_) | Model::Upstream(_) => None,
-    };
-    if websocket == Some(true) {
-        warnings
-            .push("enable_websocket is stored, and upgrades are not tunnelled by this version of holdfast".to_owned());
-    }
     if let Model::Ssl(ssl) = model {
         warnings.extend(ssl.warnings());
     }
@@ -157,6 +148,6 @@ mod tests {
             "upstream": {"nodes": {"a:1": 1}, "checks": {"active": {}}},
         });
         let warnings = admit(routes, Some("r"), body).unwrap().warnings;
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
 }

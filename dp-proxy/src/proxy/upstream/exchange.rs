@@ -8,12 +8,14 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http::Method;
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
 
 use super::AnswerHead;
 use super::connection::Connection;
 use super::framing::{BadBody, Decoded, Decoder};
+use super::link::Link;
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
 use crate::proxy::downstream::body::{BodyError, RequestBody};
 
@@ -22,9 +24,10 @@ const INFORMATIONAL_MAX: u32 = 32;
 
 /// A request on its way.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct Exchange<'r> {
     connection: Connection,
     upload: Upload,
+    upgrade: Option<&'r HeaderValue>,
     limits: ExchangeLimits,
     /// Whether the node was sent anything of it.
     sent: bool,
@@ -77,15 +80,17 @@ pub(crate) enum Failure {
     Http2(#[source] h2::Error),
 }
 
-impl Exchange {
-    /// A request whose head stands in the connection's buffer already.
+impl<'r> Exchange<'r> {
+    /// A request whose head stands in the connection's buffer already. `upgrade` is the protocol to which it asks the node
+    /// to switch.
     pub(crate) fn new(
         connection: Connection,
         body: Option<RequestBody>,
         chunked: bool,
+        upgrade: Option<&'r HeaderValue>,
         limits: ExchangeLimits,
     ) -> Self {
-        Self { connection, upload: Upload::new(body, chunked), limits, sent: false, answered: false }
+        Self { connection, upload: Upload::new(body, chunked), upgrade, limits, sent: false, answered: false }
     }
 
     /// Sends the request and waits for the response's head.
@@ -111,6 +116,15 @@ impl Exchange {
         }
     }
 
+    /// Whether the node switches to what it was asked to switch to.
+    fn agrees(&self, head: &ResponseHead) -> bool {
+        let mut named = head.headers.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes);
+        match (self.upgrade, named.next(), named.next()) {
+            (Some(asked), Some(named), None) => named.eq_ignore_ascii_case(asked.as_bytes()),
+            _ => false,
+        }
+    }
+
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -127,6 +141,9 @@ impl Exchange {
                 self.answered = true;
                 match response_head::read(&mut self.connection.input, *seen, method, self.limits.head)? {
                     Read::More => *seen = self.connection.input.len(),
+                    Read::Head(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.agrees(&head) => {
+                        return Poll::Ready(Err(BadHead::Upgrade.into()));
+                    }
                     Read::Head(head) => return Poll::Ready(Ok(head)),
                     Read::Informational => {
                         *seen = 0;
@@ -338,6 +355,11 @@ impl Receiving {
                 }
             }
         }
+    }
+
+    /// The connection after a 101: its bytes, and those that came already.
+    pub(crate) fn into_tunnel(self) -> (Link, BytesMut) {
+        self.connection.into_parts()
     }
 
     /// The connection, when the next request can use it: everything was sent and read, and nothing came beyond.

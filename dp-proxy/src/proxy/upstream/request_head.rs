@@ -19,6 +19,8 @@ pub(crate) struct RequestHead<'a> {
     /// What the upstream is to see as `Host`.
     pub(crate) host: &'a str,
     pub(crate) body: BodyFraming,
+    /// The protocol to which the upstream is asked to switch.
+    pub(crate) upgrade: Option<&'a HeaderValue>,
     pub(crate) forwarded: Forwarded<'a>,
 }
 
@@ -69,6 +71,10 @@ impl RequestHead<'_> {
             BodyFraming::None => {}
             BodyFraming::Length(length) => number_line(out, b"content-length", length),
             BodyFraming::Chunked => line(out, b"transfer-encoding", b"chunked"),
+        }
+        if let Some(protocol) = self.upgrade {
+            line(out, b"connection", b"upgrade");
+            line(out, b"upgrade", protocol.as_bytes());
         }
         self.write_forwarded(out);
         out.extend_from_slice(b"\r\n");
@@ -218,6 +224,7 @@ mod tests {
             headers: &headers,
             host: "node:50051",
             body: BodyFraming::Chunked,
+            upgrade: None,
             forwarded: Forwarded { client: "::1".parse().unwrap(), secure: true, host: "client.example", port: 9443 },
         };
         let request = head.to_http2(false).unwrap();
@@ -269,6 +276,7 @@ mod tests {
             headers: &headers,
             host: "node:8080",
             body: BodyFraming::Length(1_234_567_890_123),
+            upgrade: None,
             forwarded: Forwarded { client: "::1".parse().unwrap(), secure: false, host: "client.example", port: 9080 },
         };
         let mut out = Vec::new();
@@ -283,5 +291,10 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("POST /a HTTP/1.1\r\nhost: node:8080\r\nx-forwarded-for: ::1\r\n"), "{text}");
         assert!(text.ends_with("x-forwarded-port: 0\r\n\r\n"), "{text}");
+        let mut out = Vec::new();
+        let websocket = HeaderValue::from_static("websocket");
+        RequestHead { upgrade: Some(&websocket), ..head }.write(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\r\nconnection: upgrade\r\nupgrade: websocket\r\n"), "{text}");
     }
 }

@@ -18,6 +18,7 @@ use super::client_tls::{ClientTls, ClientTlsSlot};
 use super::outline::Hosts;
 use super::paths::PathPattern;
 use super::route::{Route, Service, Target};
+use super::router::Router;
 use super::slots::Slots;
 use super::ssl::{self, Ssl, SslSlot, TlsTerms};
 use super::{Handle, Table};
@@ -55,6 +56,7 @@ pub struct Compiler {
     rejected: BTreeMap<ResourceKey, Rejected>,
     last_good: BTreeMap<ResourceKey, Arc<Entry>>,
     barring: BTreeSet<Text>,
+    router: Router,
     tls: Arc<TlsTerms>,
     /// The patterns under which each ssl stands.
     ssls: HashMap<Text, Vec<Text>>,
@@ -102,6 +104,12 @@ impl Compiler {
         self.upstreams.set_anonymous(tls.anonymous.clone());
         self.tls = tls;
         self
+    }
+
+    /// One that asks hosts and paths in this order.
+    #[must_use]
+    pub fn routed_by(self, router: Router) -> Self {
+        Self { router, ..self }
     }
 
     /// Compiles a whole configuration into one that has none yet. `last_good` is as for [`Self::fresh`].
@@ -202,7 +210,7 @@ impl Compiler {
             }
         };
         match model {
-            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route)),
+            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route, self.router)),
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service)),
             // It became ready above.
             Model::Ssl(_) => {}
@@ -212,7 +220,7 @@ impl Compiler {
 
     fn seal(&mut self, key: &ResourceKey, body: &str, reason: &str) {
         match key.kind.as_str() {
-            ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason)),
+            ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason, self.router)),
             SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
             SSLS => {
                 self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone()));
@@ -268,18 +276,6 @@ impl Compiler {
             old_route.as_ref().and_then(|r| r.target.as_ref()),
         );
         let service = plan.service.as_ref().map(|id| self.services.refer(id, &mut self.table.services));
-        let route = Arc::new(Route {
-            id: id.clone(),
-            paths: plan.paths,
-            priority: plan.priority,
-            methods: plan.methods,
-            remote_addrs: plan.remote_addrs,
-            vars: plan.vars,
-            target,
-            service,
-            timeouts: plan.timeouts,
-            sealed: plan.sealed,
-        });
         let mut placed = Placed {
             handle: Handle(0),
             at: Vec::new(),
@@ -289,7 +285,22 @@ impl Compiler {
             service: plan.service,
             upstream,
         };
-        placed.at = self.where_to_stand(&placed, &route.paths);
+        let (at, hosts) = self.router.split(self.where_to_stand(&placed, &plan.paths));
+        placed.at = at;
+        let route = Arc::new(Route {
+            id: id.clone(),
+            paths: plan.paths,
+            hosts,
+            priority: plan.priority,
+            methods: plan.methods,
+            remote_addrs: plan.remote_addrs,
+            vars: plan.vars,
+            target,
+            service,
+            upgrades: plan.upgrades,
+            timeouts: plan.timeouts,
+            sealed: plan.sealed,
+        });
         if let (Some(old), Some(old_route)) = (&old, &old_route)
             && old.at == placed.at
             && old_route.has_matches_of(&route)
@@ -386,7 +397,8 @@ impl Compiler {
         let old = self.service(id).cloned();
         let old_target = old.as_ref().and_then(|service| service.target.as_ref());
         let (target, upstream) = self.compile_target(&format!("{SERVICES}/{id}"), plan.target, old_target);
-        let service = Service { id: id.clone(), hosts, hosts_unreadable, target, sealed: plan.sealed };
+        let (upgrades, sealed) = (plan.upgrades, plan.sealed);
+        let service = Service { id: id.clone(), hosts, hosts_unreadable, target, upgrades, sealed };
         let same_hosts =
             old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
         self.services.put(id, &mut self.table.services, Arc::new(service));
@@ -418,11 +430,14 @@ impl Compiler {
         for id in routes.clone() {
             let Some(mut placed) = self.placed.remove(&id) else { continue };
             if let Some(route) = self.table.routes[placed.handle.index()].clone() {
-                let at = self.where_to_stand(&placed, &route.paths);
+                let (at, hosts) = self.router.split(self.where_to_stand(&placed, &route.paths));
                 if at != placed.at {
                     self.leave(&placed, &route);
                     placed.at = at;
                     self.stand(&placed, &route);
+                }
+                if hosts != route.hosts {
+                    self.routes.put(&id, &mut self.table.routes, Arc::new(Route { hosts, ..Route::clone(&route) }));
                 }
             }
             self.placed.insert(id, placed);
