@@ -11,6 +11,7 @@
 //! At its start a proxy serves the newest configuration that its disk can prove; whatever the control plane says comes
 //! on top of that, one proved step after the other. `docs/ARCHITECTURE.md` has the whole picture.
 
+pub mod access_log;
 pub mod archive;
 pub mod disk;
 pub mod feed;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use daemon::settings::SettingsError;
-use daemon::signals::Termination;
+use daemon::signals::{Rotation, Termination};
 use daemon::{build, logging};
 use dp_proxy::net;
 use dp_proxy::run::{Proxy, Seams, StartError};
@@ -45,7 +45,7 @@ struct SettingsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves until it is told to end: SIGTERM or SIGINT drains, a second one ends at once.
+    /// Serves until it is told to end: SIGTERM or SIGINT drains, a second one ends at once. SIGUSR1 opens the access log anew.
     Run,
     /// Looks at the settings.
     #[command(subcommand)]
@@ -136,17 +136,23 @@ fn runtime() -> Result<Runtime, Failure> {
 }
 
 async fn run(settings: Checked) -> Result<(), Failure> {
-    let mut termination = Termination::listen()?;
+    let (mut termination, mut rotation) = (Termination::listen()?, Rotation::listen()?);
     info!(version = build::VERSION, commit = build::COMMIT, node = settings.node.name, "starting");
     let mut proxy = Proxy::start(settings, Seams::default()).await?;
     info!(
         status = %proxy.status_address(), metrics = %proxy.metrics_address(), proxy = ?proxy.addresses(), "started"
     );
-    tokio::select! {
-        signal = termination.next() => info!(signal, "asked to end"),
-        () = proxy.failed() => {
-            error!("a worker has ended without being told to");
-            return Err(Failure::Worker);
+    loop {
+        tokio::select! {
+            () = rotation.next() => proxy.reopen_logs(),
+            signal = termination.next() => {
+                info!(signal, "asked to end");
+                break;
+            }
+            () = proxy.failed() => {
+                error!("a worker has ended without being told to");
+                return Err(Failure::Worker);
+            }
         }
     }
     tokio::select! {

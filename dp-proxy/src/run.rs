@@ -12,15 +12,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::access_log::{LogStats, OpenLog};
 use crate::disk::{self, OpenError};
 use crate::feed::{self, Feed, Identity};
 use crate::health;
 use crate::net::{self, Dial, Tcp};
 use crate::proxy::Workers;
-use crate::settings::{Checked, DrainSettings};
+use crate::settings::{AccessLogSettings, Checked, DrainSettings};
 use crate::standing::Board;
 use crate::status::{self, Readiness, Site, Sources};
-use crate::table::{TableCell, TlsTerms};
+use crate::table::{ClientTls, TableCell, TlsTerms};
 
 /// What a proxy takes from the outside world beside its settings.
 #[expect(missing_debug_implementations, reason = "clocks and sources of randomness have nothing to print")]
@@ -60,6 +61,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Proxy {
     workers: Workers,
+    /// Dropped after the workers, which write to it until the end.
+    access_log: Option<OpenLog>,
     readiness: Arc<Readiness>,
     board: Arc<Board>,
     status: SocketAddr,
@@ -90,7 +93,11 @@ impl Proxy {
         let cell = TableCell::default();
         let board = Arc::new(Board::default());
         let readiness = Arc::new(Readiness::new(board.clone()));
-        let workers = Workers::start(&settings.proxy, settings.workers, &cell).map_err(system("proxy.listen"))?;
+        let log_stats = Arc::<LogStats>::default();
+        let access_log = open_access_log(&settings.proxy.access_log, &log_stats, &seams)?;
+        let log = access_log.as_ref().map(OpenLog::handle);
+        let workers = Workers::start(&settings.proxy, settings.workers, &cell, log.as_ref());
+        let workers = workers.map_err(system("proxy.listen"))?;
         let sources = Arc::new(Sources {
             node: settings.node.clone(),
             readiness: readiness.clone(),
@@ -98,6 +105,7 @@ impl Proxy {
             disk: disk.stats.clone(),
             cell: cell.clone(),
             figures: workers.figures(),
+            access_log: log_stats,
         });
         let addresses = (status.local_addr(), metrics.local_addr(), control.local_addr());
         let servers = vec![
@@ -110,7 +118,13 @@ impl Proxy {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
             archive: settings.archive,
-            tls: Arc::new(TlsTerms { keyring: settings.keyring, http2: settings.proxy.http2.enabled }),
+            tls: Arc::new(TlsTerms {
+                keyring: settings.keyring,
+                http2: settings.proxy.http2.enabled,
+                anonymous: Arc::new(ClientTls::anonymous(settings.trust.clone())),
+                trust: settings.trust,
+            }),
+            router: settings.proxy.router,
             disk,
             cell,
             board: board.clone(),
@@ -137,6 +151,7 @@ impl Proxy {
         };
         Ok(Self {
             workers,
+            access_log,
             readiness,
             board,
             status: addresses.0.map_err(system("status.listen"))?,
@@ -180,6 +195,13 @@ impl Proxy {
         self.control
     }
 
+    /// Opens the access log's file anew, after somebody has moved it away.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
     /// How it stands.
     #[must_use]
     pub fn board(&self) -> &Arc<Board> {
@@ -214,6 +236,18 @@ impl Proxy {
         }
         clean
     }
+}
+
+fn open_access_log(
+    settings: &AccessLogSettings,
+    stats: &Arc<LogStats>,
+    seams: &Seams,
+) -> Result<Option<OpenLog>, StartError> {
+    let Some(file) = &settings.file else { return Ok(None) };
+    let format = settings.lines().expect("the settings were checked");
+    OpenLog::open(file.clone(), format, settings.queue_lines, stats.clone(), seams.clock.clone())
+        .map(Some)
+        .map_err(|error| StartError::System { what: "proxy.access_log.file", error })
 }
 
 impl Drop for Proxy {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use protocol::snapshot::ClusterId;
-use protocol::{Digest, Position, ResourceKey};
+use protocol::{ConfigState, Digest, Position, ResourceKey};
 use tokio::time::Instant;
 
 use crate::archive::ArchiveBoard;
@@ -35,6 +35,8 @@ pub struct Standing {
     pub volatile: bool,
     /// Resources whose newest entry is not served.
     pub rejected: Arc<BTreeMap<ResourceKey, Rejected>>,
+    /// All resources. A clone of it shares everything.
+    pub state: Option<ConfigState>,
 }
 
 /// Where a configuration came from.

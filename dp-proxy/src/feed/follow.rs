@@ -26,11 +26,10 @@ use super::link::{Link, LinkError};
 use super::session::{Bounds, Event, Holding, Keep, Leave, Moved, Node, Session};
 use crate::archive::{self as archived, Interest};
 use crate::disk::{DiskError, Image, Opened, Recovered, Store};
-use crate::health::Registry;
 use crate::net::Dial;
 use crate::settings::{ControlPlane, Endpoint, NodeSettings};
 use crate::standing::{Board, Connected, Source, Standing};
-use crate::table::{Compiler, Publisher, Rejected, TableCell, TlsTerms};
+use crate::table::{Compiler, Publisher, Rejected, Router, TableCell, TlsTerms};
 
 /// How long a step waits for the disk before it is served all the same: a disk that hangs must not hold a change up.
 const DISK_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -63,6 +62,8 @@ pub struct Start {
     pub archive: Option<ArchiveSettings>,
     /// What ssls are compiled with.
     pub tls: Arc<TlsTerms>,
+    /// In which order hosts and paths are asked.
+    pub router: Router,
     /// Its disk, and what was found there.
     pub disk: Opened,
     /// Where tables are published.
@@ -184,12 +185,13 @@ enum Over {
 
 impl Follower {
     fn boot(start: Start, live: watch::Sender<bool>) -> Self {
-        let Start { identity, control_plane, archive: _, tls, mut disk, cell, board, dial, random } = start;
+        let Start { identity, control_plane, archive: _, tls, router, mut disk, cell, board, dial, random } = start;
         let mut recovered = std::mem::take(&mut disk.recovered);
         if planted!("proxy-forgets-its-disk") {
             recovered = Recovered::default();
         }
-        let (compiler, state) = compile_recovered(&recovered, cell.health().clone(), tls);
+        let compiler = Compiler::watching(cell.health().clone()).on_terms(tls).routed_by(router);
+        let (compiler, state) = compile_recovered(&recovered, compiler);
         let found = recovered.base.is_some();
         let damaged = !recovered.findings.is_empty();
         let mut follower = Self {
@@ -690,14 +692,14 @@ impl Follower {
             connected: self.connected.clone(),
             volatile: self.volatile,
             rejected: self.rejected.clone(),
+            state: Some(state.clone()),
         });
     }
 }
 
 /// Brings what the disk held into a table, step by step as it came: so it is known again what was served last in place
 /// of what could not be.
-fn compile_recovered(recovered: &Recovered, health: Arc<Registry>, tls: Arc<TlsTerms>) -> (Compiler, ConfigState) {
-    let compiler = Compiler::watching(health).on_terms(tls);
+fn compile_recovered(recovered: &Recovered, compiler: Compiler) -> (Compiler, ConfigState) {
     let Some(base) = &recovered.base else { return (compiler, ConfigState::following()) };
     let mut compiler = compiler.with(&base.state, &base.last_good);
     for step in &recovered.steps {

@@ -1,18 +1,27 @@
 //! What is noted about one request, and settled when it is over: at the end of its answer, or when it is given up.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use http::request::Parts;
 use protocol::Text;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::downstream::client::Client;
 use super::error::UpstreamError;
 use super::figures::{RowKey, Rows, StatusLabels, Times};
+use super::host::Host;
+use super::values::RequestValues;
 use super::worker::Worker;
+use crate::access_log::{Draft, Outcome, RequestFacts};
+use crate::path::canonical;
 use crate::table::{Generation, Handle, MatchedHost, Node};
 
 /// The status of a request whose client went away before it was answered; nginx's number for it.
@@ -30,6 +39,45 @@ pub(crate) struct Account {
     matched: Option<Matched>,
     /// Where it counts, once the answer is known.
     rows: Option<Rc<Rows>>,
+    /// Bytes of the answer's body that went.
+    sent: Cell<u64>,
+    /// What the access log will say of it.
+    noted: Option<Box<Noted>>,
+}
+
+/// What the access log will say of a request, as far as it is known.
+#[derive(Debug)]
+struct Noted {
+    draft: Draft,
+    route: Text,
+    service: Text,
+    matched_uri: String,
+    /// Once the answer is known.
+    status: u16,
+    tries: Tries,
+}
+
+/// The nodes that a request was sent to.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    /// What they said before the last of them was given up, and at the end; told in a header, as APISIX does.
+    pub(crate) statuses: SmallVec<[u16; 4]>,
+    /// Their addresses, where there is a log to tell them.
+    nodes: Option<Vec<String>>,
+}
+
+impl Tries {
+    /// Of a request that comes.
+    pub(crate) fn of(worker: &Worker) -> Self {
+        Self { statuses: SmallVec::new(), nodes: worker.access_log.as_ref().map(|_| Vec::new()) }
+    }
+
+    /// A node is tried.
+    pub(crate) fn at(&mut self, node: &Node) {
+        if let Some(nodes) = &mut self.nodes {
+            nodes.push(node.address());
+        }
+    }
 }
 
 /// The route that took a request.
@@ -56,12 +104,42 @@ impl Account {
             upstream_taken: None,
             matched: None,
             rows: None,
+            sent: Cell::new(0),
+            noted: None,
+        }
+    }
+
+    /// Notes what the access log tells of the request itself, where there is one.
+    pub(crate) fn note(&mut self, parts: &Parts, peer: SocketAddr) {
+        let Some(log) = &self.worker.access_log else { return };
+        // What cannot be read is told as it came.
+        let host = Host::of(parts).map_or(Cow::Borrowed(""), |host| host.name);
+        let path = canonical(parts.uri.path()).unwrap_or(Cow::Borrowed(parts.uri.path()));
+        let (local, secure) = (self.client.local, self.client.tls.is_some());
+        let values = RequestValues { parts, host: &host, path: &path, peer, local, secure };
+        let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
+        let facts = RequestFacts { values: &values, method: parts.method.as_str(), target, version: parts.version };
+        self.noted = Some(Box::new(Noted {
+            draft: log.note(&facts),
+            route: Text::default(),
+            service: Text::default(),
+            matched_uri: String::new(),
+            status: CLIENT_GONE,
+            tries: Tries::default(),
+        }));
+    }
+
+    /// To which nodes it was sent.
+    pub(crate) fn tried(&mut self, tries: Tries) {
+        if let Some(noted) = &mut self.noted {
+            noted.tries = tries;
         }
     }
 
     /// Bytes of the answer go.
     pub(crate) fn goes(&self, bytes: usize) {
         self.client.count_out(bytes);
+        self.sent.set(self.sent.get() + bytes as u64);
     }
 
     /// A route takes the request.
@@ -86,7 +164,40 @@ impl Account {
     /// The answer is known. The table is let go: an answer may take for ever.
     pub(crate) fn answered(&mut self, status: StatusCode, node: Option<&Node>) {
         self.rows = Some(self.find_rows(status.as_u16(), node));
+        self.note_answer(status.as_u16());
         self.matched = None;
+    }
+
+    fn note_answer(&mut self, status: u16) {
+        let Some(noted) = &mut self.noted else { return };
+        noted.status = status;
+        let Some(Matched { table, route, pattern, .. }) = &self.matched else { return };
+        let Some(route) = table.route(*route) else { return };
+        noted.route = route.id.clone();
+        noted.service = table.service(route).map(|service| service.id.clone()).unwrap_or_default();
+        noted.matched_uri = route.pattern(*pattern);
+    }
+
+    fn write_line(&mut self, taken: Duration) {
+        if self.matched.is_some() {
+            self.note_answer(CLIENT_GONE);
+        }
+        let (Some(noted), Some(log)) = (self.noted.take(), &self.worker.access_log) else { return };
+        let Noted { draft, route, service, matched_uri, status, tries } = *noted;
+        log.write(
+            &draft,
+            &Outcome {
+                status,
+                body_bytes: self.sent.get(),
+                taken,
+                route: &route,
+                service: &service,
+                matched_uri: &matched_uri,
+                nodes: tries.nodes.as_deref().unwrap_or_default(),
+                statuses: &tries.statuses,
+                upstream_taken: self.upstream_taken,
+            },
+        );
     }
 
     fn find_rows(&self, code: u16, node: Option<&Node>) -> Rc<Rows> {
@@ -136,6 +247,9 @@ impl Drop for Account {
         let rows = self.rows.take().unwrap_or_else(|| self.find_rows(CLIENT_GONE, None));
         let times = Times { request: self.begun.elapsed(), upstream: self.upstream_taken };
         rows.count(times, self.client.settle_ingress());
+        if self.noted.is_some() {
+            self.write_line(times.request);
+        }
         // What the client gets of this answer is known when the next request comes, or the connection ends.
         self.client.owes_egress_to(rows);
         self.client.end_request();

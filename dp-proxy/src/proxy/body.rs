@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use protocol::resource::KeepalivePool;
 use tracing::warn;
@@ -12,7 +13,8 @@ use tracing::warn;
 use super::account::Account;
 use super::balance::UnderWay;
 use super::error::UpstreamError;
-use super::upstream::exchange::{Cut, Receiving};
+use super::upstream::exchange::{self as http1, Cut};
+use super::upstream::http2::exchange as http2;
 use super::upstream::pool::Pools;
 use crate::table::Ticket;
 
@@ -28,6 +30,17 @@ pub(crate) struct ResponseBody {
 enum Kind {
     Full(Option<Bytes>),
     Upstream(Option<Box<Streaming>>),
+}
+
+/// A body on its way from a node.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the larger is the common one, and both are boxed with what they stand in"
+)]
+pub(crate) enum Receiving {
+    Http1(http1::Receiving),
+    Http2(http2::Receiving),
 }
 
 /// A response that is streamed, and where its connection goes afterwards.
@@ -63,8 +76,41 @@ impl ResponseBody {
         let Kind::Upstream(slot) = &mut self.kind else { return };
         let Some(streaming) = slot.take_if(|streaming| streaming.receiving.is_ended()) else { return };
         let Streaming { receiving, pools, endpoint, keepalive, .. } = *streaming;
-        if let Some(connection) = receiving.into_connection() {
+        if let Receiving::Http1(receiving) = receiving
+            && let Some(connection) = receiving.into_connection()
+        {
             pools.put(endpoint, connection, &keepalive);
+        }
+    }
+}
+
+impl Receiving {
+    fn is_ended(&self) -> bool {
+        match self {
+            Self::Http1(receiving) => receiving.is_ended(),
+            Self::Http2(receiving) => receiving.is_ended(),
+        }
+    }
+
+    /// How much of the body is left, where that is known.
+    fn left(&self) -> Option<u64> {
+        match self {
+            Self::Http1(receiving) => receiving.left(),
+            Self::Http2(_) => None,
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        match self {
+            Self::Http1(receiving) => receiving.poll_next(cx),
+            Self::Http2(receiving) => receiving.poll_next(cx),
+        }
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(receiving) => receiving.take_trailers(),
         }
     }
 }
@@ -86,6 +132,7 @@ impl Body for ResponseBody {
             Kind::Upstream(Some(streaming)) => streaming,
         };
         let Poll::Ready(next) = streaming.receiving.poll_next(cx) else { return Poll::Pending };
+        let trailers = if next.is_none() { streaming.receiving.take_trailers() } else { None };
         if let Some(account) = &mut self.account {
             match &next {
                 Some(Ok(data)) => account.goes(data.len()),
@@ -97,7 +144,10 @@ impl Body for ResponseBody {
             }
         }
         self.release_if_ended();
-        Poll::Ready(next.map(|next| next.map(Frame::data)))
+        Poll::Ready(match trailers {
+            Some(trailers) => Some(Ok(Frame::trailers(trailers))),
+            None => next.map(|next| next.map(Frame::data)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -38,6 +38,8 @@ pub(crate) enum Refusal {
     Connection(String),
     #[error("no connection to any node within {0:?}")]
     ConnectTimeout(std::time::Duration),
+    #[error("no TLS with the node: {0}")]
+    Tls(String),
     #[error("{0}")]
     Upstream(Failure),
     #[error("a client certificate is needed for this path")]
@@ -59,12 +61,28 @@ pub(crate) enum UpstreamError {
     BadResponse,
     /// Behind the head of a response, when the status could not be changed any more.
     CutBody,
+    /// The handshake, or what the node showed in it.
+    Tls,
+    /// A node that speaks HTTP/2 did not take the request.
+    Refused,
+    /// A node that speaks HTTP/2 ended the request without an answer.
+    Reset,
 }
 
 impl UpstreamError {
     /// All of them, in the order of their numbers.
-    pub(crate) const NAMES: [&'static str; 7] =
-        ["connect", "connect_timeout", "send_timeout", "read_timeout", "broken", "bad_response", "cut_body"];
+    pub(crate) const NAMES: [&'static str; 10] = [
+        "connect",
+        "connect_timeout",
+        "send_timeout",
+        "read_timeout",
+        "broken",
+        "bad_response",
+        "cut_body",
+        "tls",
+        "refused",
+        "reset",
+    ];
 }
 
 impl Refusal {
@@ -85,7 +103,7 @@ impl Refusal {
             // As APISIX: a route whose service is gone is no route.
             Self::Unavailable(Unavailable::NoSuchService) => StatusCode::NOT_FOUND,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Connection(_) => StatusCode::BAD_GATEWAY,
+            Self::Connection(_) | Self::Tls(_) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(Failure::Client(e)) => Self::Client(*e).status(),
             Self::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => StatusCode::GATEWAY_TIMEOUT,
@@ -104,6 +122,7 @@ impl Refusal {
         match self {
             Self::Connection(_) => Some(UpstreamError::Connect),
             Self::ConnectTimeout(_) => Some(UpstreamError::ConnectTimeout),
+            Self::Tls(_) => Some(UpstreamError::Tls),
             Self::Upstream(failure) => upstream_error(failure),
             _ => None,
         }
@@ -174,6 +193,8 @@ fn upstream_error(failure: &Failure) -> Option<UpstreamError> {
         Failure::ReadTimeout => Some(UpstreamError::ReadTimeout),
         Failure::Closed | Failure::Io(_) => Some(UpstreamError::Broken),
         Failure::Head(_) | Failure::Informational => Some(UpstreamError::BadResponse),
+        Failure::NotTaken(_) => Some(UpstreamError::Refused),
+        Failure::Http2(_) => Some(UpstreamError::Reset),
     }
 }
 

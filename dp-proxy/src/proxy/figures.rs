@@ -126,6 +126,8 @@ pub struct Figures {
     pub accepted: Figure,
     /// Client connections that were closed at once because there were too many.
     pub refused: Figure,
+    /// Client connections that did not tell who they are from, where they must.
+    pub untold: Figure,
     /// Client connections that are open.
     pub open: Figure,
     /// Requests that are under way.

@@ -38,11 +38,32 @@ impl ConnectionHeader {
         }
     }
 
+    /// Whether it names an upgrade (RFC 9110 §7.8).
+    fn names_upgrade(headers: &HeaderMap) -> bool {
+        let values = headers.get_all(header::CONNECTION).iter();
+        let mut tokens = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    }
+
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut connection = Self::default();
         headers.get_all(header::CONNECTION).iter().for_each(|value| connection.take(value));
         connection
     }
+}
+
+/// The protocol to which a client of HTTP/1.1 asks to switch; `None` where it asks for none, or for one that is not passed
+/// on: a list is left to be answered as if nothing was asked, and HTTP/2 or TLS on an open connection would carry
+/// requests past everything that looks at requests here.
+pub(crate) fn asked_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(header::UPGRADE).iter();
+    let (protocol, None) = (values.next()?, values.next()) else { return None };
+    let name = protocol.as_bytes();
+    let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(b);
+    let begins = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let good = !name.is_empty() && name.iter().all(is_token);
+    let ours = begins(b"h2") || begins(b"http/") || begins(b"tls/");
+    (good && !ours && ConnectionHeader::names_upgrade(headers)).then_some(protocol)
 }
 
 /// Headers without which a message would mean something else: naming one in `Connection` is an old way to make a proxy
@@ -56,6 +77,31 @@ fn is_essential(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn upgrades_that_are_passed_on() {
+        for (upgrade, connection, expected) in [
+            (&["websocket"][..], "keep-alive, Upgrade", true),
+            (&["SPDY/3.1"], "upgrade", true),
+            (&["websocket"], "keep-alive", false),
+            (&["websocket, x"], "upgrade", false),
+            (&["websocket", "x"], "upgrade", false),
+            (&["h2c"], "upgrade", false),
+            (&["H2"], "upgrade", false),
+            (&["HTTP/2.0"], "upgrade", false),
+            (&["TLS/1.0"], "upgrade", false),
+            (&["web socket"], "upgrade", false),
+            (&[""], "upgrade", false),
+            (&[], "upgrade", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append("connection", HeaderValue::from_static(connection));
+            for value in upgrade {
+                headers.append("upgrade", HeaderValue::from_static(value));
+            }
+            assert_eq!(asked_upgrade(&headers).is_some(), expected, "{upgrade:?} {connection}");
+        }
+    }
 
     #[test]
     fn connection_names_headers_and_says_how_it_ends() {

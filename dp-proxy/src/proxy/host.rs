@@ -53,7 +53,8 @@ impl<'r> Host<'r> {
 
 const BAD: Refusal = Refusal::BadRequest("malformed Host");
 
-fn name_of(authority: &str) -> Option<Cow<'_, str>> {
+/// The name in an authority, as [`Host::name`] has it; `None` for what is no authority.
+pub(crate) fn name_of(authority: &str) -> Option<Cow<'_, str>> {
     let (name, port) = if let Some(rest) = authority.strip_prefix('[') {
         // An IPv6 address keeps its brackets, as in patterns.
         let end = rest.find(']')? + 2;

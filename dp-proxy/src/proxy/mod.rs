@@ -16,7 +16,9 @@ mod figures;
 mod headers;
 mod host;
 mod plugged;
+mod real_ip;
 mod request;
+mod tunnel;
 mod upstream;
 mod values;
 mod wheel;
@@ -31,10 +33,11 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access_log::AccessLog;
 use crate::net;
 use crate::settings::ProxySettings;
 use crate::table::TableCell;
-use worker::{Command, Setup};
+use worker::{Command, Door, Setup};
 
 pub(crate) use balance::digest;
 pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
@@ -61,15 +64,28 @@ impl Workers {
     ///
     /// # Errors
     /// Those of the operating system, with the address that cannot be bound.
-    pub fn start(settings: &ProxySettings, count: usize, cell: &TableCell) -> io::Result<Self> {
+    pub(crate) fn start(
+        settings: &ProxySettings,
+        count: usize,
+        cell: &TableCell,
+        access_log: Option<&AccessLog>,
+    ) -> io::Result<Self> {
         let (mut addresses, mut tls_addresses) = (Vec::new(), Vec::new());
-        let mut sockets: Vec<Vec<(TcpSocket, bool)>> = (0..count).map(|_| Vec::new()).collect();
-        let plain = settings.listen.iter().map(|address| (address, false));
-        for (address, tls) in plain.chain(settings.tls.listen.iter().map(|address| (address, true))) {
-            let shared = net::bind_shared(*address, count)?;
-            let known = if tls { &mut tls_addresses } else { &mut addresses };
-            known.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
-            shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push((socket, tls)));
+        let mut sockets: Vec<Vec<(TcpSocket, Door)>> = (0..count).map(|_| Vec::new()).collect();
+        let told = &settings.proxy_protocol;
+        for (listen, tls, proxy_protocol) in [
+            (&settings.listen, false, false),
+            (&settings.tls.listen, true, false),
+            (&told.listen, false, true),
+            (&told.tls_listen, true, true),
+        ] {
+            for address in listen {
+                let shared = net::bind_shared(*address, count)?;
+                let known = if tls { &mut tls_addresses } else { &mut addresses };
+                known.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
+                let door = Door { tls, proxy_protocol };
+                shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push((socket, door)));
+            }
         }
         let mut workers = Vec::with_capacity(count);
         for (index, sockets) in sockets.into_iter().enumerate() {
@@ -80,6 +96,7 @@ impl Workers {
                 settings: settings.clone(),
                 cell: cell.clone(),
                 figures: figures.clone(),
+                access_log: access_log.cloned(),
                 sockets,
             };
             let (commands, queue) = mpsc::unbounded_channel();
@@ -101,7 +118,7 @@ impl Workers {
         Ok(Self { workers, addresses, tls_addresses })
     }
 
-    /// Where clients connect; ports that were left to the kernel are filled in.
+    /// Where clients connect; ports that were left to the kernel are filled in. Those of the PROXY protocol come last.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

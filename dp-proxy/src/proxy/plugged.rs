@@ -106,8 +106,9 @@ impl<'r> Plugged<'r> {
     /// Lets plugins change an answer, whoever gives it.
     pub(crate) fn after(&self, response: Response<ResponseBody>) -> Response<ResponseBody> {
         match &self.running {
-            None => response,
-            Some(running) => running.after(response),
+            Some(running) if response.status() != StatusCode::SWITCHING_PROTOCOLS => running.after(response),
+            // What follows a 101 is no answer.
+            _ => response,
         }
     }
 }
@@ -244,7 +245,8 @@ impl<'r> Running<'r> {
 }
 
 fn world<'w>(table: &'w Table, came: Came<'w>, host: &'w str, path: &'w str) -> World<'w> {
-    World { values: RequestValues { parts: came.parts, host, path, peer: came.peer, local: came.local }, table }
+    let Came { parts, peer, local, secure } = came;
+    World { values: RequestValues { parts, host, path, peer, local, secure }, table }
 }
 
 /// A plugin's answer, with the proxy's own body where it has none.

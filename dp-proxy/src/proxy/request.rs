@@ -1,41 +1,44 @@
 //! One request, from its head to the head of its answer.
 
+mod connect;
+mod http2;
+
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderName, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use protocol::resource::{self, PassHost, Timeouts};
-use smallvec::SmallVec;
-use tokio::time::{Instant, timeout};
+use rustls::ClientConfig;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::account::{Account, Matched};
+use super::account::{Account, Matched, Tries};
 use super::balance::{Pick, Tried, UnderWay};
-use super::body::{ResponseBody, Streaming};
+use super::body::{Receiving, ResponseBody, Streaming};
 use super::downstream::body::RequestBody;
 use super::downstream::client::Client;
 use super::downstream::tls::Session;
 use super::error::Refusal;
+use super::headers::asked_upgrade;
 use super::host::Host;
 use super::plugged::{Came, Plugged};
+use super::tunnel::Tunnel;
+use super::upstream::AnswerHead;
 use super::upstream::connection::Connection;
-use super::upstream::exchange::{Exchange, ExchangeLimits, Failure, Receiving};
+use super::upstream::exchange::{self, Exchange, ExchangeLimits, Failed, Failure};
 use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
-use super::upstream::response_head::ResponseHead;
 use super::values::RequestValues;
 use super::worker::Worker;
 use crate::health::{Outcome, Source};
-use crate::net;
 use crate::path::canonical;
 use crate::table::{Ask, Balancing, Generation, Node, Route, SslSlot, Table, Upstream};
-
-/// What upstreams said before the last of them was given up; told in a header, as APISIX does.
-type UpstreamStatuses = SmallVec<[u16; 4]>;
 
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
@@ -48,11 +51,13 @@ pub(crate) async fn answer(
     let number = client.begin_request(!hyper::body::Body::is_end_stream(request.body()));
     let mut account = Account::open(worker.clone(), client.clone());
     let (parts, incoming) = request.into_parts();
-    let mut statuses = UpstreamStatuses::new();
+    let peer = worker.real_peer(&client, &parts);
+    account.note(&parts, peer);
+    let mut tries = Tries::of(&worker);
     let table = worker.table();
     let mut plugged = Plugged::new(&table);
-    let under = Under { table: &table, account: &mut account, statuses: &mut statuses };
-    let response = match forward(&worker, &client, &parts, incoming, under, &mut plugged).await {
+    let under = Under { table: &table, account: &mut account, tries: &mut tries };
+    let response = match forward(&worker, &client, &parts, peer, incoming, under, &mut plugged).await {
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
     };
@@ -61,18 +66,23 @@ pub(crate) async fn answer(
     if let Some(server) = &worker.server_header {
         headers.insert(header::SERVER, server.clone());
     }
-    if statuses.last().is_some_and(|status| *status >= 500) {
-        headers.insert(UPSTREAM_STATUS, said(&statuses));
+    if tries.statuses.last().is_some_and(|status| *status >= 500) {
+        headers.insert(UPSTREAM_STATUS, said(&tries.statuses));
+    }
+    account.tried(tries);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        client.account_tunnel(account);
+        return Ok(response);
     }
     if number == worker.requests_per_connection_max {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.with_account(account)))
 }
 
 /// `502`, or `502, 504` after several attempts.
-fn said(statuses: &UpstreamStatuses) -> HeaderValue {
-    match &statuses[..] {
+fn said(statuses: &[u16]) -> HeaderValue {
+    match statuses {
         [one] => HeaderValue::from(*one),
         all => {
             let all: Vec<_> = all.iter().map(u16::to_string).collect();
@@ -101,7 +111,7 @@ fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Accou
 struct Under<'t, 'a> {
     table: &'t Generation,
     account: &'a mut Account,
-    statuses: &'a mut UpstreamStatuses,
+    tries: &'a mut Tries,
 }
 
 /// Finds the route, runs its plugins, and lets one of its nodes answer.
@@ -109,11 +119,12 @@ async fn forward<'r>(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
     parts: &'r Parts,
+    peer: SocketAddr,
     incoming: Incoming,
     under: Under<'r, '_>,
     plugged: &mut Plugged<'r>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let Under { table, account, statuses } = under;
+    let Under { table, account, tries } = under;
     check_framing(client, parts)?;
     let host = Host::of(parts)?;
     let path = canonical(parts.uri.path())?;
@@ -125,12 +136,13 @@ async fn forward<'r>(
     {
         check_client(session, table, &host, &path)?;
     }
-    let values = RequestValues { parts, host: &host.name, path: &path, peer: client.peer, local: client.local };
+    let secure = client.tls.is_some();
+    let values = RequestValues { parts, host: &host.name, path: &path, peer, local: client.local, secure };
     let ask = Ask {
         host: &host.name,
         path: &path,
         method: resource::Method::parse(parts.method.as_str()),
-        remote: client.peer.ip(),
+        remote: peer.ip(),
         values: &values,
     };
     let found = table.find(&ask);
@@ -143,35 +155,51 @@ async fn forward<'r>(
             host: (&*host.name).into(),
         });
     }
-    let came = Came { parts, peer: client.peer, local: client.local, secure: client.tls.is_some() };
+    let came = Came { parts, peer, local: client.local, secure };
     if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route))? {
         account.answered(answer.status(), None);
         return Ok(answer);
     }
     let found = found.ok_or(Refusal::NoRoute)?;
     let upstream = table.upstream(found.route)?;
+    let tls = table.client_config(upstream)?;
+    let may_upgrade = table.takes_upgrades(found.route) && !upstream.http2 && parts.version == Version::HTTP_11;
+    let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };
     let (parts, path, host) = plugged.outgoing(parts, path, host);
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
     let mut outbound = Outbound {
         worker,
         upstream,
+        tls,
         parts,
         path,
         host,
         framing: framing(parts, &body),
-        client: client.peer,
+        client: peer,
         local: client.local,
-        secure: client.tls.is_some(),
+        secure,
+        // What comes behind a body is a request, whatever is asked for.
+        upgrade: upgrade.filter(|_| body.is_ended()),
         body: (!body.is_ended()).then_some(body),
         timeouts: timeouts(found.route, upstream),
     };
     account.upstream_begins();
-    let result = outbound.send(statuses).await;
+    let result = outbound.send(tries).await;
     account.upstream_ends();
     let (head, receiving, node, under_way) = result?;
     let status = head.status;
-    statuses.push(status.as_u16());
+    tries.statuses.push(status.as_u16());
     account.answered(status, Some(node));
+    if status == StatusCode::SWITCHING_PROTOCOLS
+        && let Receiving::Http1(receiving) = receiving
+    {
+        client.open_tunnel(Tunnel::to(receiving.into_tunnel(), worker.wheel.alarm(), outbound.timeouts.read));
+        let mut response = Response::new(ResponseBody::full(Bytes::new()));
+        *response.status_mut() = status;
+        *response.headers_mut() = head.headers;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return Ok(response);
+    }
     let streaming = Streaming {
         receiving,
         pools: worker.pools.clone(),
@@ -244,12 +272,14 @@ fn timeouts(route: &Route, upstream: &Upstream) -> Timeouts {
 }
 
 /// The head of an answer, the rest of it, the node that gives it, and where it counts meanwhile.
-type Answered<'r> = (ResponseHead, Receiving, &'r Node, Option<UnderWay>);
+type Answered<'r> = (AnswerHead, Receiving, &'r Node, Option<UnderWay>);
 
 /// A request on its way to one of several nodes.
 struct Outbound<'r> {
     worker: &'r Rc<Worker>,
     upstream: &'r Upstream,
+    /// How TLS is made to the nodes, where it is spoken.
+    tls: Option<&'r Arc<ClientConfig>>,
     parts: &'r Parts,
     path: Cow<'r, str>,
     host: Host<'r>,
@@ -258,6 +288,8 @@ struct Outbound<'r> {
     local: SocketAddr,
     /// Whether it came by TLS.
     secure: bool,
+    /// The protocol to which the client asks to switch.
+    upgrade: Option<&'r HeaderValue>,
     /// Until it is sent.
     body: Option<RequestBody>,
     timeouts: Timeouts,
@@ -267,7 +299,7 @@ impl<'r> Outbound<'r> {
     /// Tries one node after the other until one answers, as often and as long as the upstream allows. Another node is
     /// tried only when the one before cannot have acted on the request, or when acting twice is as good as once and the
     /// whole request is still there.
-    async fn send(&mut self, statuses: &mut UpstreamStatuses) -> Result<Answered<'r>, Refusal> {
+    async fn send(&mut self, tries: &mut Tries) -> Result<Answered<'r>, Refusal> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
         let mut begun = None;
@@ -280,6 +312,7 @@ impl<'r> Outbound<'r> {
             }
             tried.push(place);
             let node = &upstream.nodes[place];
+            tries.at(node);
             let counts = matches!(upstream.balancing, Balancing::LeastConnections | Balancing::Ewma);
             let under_way = counts.then(|| self.worker.loads.begin(node.endpoint));
             let (refusal, may_retry) = match self.try_node(node).await {
@@ -298,7 +331,7 @@ impl<'r> Outbound<'r> {
                 monitor.report(sign, Source::Passive);
             }
             if refusal.upstream_error().is_some() {
-                statuses.push(refusal.status().as_u16());
+                tries.statuses.push(refusal.status().as_u16());
             }
             let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
             let begun = *begun.get_or_insert_with(Instant::now);
@@ -320,20 +353,28 @@ impl<'r> Outbound<'r> {
     /// of the node, and a new connection is made.
     ///
     /// Beside a failure: whether the request may be sent to another node.
-    async fn try_node(&mut self, node: &Node) -> Result<(ResponseHead, Receiving), (Refusal, bool)> {
+    async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
+        let secured = self.secured(node).map_err(|refusal| (refusal, true))?;
+        if self.upstream.http2 {
+            return Box::pin(self.try_http2(node, secured)).await;
+        }
         let figures = &self.worker.figures;
-        if let Some(connection) = self.worker.pools.take(node.endpoint) {
+        if let Some(connection) = self.worker.pools.take(node.endpoint, secured.as_ref()) {
             figures.upstream_reuses.add(1);
             match self.exchange(connection, node).await {
-                Ok(answer) => return Ok(answer),
+                Ok((head, receiving)) => return Ok((head, Receiving::Http1(receiving))),
                 Err((Failure::Closed | Failure::Io(_), true)) => figures.retries.add(1),
                 Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
             }
         }
         // Nothing was sent: what was not touched of the body is still there.
-        let connection = self.connect(node).await.map_err(|refusal| (refusal, true))?;
+        let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
-        self.exchange(connection, node).await.map_err(|(failure, may_retry)| (Refusal::Upstream(failure), may_retry))
+        let connection = Connection::new(link, secured, &self.worker.wheel);
+        let answer = self.exchange(connection, node).await;
+        answer
+            .map(|(head, receiving)| (head, Receiving::Http1(receiving)))
+            .map_err(|(failure, may_retry)| (Refusal::Upstream(failure), may_retry))
     }
 
     /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
@@ -341,22 +382,27 @@ impl<'r> Outbound<'r> {
         &mut self,
         mut connection: Connection,
         node: &Node,
-    ) -> Result<(ResponseHead, Receiving), (Failure, bool)> {
+    ) -> Result<(AnswerHead, exchange::Receiving), (Failure, bool)> {
         connection.requests += 1;
         connection.out.clear();
         self.head_for(node).write(&mut connection.out);
-        let limits =
-            ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits };
         let body = self.body.take();
         let had_body = body.is_some();
         let chunked = self.framing == BodyFraming::Chunked;
-        let exchange = Exchange::new(connection, body, chunked, limits);
-        exchange.head(&self.parts.method).await.map_err(|failed| {
-            let whole = !had_body || failed.body.is_some();
-            let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
-            self.body = failed.body;
-            (failed.why, replayable)
-        })
+        let exchange = Exchange::new(connection, body, chunked, self.upgrade, self.limits());
+        exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
+    }
+
+    fn limits(&self) -> ExchangeLimits {
+        ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits }
+    }
+
+    /// What an attempt leaves behind: why it failed, and whether the request may be sent once more.
+    fn failed(&mut self, failed: Failed, had_body: bool) -> (Failure, bool) {
+        let whole = !had_body || failed.body.is_some();
+        let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
+        self.body = failed.body;
+        (failed.why, replayable)
     }
 
     fn values(&self) -> RequestValues<'_> {
@@ -366,6 +412,7 @@ impl<'r> Outbound<'r> {
             path: &self.path,
             peer: self.client,
             local: self.local,
+            secure: self.secure,
         }
     }
 
@@ -377,6 +424,7 @@ impl<'r> Outbound<'r> {
             headers: &self.parts.headers,
             host: self.host_for(node),
             body: self.framing,
+            upgrade: self.upgrade,
             forwarded: Forwarded {
                 client: self.client.ip(),
                 secure: self.secure,
@@ -394,33 +442,18 @@ impl<'r> Outbound<'r> {
             _ => &node.authority,
         }
     }
-
-    async fn connect(&self, node: &Node) -> Result<Connection, Refusal> {
-        let limit = self.timeouts.connect;
-        let connect = async {
-            let addresses = self.worker.names.addresses(node).await;
-            let addresses = addresses.map_err(|e| Refusal::Connection(e.to_string()))?;
-            let mut last = String::new();
-            for address in addresses {
-                match net::connect(address).await {
-                    Ok(stream) => return Ok(Connection::new(stream, &self.worker.wheel)),
-                    Err(e) => last = format!("{address}: {e}"),
-                }
-            }
-            Err(Refusal::Connection(last))
-        };
-        timeout(limit, connect).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))
-    }
 }
 
 /// What a failure says about the node's health; `None` where the client is to blame.
 fn sign_of(refusal: &Refusal) -> Option<Outcome> {
     match refusal {
-        Refusal::Connection(_) | Refusal::Upstream(Failure::Closed | Failure::Io(_)) => Some(Outcome::TcpFailure),
+        Refusal::Connection(_) | Refusal::Tls(_) | Refusal::Upstream(Failure::Closed | Failure::Io(_)) => {
+            Some(Outcome::TcpFailure)
+        }
         Refusal::ConnectTimeout(_) | Refusal::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => {
             Some(Outcome::Timeout)
         }
-        Refusal::Upstream(Failure::Head(_) | Failure::Informational) => Some(Outcome::HttpFailure),
+        Refusal::Upstream(Failure::Head(_) | Failure::Informational | Failure::Http2(_)) => Some(Outcome::HttpFailure),
         _ => None,
     }
 }

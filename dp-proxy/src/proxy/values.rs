@@ -19,6 +19,8 @@ pub(crate) struct RequestValues<'r> {
     pub(crate) path: &'r str,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// Whether it came by TLS.
+    pub(crate) secure: bool,
 }
 
 type Value<'v> = Option<Cow<'v, [u8]>>;
@@ -48,7 +50,7 @@ impl RequestValues<'_> {
             Known::RemotePort => owned(self.peer.port()),
             Known::RequestMethod => borrowed(self.parts.method.as_str()),
             Known::RequestUri => borrowed(uri.path_and_query().map_or(uri.path(), |target| target.as_str())),
-            Known::Scheme => borrowed("http"),
+            Known::Scheme => borrowed(if self.secure { "https" } else { "http" }),
             Known::ServerAddr => owned(self.local.ip().to_canonical()),
             Known::ServerPort => owned(self.local.port()),
             Known::ServerProtocol => owned(format_args!("{:?}", self.parts.version)),
@@ -144,6 +146,7 @@ mod tests {
             path: "/Ab",
             peer: "[::1]:5".parse().unwrap(),
             local: "127.0.0.1:9080".parse().unwrap(),
+            secure: false,
         };
         for (name, expected) in [
             ("uri", Some("/Ab")),

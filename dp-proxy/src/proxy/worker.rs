@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use daemon::settings::units::ByteSize;
 use http::HeaderValue;
+use http::request::Parts;
 use http::{Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -27,14 +28,18 @@ use tracing::{debug, warn};
 use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits, ClientStream};
 use super::downstream::prefixed::Prefixed;
+use super::downstream::proxy_protocol::{self, BadHeader, Ends};
 use super::downstream::tls::{self, HandshakeError, Shaken};
 use super::error::Refusal;
 use super::figures::{Figures, Ledger};
+use super::real_ip::RealIp;
 use super::request::answer;
+use super::upstream::http2::pool::Http2Pools;
 use super::upstream::names::Names;
 use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
+use crate::access_log::AccessLog;
 use crate::net;
 use crate::settings::ProxySettings;
 use crate::table::{Generation, Reader, TableCell};
@@ -46,8 +51,17 @@ pub(super) struct Setup {
     pub(super) settings: ProxySettings,
     pub(super) cell: TableCell,
     pub(super) figures: Arc<Figures>,
-    /// Bound, not listening; with whether TLS is spoken there.
-    pub(super) sockets: Vec<(TcpSocket, bool)>,
+    pub(super) access_log: Option<AccessLog>,
+    /// Bound, not listening.
+    pub(super) sockets: Vec<(TcpSocket, Door)>,
+}
+
+/// What is spoken at a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Door {
+    pub(super) tls: bool,
+    /// Whether every connection begins with who it is from.
+    pub(super) proxy_protocol: bool,
 }
 
 /// What a worker is told.
@@ -65,11 +79,14 @@ pub(crate) struct Worker {
     table: RefCell<Reader>,
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) pools: Rc<Pools>,
+    pub(crate) http2_pools: Http2Pools,
     pub(crate) names: Rc<Names>,
     pub(crate) balancer: RefCell<Balancer>,
     pub(crate) loads: Rc<Loads>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) ledger: RefCell<Ledger>,
+    pub(crate) access_log: Option<AccessLog>,
+    real_ip: Option<RealIp>,
     pub(crate) limits: Limits,
     pub(crate) head_limits: HeadLimits,
     pub(crate) server_header: Option<HeaderValue>,
@@ -107,6 +124,8 @@ const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Bytes of answers that wait in one HTTP/2 stream for its client to take them.
 const SEND_BYTES_MAX: usize = 64 << 10;
+/// How often connections to nodes that wait are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
 /// The pause after the system gave no connection (out of files or memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -121,17 +140,18 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
     let sockets = std::mem::take(&mut setup.sockets);
     let worker = Worker::new(setup);
     spawn_local(worker.wheel.clone().turn());
-    spawn_local(worker.pools.clone().sweep(worker.figures.clone()));
+    spawn_local(worker.clone().sweep());
     let mut sockets = Some(sockets);
     let mut accepting = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(answer) => {
                 let sockets = sockets.take().unwrap_or_default().into_iter();
-                let listeners: io::Result<Vec<(TcpListener, bool)>> =
-                    sockets.map(|(socket, tls)| Ok((net::listen(socket)?, tls))).collect();
+                let listeners: io::Result<Vec<(TcpListener, Door)>> =
+                    sockets.map(|(socket, door)| Ok((net::listen(socket)?, door))).collect();
                 let result = listeners.map(|listeners| {
-                    accepting.extend(listeners.into_iter().map(|(l, tls)| spawn_local(worker.clone().accept(l, tls))));
+                    let accept = |(listener, door)| spawn_local(worker.clone().accept(listener, door));
+                    accepting.extend(listeners.into_iter().map(accept));
                 });
                 let _ = answer.send(result);
             }
@@ -150,7 +170,7 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
 
 impl Worker {
     fn new(setup: Setup) -> Rc<Self> {
-        let Setup { index, count, settings, cell, figures, .. } = setup;
+        let Setup { index, count, settings, cell, figures, access_log, .. } = setup;
         let limits = &settings.limits;
         let loads = Rc::<Loads>::default();
         let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
@@ -174,11 +194,14 @@ impl Worker {
             table: RefCell::new(cell.reader()),
             wheel: Wheel::new(),
             pools: Rc::default(),
+            http2_pools: Http2Pools::default(),
             names: Rc::new(Names::new(settings.dns_ttl.0)),
             balancer: RefCell::new(Balancer::new(index, loads.clone())),
             loads,
             ledger: RefCell::new(Ledger::new(figures.clone())),
             figures,
+            access_log,
+            real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {
                 body_bytes_max: limits.body_bytes_max.0,
                 client: ClientLimits {
@@ -212,6 +235,14 @@ impl Worker {
         self.table.borrow_mut().current()
     }
 
+    /// Who a request is from: the client of the connection, or who a trusted one names in its place.
+    pub(crate) fn real_peer(&self, client: &Client, parts: &Parts) -> SocketAddr {
+        match &self.real_ip {
+            None => client.peer,
+            Some(real_ip) => real_ip.of(client.peer, &parts.headers),
+        }
+    }
+
     /// Whether one more line about a failed request may be written now.
     pub(crate) fn may_speak(&self) -> bool {
         let now = self.begun.elapsed().as_secs();
@@ -224,13 +255,22 @@ impl Worker {
         lines <= LINES_PER_SECOND
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, tls: bool) {
+    /// Lets connections to nodes go that waited too long or were closed, for ever; tells how many wait.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            sleep(SWEEP).await;
+            let now = Instant::now();
+            self.figures.upstream_idle.set(self.pools.sweep(now) + self.http2_pools.sweep(now));
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, door: Door) {
         let mut drained = pin!(self.drain.notified());
         drained.as_mut().enable();
         while !self.draining.get() {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer, tls),
+                    Ok((stream, peer)) => self.admit(stream, peer, door),
                     Err(e) => {
                         warn!(error = %e, "no connection could be accepted");
                         sleep(ACCEPT_PAUSE).await;
@@ -246,11 +286,11 @@ impl Worker {
         })
         .await
         {
-            self.admit(stream, peer, tls);
+            self.admit(stream, peer, door);
         }
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, tls: bool) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, door: Door) {
         if self.connections.get() >= self.limits.connections_max {
             self.figures.refused.add(1);
             if self.may_speak() {
@@ -259,12 +299,37 @@ impl Worker {
             return;
         }
         self.figures.accepted.add(1);
+        if door.proxy_protocol {
+            self.spawn(self.clone().serve_told(stream, peer, door.tls));
+        } else {
+            self.begin(stream, peer, None, door.tls);
+        }
+    }
+
+    /// Learns from a load balancer who a connection is from, and serves it.
+    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, tls: bool) {
+        let told = timeout(self.limits.client.head, proxy_protocol::read(&mut stream)).await;
+        match told.unwrap_or(Err(BadHeader::Late)) {
+            Ok(ends) => self.begin(stream, peer, ends, tls),
+            Err(reason) => {
+                self.figures.untold.add(1);
+                if self.may_speak() {
+                    warn!(%peer, %reason, "a connection is refused");
+                }
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, tls: bool) {
+        let Ok(local) = stream.local_addr() else { return };
+        let Ends { client, local } = told.unwrap_or(Ends { client: peer, local });
+        let ends = Ends { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local };
         if !tls {
-            self.spawn(self.clone().serve(stream, peer));
+            self.spawn(self.clone().serve(stream, ends));
         } else if self.handshakes.get() < self.handshakes_max {
             // Counted here, not when its task begins: many may be accepted before any does.
             let shaking = Shaking::new(self.clone());
-            self.spawn(self.clone().serve_tls(stream, peer, shaking));
+            self.spawn(self.clone().serve_tls(stream, ends, shaking));
         } else {
             self.figures.tls_refused.add(1);
             if self.may_speak() {
@@ -283,13 +348,11 @@ impl Worker {
         });
     }
 
-    async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Ok(local) = stream.local_addr() else { return };
+    async fn serve(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends) {
         if let Err(e) = stream.set_nodelay(true) {
             debug!(%peer, error = %e, "a connection ended before it began");
             return;
         }
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let client = Client::new(peer, local, None, self.limits.client, &self.wheel);
         if self.h2c {
             return self.serve_any(stream, client).await;
@@ -298,8 +361,7 @@ impl Worker {
     }
 
     /// Makes a handshake, then serves what was agreed on.
-    async fn serve_tls(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, shaking: Shaking) {
-        let Ok(local) = stream.local_addr() else { return };
+    async fn serve_tls(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends, shaking: Shaking) {
         let shaken = match stream.set_nodelay(true) {
             Ok(()) => timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni)).await,
             Err(e) => Ok(Err(e.into())),
@@ -320,7 +382,6 @@ impl Worker {
         };
         self.figures.tls_handshakes.add(1);
         self.figures.tls_resumed.add(u64::from(resumed));
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let client = Client::new(peer, local, Some(Rc::new(session)), self.limits.client, &self.wheel);
         if http2 {
             self.serve_http2(stream, client).await;
@@ -398,9 +459,17 @@ impl Worker {
             Pin::new(&mut connection).poll(cx)
         })
         .await;
+        let parts = connection.into_parts();
+        let stream = parts.io.into_inner();
+        if let Some(tunnel) = client.take_tunnel() {
+            if result.is_ok() {
+                tunnel.run(stream, parts.read_buf).await;
+            }
+            client.settle_egress();
+            return;
+        }
         client.settle_egress();
-        let stream = connection.into_parts().io.into_inner().into_inner();
-        self.part(stream, &client, result).await;
+        self.part(stream.into_inner(), &client, result).await;
     }
 
     /// Ends a connection so that the client gets what was sent.
@@ -439,6 +508,7 @@ impl Worker {
             let _ = listener.await;
         }
         self.pools.clear();
+        self.http2_pools.clear();
         loop {
             let mut ended = pin!(self.drain.notified());
             ended.as_mut().enable();
@@ -540,6 +610,7 @@ mod tests {
             settings: ProxySettings::default(),
             cell: TableCell::default(),
             figures: Arc::default(),
+            access_log: None,
             sockets: Vec::new(),
         };
         let mut runtime = tokio::runtime::Builder::new_current_thread();

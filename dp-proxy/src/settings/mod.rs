@@ -3,6 +3,7 @@
 //! Three steps: text (files, environment, flags) becomes [`Settings`], which is what was written over the defaults;
 //! [`Settings::check`] turns that into what the program runs by, or names every key that is wrong.
 
+mod access_log;
 mod control_plane;
 mod proxy;
 
@@ -16,8 +17,13 @@ use daemon::logging::LogSettings;
 use protocol::crypto::Keyring;
 use serde::{Deserialize, Serialize};
 
+use crate::table::Trust;
+pub use access_log::{AccessLogSettings, LogField};
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
-pub use proxy::{DrainSettings, Http2Settings, LimitSettings, ProxySettings, TlsSettings};
+pub use proxy::{
+    DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
+    UpstreamSettings,
+};
 
 /// Everything that can be set. Every key may be left out.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -163,6 +169,8 @@ pub struct Checked {
     pub proxy: ProxySettings,
     /// What opens secrets, where there is a keyring.
     pub keyring: Option<Keyring>,
+    /// Whom nodes may have their certificates from.
+    pub trust: Trust,
     /// How many workers there are.
     pub workers: usize,
     /// Where probes are answered.
@@ -217,6 +225,13 @@ impl Settings {
         let archive = check_archive(&self.archive, &mut bad);
         self.proxy.check(&mut bad);
         let keyring = load_keyring(&self.secrets, &mut bad);
+        let trust = match &self.proxy.upstream.trusted_ca_file {
+            None => Trust::System,
+            Some(file) => Trust::load(file).unwrap_or_else(|e| {
+                bad.push(("proxy.upstream.trusted_ca_file", e.to_string()));
+                Trust::System
+            }),
+        };
         if let Err(e) = self.log.check() {
             bad.push(("log.filter", e.to_string()));
         }
@@ -231,6 +246,7 @@ impl Settings {
             archive,
             proxy: self.proxy.clone(),
             keyring,
+            trust,
             workers: if self.proxy.workers == 0 { cores() } else { self.proxy.workers },
             status: self.status.listen,
             metrics: self.metrics.listen,

@@ -1,10 +1,15 @@
 //! The traffic: listeners, limits, and how a proxy goes away.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::settings::units::{ByteSize, Span};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use super::access_log::AccessLogSettings;
+use crate::table::Router;
 
 /// The traffic.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -18,14 +23,24 @@ pub struct ProxySettings {
     pub h2c: bool,
     /// HTTP/2 from clients.
     pub http2: Http2Settings,
+    /// In which order hosts and paths are asked, by the name of APISIX's router.
+    pub router: Router,
     /// How many workers serve them, each on a thread of its own. 0: as many as there are cores.
     pub workers: usize,
     /// What the header `Server` says. Empty: what the upstream said.
     pub server_header: String,
+    /// Connections to nodes.
+    pub upstream: UpstreamSettings,
     /// How long the addresses of a node's name are used before they are asked for again.
     pub dns_ttl: Span,
     /// Bounds on what clients and upstreams may ask for.
     pub limits: LimitSettings,
+    /// Listeners behind load balancers.
+    pub proxy_protocol: ProxyProtocolSettings,
+    /// Who is trusted to say who a client is.
+    pub real_ip: RealIpSettings,
+    /// One line for every request.
+    pub access_log: AccessLogSettings,
     /// How the proxy goes away.
     pub drain: DrainSettings,
 }
@@ -60,6 +75,56 @@ pub struct Http2Settings {
     pub stream_window: ByteSize,
     /// The same for all requests of one connection together.
     pub connection_window: ByteSize,
+}
+
+/// Connections to nodes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// A PEM file with the authorities that a node's certificate may come from, where the upstream has `tls.verify`. Left
+    /// out: those that this machine trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_ca_file: Option<PathBuf>,
+}
+
+/// Listeners behind load balancers: every connection must begin with a header of the PROXY protocol, version 1 or 2, which
+/// says who it is from. Whoever can connect there is believed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyProtocolSettings {
+    /// Where requests are taken; may be empty.
+    pub listen: Vec<SocketAddr>,
+    /// Where TLS connections are taken; may be empty.
+    pub tls_listen: Vec<SocketAddr>,
+}
+
+/// Who is trusted to say who a client is: a load balancer, or another proxy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RealIpSettings {
+    /// Their addresses, or the networks that they are in. Empty: nobody is trusted.
+    pub from: Vec<String>,
+    /// The header in which they say it.
+    pub header: String,
+    /// Whether addresses of the header that are trusted themselves are passed over, from the last to the first.
+    pub recursive: bool,
+}
+
+impl RealIpSettings {
+    /// Whom they trust.
+    ///
+    /// # Errors
+    /// The first text that is neither an address nor a network.
+    pub fn networks(&self) -> Result<Vec<IpNet>, &str> {
+        let read = |text: &'_ String| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
+        self.from.iter().map(|text| read(text).ok_or(text.as_str())).collect()
+    }
+}
+
+impl Default for RealIpSettings {
+    fn default() -> Self {
+        Self { from: Vec::new(), header: "X-Forwarded-For".to_owned(), recursive: false }
+    }
 }
 
 /// Bounds on what clients and upstreams may ask for.
@@ -103,10 +168,15 @@ impl Default for ProxySettings {
             tls: TlsSettings::default(),
             h2c: false,
             http2: Http2Settings::default(),
+            router: Router::default(),
             workers: 0,
             server_header: format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
+            upstream: UpstreamSettings::default(),
             dns_ttl: Span(Duration::from_secs(5)),
             limits: LimitSettings::default(),
+            proxy_protocol: ProxyProtocolSettings::default(),
+            real_ip: RealIpSettings::default(),
+            access_log: AccessLogSettings::default(),
             drain: DrainSettings::default(),
         }
     }
@@ -170,18 +240,22 @@ const WORKERS_MOST: usize = 1024;
 
 impl ProxySettings {
     pub(super) fn check(&self, bad: &mut Vec<(&'static str, String)>) {
-        if self.listen.is_empty() {
+        let mut taken = Vec::new();
+        for (key, listen) in [
+            ("proxy.listen", &self.listen),
+            ("proxy.tls.listen", &self.tls.listen),
+            ("proxy.proxy_protocol.listen", &self.proxy_protocol.listen),
+            ("proxy.proxy_protocol.tls_listen", &self.proxy_protocol.tls_listen),
+        ] {
+            for address in listen {
+                if address.port() != 0 && taken.contains(address) {
+                    bad.push((key, format!("{address} stands twice")));
+                }
+                taken.push(*address);
+            }
+        }
+        if self.listen.is_empty() && self.proxy_protocol.listen.is_empty() {
             bad.push(("proxy.listen", "must name at least one address".to_owned()));
-        }
-        for (i, address) in self.listen.iter().enumerate() {
-            if address.port() != 0 && self.listen[..i].contains(address) {
-                bad.push(("proxy.listen", format!("{address} stands twice")));
-            }
-        }
-        for (i, address) in self.tls.listen.iter().enumerate() {
-            if address.port() != 0 && (self.tls.listen[..i].contains(address) || self.listen.contains(address)) {
-                bad.push(("proxy.tls.listen", format!("{address} stands twice")));
-            }
         }
         if self.tls.handshakes_max == 0 {
             bad.push(("proxy.tls.handshakes_max", "must be at least 1".to_owned()));
@@ -202,6 +276,13 @@ impl ProxySettings {
         }
         if http::HeaderValue::from_str(&self.server_header).is_err() {
             bad.push(("proxy.server_header", "must be printable ASCII".to_owned()));
+        }
+        self.access_log.check(bad);
+        if let Err(text) = self.real_ip.networks() {
+            bad.push(("proxy.real_ip.from", format!("{text:?} is no address and no network")));
+        }
+        if self.real_ip.header.parse::<http::HeaderName>().is_err() {
+            bad.push(("proxy.real_ip.header", format!("{:?} is no name of a header", self.real_ip.header)));
         }
         let limits = &self.limits;
         if !(HEADER_BYTES_MIN..=1 << 20).contains(&limits.header_bytes_max.0) {

@@ -7,6 +7,7 @@
 //! | status | `POST /status/ready` `status=draining` | 204: not ready from now on (`status=ready` takes it back) |
 //! | status | `GET /status/config` | what is served, from whom, and what could not be |
 //! | control | `GET /v1/healthcheck[/upstreams/<id>]` | the health of checked nodes, by upstream |
+//! | control | `GET /v1/routes`, `/v1/route/<id>`, and so for services and upstreams | the configuration that is held |
 //! | metrics | `GET /metrics`, `GET /apisix/prometheus/metrics` | Prometheus text |
 //!
 //! Whether a control plane can be reached is shown and never an input of readiness: its outage must not take a fleet
@@ -16,6 +17,7 @@ mod config;
 mod control;
 mod metrics;
 mod readiness;
+mod views;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use crate::access_log::LogStats;
 use crate::disk::DiskStats;
 use crate::proxy::Figures;
 use crate::settings::NodeSettings;
@@ -56,6 +59,8 @@ pub struct Sources {
     pub cell: TableCell,
     /// Its workers.
     pub figures: Vec<Arc<Figures>>,
+    /// Its access log.
+    pub access_log: Arc<LogStats>,
 }
 
 /// Which of the listeners a request came to.
@@ -65,7 +70,7 @@ pub enum Site {
     Status,
     /// Metrics.
     Metrics,
-    /// The health of nodes.
+    /// The health of nodes, and the configuration.
     Control,
 }
 
@@ -131,6 +136,10 @@ async fn answer(site: Site, sources: &Sources, request: Request<Incoming>) -> An
                 None => error(StatusCode::NOT_FOUND, "there is no such upstream, or its nodes are not checked"),
             }
         }
+        (Site::Control, path, "GET" | "HEAD") if path.starts_with("/v1/") => match views::at(sources, path) {
+            Some(told) => json(StatusCode::OK, told.to_string()),
+            None => error(StatusCode::NOT_FOUND, "there is nothing here"),
+        },
         (Site::Status, "/status" | "/status/ready" | "/status/config", _)
         | (Site::Metrics, "/metrics" | "/apisix/prometheus/metrics", _) => {
             error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not offered here"))

@@ -7,16 +7,18 @@
 //! Hosts and paths stand in persistent trees, whose leaves are handles into persistent slabs of routes, services and
 //! upstreams. So a clone is cheap, an edit of an upstream or service touches its slot alone, and an edit of a route
 //! touches its slot and its own places in the trees, however many routes there are. The order in which routes are asked
-//! is that of APISIX's router `radixtree_host_uri`: see [`Table::find`].
+//! is that of APISIX's routers: see [`Table::find`].
 
 mod access;
 mod cell;
+mod client_tls;
 mod compiler;
 mod hosts;
 mod outline;
 mod paths;
 mod radix;
 mod route;
+mod router;
 mod slots;
 mod ssl;
 mod template;
@@ -29,23 +31,27 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::Vector;
+use imbl::{HashMap, Vector};
 use plugins::Chain;
 use protocol::resource::{Method, Values, Variable};
 use protocol::{Position, Text};
+use rustls::ClientConfig;
 use smallvec::SmallVec;
 
 pub(crate) use access::Access;
 use access::Layer;
 pub use cell::{Generation, Publisher, Reader, TableCell};
+pub use client_tls::{BadTrust, ClientTls, Trust};
 pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
+pub use router::Router;
 pub use ssl::{Ssl, SslSlot, TlsTerms};
 pub use ticket::Ticket;
-pub use upstream::{Balancing, Node, NodeHost, Upstream};
+pub use upstream::{Balancing, Node, NodeHost, NodeTls, Upstream};
 
+use client_tls::ClientTlsSlot;
 use hosts::Hosts;
 use route::Target;
 use ssl::Ssls;
@@ -65,6 +71,10 @@ pub struct Table {
     upstreams: Vector<Option<Arc<Upstream>>>,
     ssls: Ssls,
     access: Access,
+    /// What nodes are shown, by the ids of ssls.
+    client_tls: HashMap<Text, ClientTlsSlot>,
+    /// TLS to nodes that are shown nothing.
+    anonymous: Arc<ClientTls>,
     /// A rule for every request that cannot be enforced: none may pass.
     barred: Option<Text>,
 }
@@ -138,11 +148,32 @@ impl Table {
     /// Hosts are asked by falling specificity: the host itself, wildcards from the longest, routes without hosts; where
     /// nothing in one takes the request, the next is asked. Within a host, exact paths come before prefixes, longer
     /// literals before shorter ones; within one literal the higher priority wins, then the pattern that says more, then
-    /// the lower id.
+    /// the lower id. With a [`Router`] that asks paths first, every route stands among those without hosts, and its hosts are
+    /// a condition.
     #[must_use]
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found<'_>> {
         let (found, host) = self.hosts.find(ask.host, |paths| paths.find(&self.routes, ask))?;
+        let host = if host == MatchedHost::Any { found.0.matched_host(ask.host) } else { host };
         Some(Found { route: found.0, handle: found.1, pattern: found.2, host })
+    }
+
+    /// How TLS is made to the nodes of an upstream; `None` where it is not spoken.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when what the nodes are to be shown is not there, or may not be used.
+    pub fn client_config(&self, upstream: &Upstream) -> Result<Option<&Arc<ClientConfig>>, Unavailable> {
+        let Some(NodeTls { verify, shown }) = &upstream.tls else { return Ok(None) };
+        let sealed =
+            |id: &Text, reason: &str| Unavailable::Sealed { what: format!("ssls/{id}"), reason: reason.into() };
+        let tls = match shown {
+            None => &self.anonymous,
+            Some(id) => match self.client_tls.get(id) {
+                Some(ClientTlsSlot::Ready(tls)) => tls,
+                Some(ClientTlsSlot::Sealed(reason)) => return Err(sealed(id, reason)),
+                None => return Err(sealed(id, "there is no such ssl of type client")),
+            },
+        };
+        Ok(Some(tls.config(*verify, upstream.http2)))
     }
 
     /// The rule for every request that cannot be enforced, if there is one.
@@ -172,6 +203,12 @@ impl Table {
     #[must_use]
     pub fn service(&self, route: &Route) -> Option<&Arc<Service>> {
         self.services.get(route.service?.index())?.as_ref()
+    }
+
+    /// Whether a route's connections may be switched to another protocol.
+    #[must_use]
+    pub fn takes_upgrades(&self, route: &Route) -> bool {
+        route.upgrades.or_else(|| self.service(route)?.upgrades).unwrap_or(false)
     }
 
     /// Where a route sends its requests: to its own upstream, to the one that it names, or else as its service says.
@@ -282,9 +319,10 @@ impl Table {
                 format!("{plain:?} {nodes:?}")
             });
             let service = self.service(route).map(|service| &service.id);
-            let Route { id, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
+            let Route { id, hosts, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
+            let upgrades = self.takes_upgrades(route);
             lines.push(format!(
-                "route {id}: {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {sealed:?} {service:?} {upstream:?}"
+                "route {id}: {hosts:?} {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {upgrades} {sealed:?} {service:?} {upstream:?}"
             ));
             let of_service = self.service(route).map(|service| service.plugins.to_string());
             lines.push(format!("plugins of {id}: {} {:?} {of_service:?}", route.plugins, route.plugin_config));
@@ -292,6 +330,10 @@ impl Table {
         lines.extend(self.access.dump());
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
         lines.extend(self.ssls.dump());
+        lines.extend(self.client_tls.iter().map(|(id, slot)| match slot {
+            ClientTlsSlot::Ready(_) => format!("client ssl {id}"),
+            ClientTlsSlot::Sealed(reason) => format!("client ssl {id} sealed: {reason}"),
+        }));
         lines.sort();
         lines
     }

@@ -25,8 +25,16 @@ pub(crate) enum PathPattern {
 }
 
 impl PathPattern {
-    pub(crate) fn compile(pattern: &UriPattern) -> Self {
+    /// Without `parameters`, what looks like one stands for itself, as in APISIX's routers without them.
+    pub(crate) fn compile(pattern: &UriPattern, parameters: bool) -> Self {
         match pattern {
+            UriPattern::Template { .. } if !parameters => {
+                let text = pattern.to_string();
+                match text.strip_suffix('*') {
+                    Some(prefix) => Self::Prefix(canonical_pattern(prefix).into()),
+                    None => Self::Exact(canonical_pattern(&text).into()),
+                }
+            }
             UriPattern::Exact(path) => Self::Exact(canonical_pattern(path).into()),
             UriPattern::Prefix(prefix) => Self::Prefix(canonical_pattern(prefix).into()),
             UriPattern::Template { literal, parts } => {

@@ -9,7 +9,7 @@ use protocol::resource::{Expression, HostPattern, MethodSet, Timeouts};
 
 use super::paths::PathPattern;
 use super::upstream::Upstream;
-use super::{Ask, Handle};
+use super::{Ask, Handle, MatchedHost};
 
 /// A compiled route.
 #[derive(Clone, PartialEq, Debug)]
@@ -17,6 +17,8 @@ pub struct Route {
     /// Its id.
     pub id: Text,
     pub(crate) paths: Box<[PathPattern]>,
+    /// The hosts it takes, where they are a condition; empty: all.
+    pub(crate) hosts: Box<[HostPattern]>,
     pub(crate) priority: i64,
     pub(crate) methods: MethodSet,
     /// The client addresses it takes; empty: all.
@@ -29,6 +31,8 @@ pub struct Route {
     pub(crate) plugins: Chain,
     /// Whose plugins it takes on.
     pub(crate) plugin_config: Option<Text>,
+    /// Whether connections may be switched to another protocol; `None`: as its service says.
+    pub(crate) upgrades: Option<bool>,
     /// Time limits that win over the upstream's.
     pub timeouts: Option<Box<Timeouts>>,
     /// Why it answers every request with 503.
@@ -47,6 +51,8 @@ pub struct Service {
     pub(crate) target: Option<Target>,
     /// The plugins of its routes.
     pub(crate) plugins: Chain,
+    /// Whether connections may be switched to another protocol, where a route does not say.
+    pub(crate) upgrades: Option<bool>,
     /// Why its routes answer every request with 503.
     pub(crate) sealed: Option<Box<str>>,
 }
@@ -64,8 +70,18 @@ impl Route {
     /// Whether it takes a request whose host, path and method it takes.
     pub(crate) fn takes(&self, ask: &Ask<'_>) -> bool {
         let address = ask.remote;
+        let takes_host = self.hosts.is_empty() || self.matched_host(ask.host) != MatchedHost::Any;
         let takes_address = self.remote_addrs.is_empty() || self.remote_addrs.iter().any(|net| net.contains(&address));
-        takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
+        takes_host && takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
+    }
+
+    /// By which of the hosts that are a condition it takes this one.
+    pub(crate) fn matched_host(&self, host: &str) -> MatchedHost {
+        let takes = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(exact) => (exact == host).then_some(MatchedHost::Exact),
+            HostPattern::Suffix(suffix) => host.ends_with(&**suffix).then_some(MatchedHost::Suffix(suffix.len())),
+        };
+        self.hosts.iter().find_map(takes).unwrap_or(MatchedHost::Any)
     }
 
     /// Its pattern of that number, as text.

@@ -27,6 +27,8 @@ use rustls::{
 };
 use serde_json::Value;
 
+use super::client_tls::{ClientTls, Trust};
+
 /// What compiling ssls takes beside the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct TlsTerms {
@@ -34,6 +36,10 @@ pub struct TlsTerms {
     pub keyring: Option<Keyring>,
     /// Whether HTTP/2 is offered.
     pub http2: bool,
+    /// Whom nodes may have their certificates from.
+    pub trust: Trust,
+    /// TLS to nodes that are shown nothing.
+    pub anonymous: Arc<ClientTls>,
 }
 
 /// An ssl, compiled.
@@ -66,7 +72,7 @@ pub(super) struct Ssls {
 }
 
 /// The one provider of cryptography.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
 /// Tickets that a client gets with TLS 1.3. One is enough for a client that resumes one connection at a time.
 const TICKETS: usize = 1;
@@ -172,21 +178,24 @@ pub(super) fn outline(body: &str) -> Vec<Text> {
     patterns
 }
 
+/// Compiles an ssl of type `client`.
+///
+/// # Errors
+/// Why nodes cannot be shown it.
+pub(super) fn compile_client(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Result<ClientTls, String> {
+    if !ssl.enabled {
+        return Err("it is switched off".to_owned());
+    }
+    let key = certified_keys(id, ssl, terms)?.swap_remove(0);
+    Ok(ClientTls::showing(key, terms.trust.clone()))
+}
+
 /// Compiles an ssl.
 ///
 /// # Errors
 /// Why it cannot be served.
 pub(super) fn compile(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Result<Ssl, String> {
-    let resource = ResourceKey::new("ssls", id);
-    let mut keys = Vec::with_capacity(ssl.pairs.len());
-    for (i, pair) in ssl.pairs.iter().enumerate() {
-        let path = match i {
-            0 => Path::default().property("key"),
-            i => Path::default().property("keys").item(i - 1),
-        };
-        let key = certified(&resource, &path, pair, terms).map_err(|e| format!("{path}: {e}"))?;
-        keys.push(Arc::new(key));
-    }
+    let mut keys = certified_keys(id, ssl, terms)?;
     // Whoever can verify it gets the one that costs this proxy least to sign with.
     keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
     let builder = ServerConfig::builder_with_provider(PROVIDER.clone());
@@ -204,6 +213,19 @@ pub(super) fn compile(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Resul
     config.alpn_protocols =
         if terms.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
     Ok(Ssl { id: id.clone(), config: Arc::new(config), client: ssl.client.clone().map(Arc::new) })
+}
+
+/// Its certificates with their opened keys, in their order; at least one.
+fn certified_keys(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Result<Vec<Arc<CertifiedKey>>, String> {
+    let resource = ResourceKey::new("ssls", id);
+    let open = |(i, pair)| {
+        let path = match i {
+            0 => Path::default().property("key"),
+            i => Path::default().property("keys").item(i - 1),
+        };
+        certified(&resource, &path, pair, terms).map(Arc::new).map_err(|e| format!("{path}: {e}"))
+    };
+    ssl.pairs.iter().enumerate().map(open).collect()
 }
 
 fn versions(protocols: &[TlsVersion]) -> Vec<&'static SupportedProtocolVersion> {

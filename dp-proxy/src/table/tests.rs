@@ -220,7 +220,7 @@ fn law_11_what_cannot_be_compiled_makes_nothing_laxer() {
     assert_eq!(it.find("GET", "b.com", "/k").as_deref(), Some("lax"));
     assert!(it.compiler.last_good().is_empty());
     // What uses a sealed service or upstream answers 503 as well.
-    it.put("upstreams", "u", json!({"scheme": "grpc", "nodes": {"1.1.1.1:1": 1}}));
+    it.put("upstreams", "u", json!({"scheme": "kafka", "nodes": {"1.1.1.1:1": 1}}));
     it.put("services", "s", json!({"hosts": ["s.com"], "plugins": {"new": {}}, "upstream_id": "u"}));
     it.put("routes", "of-u", json!({"uri": "/of-u", "upstream_id": "u"}));
     it.put("routes", "of-s", json!({"uri": "/of-s", "service_id": "s", "upstream": nodes("1.1.1.1:1")}));

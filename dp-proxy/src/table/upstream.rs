@@ -36,10 +36,23 @@ pub struct Upstream {
     pub retry_timeout: Option<Duration>,
     /// Its time limits.
     pub timeouts: Option<Timeouts>,
+    /// Whether HTTP/2 is spoken to the nodes; otherwise HTTP/1.1.
+    pub http2: bool,
+    /// TLS to the nodes, where it is spoken.
+    pub tls: Option<NodeTls>,
     /// How connections to the nodes are kept.
     pub keepalive: KeepalivePool,
     /// Why it answers every request with 503.
     pub(crate) sealed: Option<Box<str>>,
+}
+
+/// TLS to the nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeTls {
+    /// Whether their certificates must be for the name that they are called by, and from somebody who is believed.
+    pub verify: bool,
+    /// The ssl that they are shown.
+    pub shown: Option<Text>,
 }
 
 /// How a node is chosen.
@@ -84,8 +97,10 @@ pub enum NodeHost {
     Address(IpAddr),
 }
 
-/// The port of `http`.
-const DEFAULT_PORT: u16 = 80;
+/// The port of `http` and `grpc`.
+pub(super) const HTTP_PORT: u16 = 80;
+/// The port of `https` and `grpcs`.
+pub(super) const HTTPS_PORT: u16 = 443;
 
 impl NodeHost {
     pub(crate) fn parse(text: &str) -> Self {
@@ -103,15 +118,20 @@ impl NodeHost {
 }
 
 impl Node {
-    pub(crate) fn compile(node: &protocol::resource::Node, endpoint: impl FnOnce(&NodeHost, u16) -> Ticket) -> Self {
+    /// `scheme_port` is the port of a node that names none.
+    pub(crate) fn compile(
+        node: &protocol::resource::Node,
+        scheme_port: u16,
+        endpoint: impl FnOnce(&NodeHost, u16) -> Ticket,
+    ) -> Self {
         let host = NodeHost::parse(&node.host);
-        let port = node.port.unwrap_or(DEFAULT_PORT);
+        let port = node.port.unwrap_or(scheme_port);
         let name = match &host {
             NodeHost::Name(_) => node.host.clone(),
             NodeHost::Address(IpAddr::V4(address)) => address.to_string(),
             NodeHost::Address(IpAddr::V6(address)) => bracketed(*address),
         };
-        let authority = if port == DEFAULT_PORT { name } else { format!("{name}:{port}") };
+        let authority = if port == scheme_port { name } else { format!("{name}:{port}") };
         Self {
             endpoint: endpoint(&host, port),
             seed: digest(host.with_port(port).as_bytes()),

@@ -1,11 +1,14 @@
 //! Public behaviour of the proxy: real sockets, real disks, and everything around it made to misbehave.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod access_log;
 mod archive;
+mod behind;
 mod feed;
 mod framing;
 mod going_away;
 mod golden;
+mod grpc;
 mod harness;
 mod health;
 mod http2;
@@ -15,4 +18,7 @@ mod restart;
 mod routing;
 mod tls;
 mod traffic;
+mod upstream_http2;
+mod upstream_tls;
 mod upstreams;
+mod websocket;

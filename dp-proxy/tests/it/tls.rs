@@ -79,7 +79,7 @@ impl Authority {
 }
 
 /// A sealed private key, as the control plane stores it.
-fn sealed(id: &str, path: &Path, key: &str) -> String {
+pub(crate) fn sealed(id: &str, path: &Path, key: &str) -> String {
     let keyring = Keyring::parse(KEYRING).unwrap();
     keyring.seal(&ResourceKey::new("ssls", id), path, key.as_bytes(), &Fixed).to_string()
 }

@@ -4,6 +4,25 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// SIGUSR1, with which log rotators ask a program to open its files anew (as nginx).
+#[derive(Debug)]
+pub struct Rotation(Signal);
+
+impl Rotation {
+    /// Takes the signal over. From here on it no longer ends the process.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::user_defined1())?))
+    }
+
+    /// Waits for the next. Cancel-safe.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 /// SIGTERM and SIGINT. The first asks for an orderly end, the second for an end now.
 #[derive(Debug)]
 pub struct Termination {

@@ -43,7 +43,7 @@ pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
     Scheme, Upstream, UpstreamTls,
 };
-pub use variable::{Known, Values, Variable, VariableText};
+pub use variable::{Known, Piece, Values, Variable, VariableText};
 
 use crate::entry::Claim;
 use crate::json;

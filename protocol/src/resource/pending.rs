@@ -31,15 +31,6 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
 /// What is stored and has no effect yet, but does no harm.
 pub(super) fn warnings(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
-    let websocket = match model {
-        Model::Route(route) => route.enable_websocket,
-        Model::Service(service) => service.enable_websocket,
-        _ => None,
-    };
-    if websocket == Some(true) {
-        warnings
-            .push("enable_websocket is stored, and upgrades are not tunnelled by this version of holdfast".to_owned());
-    }
     match model {
         Model::PluginMetadata(_) => warnings.push("plugin metadata is stored, and no plugin reads it yet".to_owned()),
         Model::Proto(_) => warnings.push("protos are stored, and no plugin reads them yet".to_owned()),
@@ -109,14 +100,17 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
     if upstream.checks.as_ref().is_some_and(|checks| checks.active.kind == CheckType::Https) {
         problems.push(not_served(at.property("checks").property("active").property("type"), "a health check by https"));
     }
-    if upstream.scheme != Scheme::Http {
-        problems.push(not_served(at.property("scheme"), "a scheme other than http"));
+    if matches!(upstream.scheme, Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Kafka) {
+        problems.push(not_served(at.property("scheme"), "a scheme other than http, https, grpc and grpcs"));
     }
     if matches!(upstream.endpoints, Endpoints::Discovered { .. }) {
         problems.push(not_served(at.property("service_name"), "service discovery"));
     }
-    if upstream.tls.is_some() {
-        problems.push(not_served(at.property("tls"), "tls to upstreams"));
+    if upstream.tls.as_ref().is_some_and(|tls| tls.client_key.is_some()) {
+        // It would be stored in the clear: only the keys of ssls are sealed.
+        let sentence = "a private key is not stored in an upstream: put it and its certificate into an ssl of type \
+            client, and name that in client_cert_id";
+        problems.push(Problem::rule(at.property("tls").property("client_key"), sentence));
     }
     problems
 }
@@ -132,12 +126,26 @@ mod tests {
         let routes = KindInfo::find("routes").unwrap();
         let body = json!({
             "uri": "/x", "vars": [["post_arg_a", "==", "1"]], "plugins": {"nosuch": {}},
-            "upstream": {"type": "chash", "key": "hostname", "scheme": "grpc", "nodes": {"a:1": 1}},
+            "upstream": {"type": "chash", "key": "hostname", "scheme": "kafka", "nodes": {"a:1": 1}},
         });
         let report = admit(&NoPlugins, routes, Some("r"), body).unwrap_err();
         assert_eq!(report.summary(), "unknown plugin [nosuch]");
         let places: Vec<_> = report.problems.iter().map(|p| p.path.to_string()).collect();
         assert_eq!(places, ["$.plugins.nosuch", "$.vars", "$.upstream.key", "$.upstream.scheme"]);
+    }
+
+    #[test]
+    fn a_private_key_in_an_upstream_is_refused_and_says_where_it_belongs() {
+        let upstreams = KindInfo::find("upstreams").unwrap();
+        let (cert, key) = ("c".repeat(128), "k".repeat(64));
+        let body = |tls| json!({"nodes": {"a:1": 1}, "scheme": "https", "tls": tls});
+        let report =
+            admit(&NoPlugins, upstreams, Some("u"), body(json!({"client_cert": cert, "client_key": key}))).unwrap_err();
+        assert_eq!(report.problems[0].path.to_string(), "$.tls.client_key");
+        assert!(report.summary().contains("client_cert_id") && !report.summary().contains(&key), "{report}");
+        let admitted =
+            admit(&NoPlugins, upstreams, Some("u"), body(json!({"client_cert_id": "s", "verify": true}))).unwrap();
+        assert_eq!(admitted.references[0].to_string(), "ssls/s");
     }
 
     #[test]
@@ -148,6 +156,6 @@ mod tests {
             "upstream": {"nodes": {"a:1": 1}, "checks": {"active": {}}},
         });
         let warnings = admit(&NoPlugins, routes, Some("r"), body).unwrap().warnings;
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
 }

@@ -98,9 +98,12 @@ pub struct VariableText {
     pieces: Vec<Piece>,
 }
 
+/// A piece of a text with variables.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Piece {
+pub enum Piece {
+    /// Stands as it is.
     Text(Text),
+    /// Stands for its value.
     Variable(Variable),
 }
 
@@ -135,6 +138,12 @@ impl VariableText {
             pieces.push(Piece::Text(plain.into()));
         }
         Self { pieces }
+    }
+
+    /// Its pieces, in their order.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
     }
 
     /// The variables in it, in their order.

@@ -1,10 +1,12 @@
 //! The body of a request: as it comes, within its bounds.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Incoming};
 
 use super::client::Client;
@@ -19,6 +21,10 @@ pub(crate) struct RequestBody {
     length: Option<u64>,
     touched: bool,
     ended: bool,
+    /// What came already and is to be sent once more.
+    again: VecDeque<Bytes>,
+    /// What came behind it (RFC 9110 §6.5).
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// Why a client's body cannot be passed on to its end.
@@ -41,7 +47,8 @@ impl RequestBody {
             return Err(BodyError::TooLarge);
         }
         let ended = incoming.is_end_stream();
-        Ok(Self { incoming, client, left, length, touched: false, ended })
+        let (again, trailers) = (VecDeque::new(), None);
+        Ok(Self { incoming, client, left, length, touched: false, ended, again, trailers })
     }
 
     /// Its announced length; `None`: it is chunked.
@@ -59,8 +66,21 @@ impl RequestBody {
         self.touched
     }
 
+    /// Puts back all that came of it so far: it is as it was.
+    pub(crate) fn put_back(&mut self, came: Vec<Bytes>) {
+        self.again = came.into();
+    }
+
+    /// What came behind it, once it has ended.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
+    }
+
     /// The next piece; `None` at its end.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Some(data) = self.again.pop_front() {
+            return Poll::Ready(Some(Ok(data)));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
@@ -77,8 +97,13 @@ impl RequestBody {
                 return Poll::Ready(None);
             };
             let Ok(frame) = frame else { return Poll::Ready(Some(Err(BodyError::Broken))) };
-            // Trailers are not passed on.
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    self.trailers = frame.into_trailers().ok().map(Box::new);
+                    continue;
+                }
+            };
             if data.is_empty() {
                 continue;
             }

@@ -20,7 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head_scan::HeadScan;
 use super::tls::Session;
+use crate::proxy::account::Account;
 use crate::proxy::figures::Rows;
+use crate::proxy::tunnel::Tunnel;
 use crate::proxy::wheel::{Alarm, Wheel};
 
 /// What a connection is doing.
@@ -73,6 +75,8 @@ pub(crate) struct Client {
     late_head: Cell<bool>,
     /// Whether more of the last request's body is to come.
     body_open: Cell<bool>,
+    /// What becomes of the connection when the 101 is written.
+    tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 impl Client {
@@ -120,7 +124,25 @@ impl Client {
             requests: Cell::new(0),
             late_head: Cell::new(false),
             body_open: Cell::new(false),
+            tunnel: RefCell::default(),
         }
+    }
+
+    /// From its answer on, which is a 101, the connection is a tunnel.
+    pub(crate) fn open_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
+    }
+
+    /// The request lasts as long as its tunnel.
+    pub(crate) fn account_tunnel(&self, account: Account) {
+        if let Some(tunnel) = &mut *self.tunnel.borrow_mut() {
+            tunnel.account = Some(account);
+        }
+    }
+
+    /// What the connection is to become.
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.borrow_mut().take()
     }
 
     /// A request was parsed. Gives its number on this connection.

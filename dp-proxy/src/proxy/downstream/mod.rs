@@ -4,4 +4,5 @@ pub(super) mod body;
 pub(super) mod client;
 mod head_scan;
 pub(super) mod prefixed;
+pub(super) mod proxy_protocol;
 pub(super) mod tls;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
+use super::link::{Link, Secured};
 use crate::proxy::wheel::{Alarm, Wheel};
 
 /// The first read of a response asks for so much: enough for most responses as a whole.
@@ -21,7 +21,9 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// A connection to a node: in use, or waiting for use.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    link: Link,
+    /// How TLS was made, where it was.
+    pub(crate) secured: Option<Secured>,
     /// Bytes that came and were not used yet.
     pub(crate) input: BytesMut,
     /// Where heads are written before they are sent.
@@ -33,9 +35,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, wheel: &Rc<Wheel>) -> Self {
+    pub(crate) fn new(link: Link, secured: Option<Secured>, wheel: &Rc<Wheel>) -> Self {
         Self {
-            stream,
+            link,
+            secured,
             input: BytesMut::new(),
             out: Vec::new(),
             read_bytes: READ_BYTES_MIN,
@@ -47,7 +50,7 @@ impl Connection {
     /// Reads more into `input`; 0 at the end of the connection.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.input.reserve(self.read_bytes);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+        let read = ready!(poll_read_buf(Pin::new(&mut self.link), cx, &mut self.input))?;
         self.alarm.clear();
         if read >= self.read_bytes {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
@@ -57,12 +60,17 @@ impl Connection {
 
     /// Writes some of the slices.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        let written = ready!(Pin::new(&mut self.link).poll_write_vectored(cx, slices))?;
         self.alarm.clear();
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         Poll::Ready(Ok(written))
+    }
+
+    /// Sends what was written and still waits here.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link).poll_flush(cx)
     }
 
     /// Ready when nothing was read or written for `limit`.
@@ -82,10 +90,13 @@ impl Connection {
         }
     }
 
-    /// Whether the node still holds its end of a connection that rests, and has not said anything unasked. Costs no
-    /// system call while nothing has come.
-    pub(crate) fn is_open(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    /// See [`Link::is_open`].
+    pub(crate) fn is_open(&mut self) -> bool {
+        self.link.is_open()
+    }
+
+    /// The bytes of the connection, and those that came and were not used.
+    pub(crate) fn into_parts(self) -> (Link, BytesMut) {
+        (self.link, self.input)
     }
 }

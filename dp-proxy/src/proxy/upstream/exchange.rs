@@ -8,11 +8,14 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http::Method;
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
 
+use super::AnswerHead;
 use super::connection::Connection;
 use super::framing::{BadBody, Decoded, Decoder};
+use super::link::Link;
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
 use crate::proxy::downstream::body::{BodyError, RequestBody};
 
@@ -21,9 +24,10 @@ const INFORMATIONAL_MAX: u32 = 32;
 
 /// A request on its way.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct Exchange<'r> {
     connection: Connection,
     upload: Upload,
+    upgrade: Option<&'r HeaderValue>,
     limits: ExchangeLimits,
     /// Whether the node was sent anything of it.
     sent: bool,
@@ -69,21 +73,28 @@ pub(crate) enum Failure {
     Head(#[from] BadHead),
     #[error("the upstream sends one 1xx response after the other")]
     Informational,
+    /// By HTTP/2, the node said so: it can be sent elsewhere, whatever it is.
+    #[error("the upstream did not take the request: {0}")]
+    NotTaken(#[source] h2::Error),
+    #[error("the upstream ended the request: {0}")]
+    Http2(#[source] h2::Error),
 }
 
-impl Exchange {
-    /// A request whose head stands in the connection's buffer already.
+impl<'r> Exchange<'r> {
+    /// A request whose head stands in the connection's buffer already. `upgrade` is the protocol to which it asks the node
+    /// to switch.
     pub(crate) fn new(
         connection: Connection,
         body: Option<RequestBody>,
         chunked: bool,
+        upgrade: Option<&'r HeaderValue>,
         limits: ExchangeLimits,
     ) -> Self {
-        Self { connection, upload: Upload::new(body, chunked), limits, sent: false, answered: false }
+        Self { connection, upload: Upload::new(body, chunked), upgrade, limits, sent: false, answered: false }
     }
 
     /// Sends the request and waits for the response's head.
-    pub(crate) async fn head(mut self, method: &Method) -> Result<(ResponseHead, Receiving), Failed> {
+    pub(crate) async fn head(mut self, method: &Method) -> Result<(AnswerHead, Receiving), Failed> {
         let mut seen = 0;
         let mut informational = 0;
         let result = poll_fn(|cx| self.poll_head(cx, method, &mut seen, &mut informational)).await;
@@ -96,12 +107,21 @@ impl Exchange {
                     upload: self.upload,
                     read: self.limits.read,
                 };
-                Ok((*head, receiving))
+                Ok((AnswerHead { status: head.status, headers: head.headers }, receiving))
             }
             Err(why) => {
                 let body = self.upload.body.filter(|body| !body.is_touched());
                 Err(Failed { why, sent: self.sent, answered: self.answered, body })
             }
+        }
+    }
+
+    /// Whether the node switches to what it was asked to switch to.
+    fn agrees(&self, head: &ResponseHead) -> bool {
+        let mut named = head.headers.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes);
+        match (self.upgrade, named.next(), named.next()) {
+            (Some(asked), Some(named), None) => named.eq_ignore_ascii_case(asked.as_bytes()),
+            _ => false,
         }
     }
 
@@ -121,6 +141,9 @@ impl Exchange {
                 self.answered = true;
                 match response_head::read(&mut self.connection.input, *seen, method, self.limits.head)? {
                     Read::More => *seen = self.connection.input.len(),
+                    Read::Head(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.agrees(&head) => {
+                        return Poll::Ready(Err(BadHead::Upgrade.into()));
+                    }
                     Read::Head(head) => return Poll::Ready(Ok(head)),
                     Read::Informational => {
                         *seen = 0;
@@ -250,7 +273,7 @@ impl Upload {
             let rest = &out[self.out_sent..];
             if rest.is_empty() && self.data.is_empty() && self.tail.is_empty() {
                 connection.out = out;
-                return Poll::Ready(Ok(()));
+                return connection.poll_flush(cx);
             }
             let slices = [IoSlice::new(rest), IoSlice::new(&self.data), IoSlice::new(self.tail)];
             let written = connection.poll_write(cx, &slices);
@@ -289,6 +312,9 @@ pub(crate) enum Cut {
     Late,
     #[error("the connection to the upstream broke: {0}")]
     Io(#[from] io::Error),
+    /// The client hears the same reason, where it speaks HTTP/2 too.
+    #[error("the upstream ended its response: {0}")]
+    Http2(#[source] h2::Error),
 }
 
 impl Receiving {
@@ -329,6 +355,11 @@ impl Receiving {
                 }
             }
         }
+    }
+
+    /// The connection after a 101: its bytes, and those that came already.
+    pub(crate) fn into_tunnel(self) -> (Link, BytesMut) {
+        self.connection.into_parts()
     }
 
     /// The connection, when the next request can use it: everything was sent and read, and nothing came beyond.

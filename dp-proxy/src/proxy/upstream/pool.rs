@@ -2,19 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
 
 use protocol::resource::KeepalivePool;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::connection::Connection;
-use crate::proxy::figures::Figures;
+use super::link::Secured;
 use crate::table::Ticket;
-
-/// How often idle connections are looked at.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// A worker's idle connections. The one that was used last is used next: the others may then become old and go.
 #[derive(Debug, Default)]
@@ -36,13 +30,15 @@ struct Idle {
 }
 
 impl Pools {
-    /// A connection to an address, if one is waiting that is still open.
-    pub(crate) fn take(&self, endpoint: Ticket) -> Option<Connection> {
+    /// A connection to an address that was made in this way, if one is waiting that is still open.
+    pub(crate) fn take(&self, endpoint: Ticket, secured: Option<&Secured>) -> Option<Connection> {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.get_mut(endpoint.index as usize).filter(|pool| pool.generation == endpoint.generation)?;
-        while let Some(idle) = pool.idle.pop_back() {
-            if idle.connection.is_open() {
-                return Some(idle.connection);
+        // All of an address are mostly of one kind, so that this looks at the last only.
+        while let Some(at) = pool.idle.iter().rposition(|idle| idle.connection.secured.as_ref() == secured) {
+            let mut connection = pool.idle.remove(at)?.connection;
+            if connection.is_open() {
+                return Some(connection);
             }
         }
         None
@@ -70,18 +66,14 @@ impl Pools {
         pool.idle.push_back(Idle { connection, until: Instant::now() + keepalive.idle_timeout });
     }
 
-    /// Drops what waited too long or was closed by the other end, for ever; tells how many wait.
-    pub(crate) async fn sweep(self: Rc<Self>, figures: Arc<Figures>) {
-        loop {
-            sleep(SWEEP).await;
-            let now = Instant::now();
-            let mut waiting = 0;
-            for pool in self.pools.borrow_mut().iter_mut() {
-                pool.idle.retain(|idle| idle.until > now && idle.connection.is_open());
-                waiting += pool.idle.len() as u64;
-            }
-            figures.upstream_idle.set(waiting);
+    /// Drops what waited too long or was closed by the other end; gives how many wait.
+    pub(crate) fn sweep(&self, now: Instant) -> u64 {
+        let mut waiting = 0;
+        for pool in self.pools.borrow_mut().iter_mut() {
+            pool.idle.retain_mut(|idle| idle.until > now && idle.connection.is_open());
+            waiting += pool.idle.len() as u64;
         }
+        waiting
     }
 
     /// Drops everything that waits.

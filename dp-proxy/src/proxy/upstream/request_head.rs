@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::Method;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Scheme;
+use http::{Method, Request, Uri, Version};
 
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
 
@@ -18,6 +19,8 @@ pub(crate) struct RequestHead<'a> {
     /// What the upstream is to see as `Host`.
     pub(crate) host: &'a str,
     pub(crate) body: BodyFraming,
+    /// The protocol to which the upstream is asked to switch.
+    pub(crate) upgrade: Option<&'a HeaderValue>,
     pub(crate) forwarded: Forwarded<'a>,
 }
 
@@ -69,8 +72,58 @@ impl RequestHead<'_> {
             BodyFraming::Length(length) => number_line(out, b"content-length", length),
             BodyFraming::Chunked => line(out, b"transfer-encoding", b"chunked"),
         }
+        if let Some(protocol) = self.upgrade {
+            line(out, b"connection", b"upgrade");
+            line(out, b"upgrade", protocol.as_bytes());
+        }
         self.write_forwarded(out);
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// The same for HTTP/2 (RFC 9113 §8.3).
+    ///
+    /// # Errors
+    /// The host or the path is nothing that HTTP/2 can carry.
+    pub(crate) fn to_http2(&self, secure: bool) -> Result<Request<()>, http::Error> {
+        let target = match self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.to_owned(),
+        };
+        let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder().scheme(scheme).authority(self.host).path_and_query(target).build()?;
+        let mut request = Request::new(());
+        *request.version_mut() = Version::HTTP_2;
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.reserve(self.headers.len() + FORWARDED_HEADERS);
+        let connection = ConnectionHeader::of(self.headers);
+        for (name, value) in self.headers {
+            if !(is_hop_by_hop(name) || is_written_anew(name) || connection.named.contains(name)) {
+                headers.append(name, value.clone());
+            }
+        }
+        if takes_trailers(self.headers) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if let BodyFraming::Length(length) = self.body {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        let Forwarded { client, secure, host, port } = self.forwarded;
+        let mut addresses = Vec::new();
+        for value in self.headers.get_all("x-forwarded-for").iter().filter(|value| !value.is_empty()) {
+            addresses.extend_from_slice(value.as_bytes());
+            addresses.extend_from_slice(b", ");
+        }
+        let mut address = [0; ADDRESS_BYTES_MAX];
+        let address = print(client, &mut address);
+        addresses.extend_from_slice(address);
+        headers.insert("x-forwarded-for", HeaderValue::from_bytes(&addresses)?);
+        headers.insert("x-real-ip", HeaderValue::from_bytes(address)?);
+        headers.insert("x-forwarded-proto", HeaderValue::from_static(if secure { "https" } else { "http" }));
+        headers.insert("x-forwarded-host", HeaderValue::from_str(host)?);
+        headers.insert("x-forwarded-port", port.into());
+        Ok(request)
     }
 
     fn write_forwarded(&self, out: &mut Vec<u8>) {
@@ -91,6 +144,15 @@ impl RequestHead<'_> {
         line(out, b"x-forwarded-host", host.as_bytes());
         number_line(out, b"x-forwarded-port", u64::from(port));
     }
+}
+
+/// Headers about the client.
+const FORWARDED_HEADERS: usize = 5;
+
+/// Whether a client has said that it takes trailers; gRPC demands it (RFC 9110 §10.1.4).
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether a header's value is ours to say.
@@ -138,9 +200,51 @@ fn print(address: IpAddr, buffer: &mut [u8; ADDRESS_BYTES_MAX]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
+
+    #[test]
+    fn the_same_head_for_http_2() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "client.example"),
+            ("connection", "te, x-hop"),
+            ("x-hop", "1"),
+            ("te", "gzip, Trailers"),
+            ("upgrade", "websocket"),
+            ("content-type", "application/grpc"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-real-ip", "forged"),
+        ] {
+            headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let head = RequestHead {
+            method: &Method::POST,
+            path: "/a.B/C",
+            query: Some("x=1"),
+            headers: &headers,
+            host: "node:50051",
+            body: BodyFraming::Chunked,
+            upgrade: None,
+            forwarded: Forwarded { client: "::1".parse().unwrap(), secure: true, host: "client.example", port: 9443 },
+        };
+        let request = head.to_http2(false).unwrap();
+        assert_eq!(request.uri(), "http://node:50051/a.B/C?x=1");
+        let mut sent: Vec<_> = request.headers().iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        sent.sort();
+        let expected = [
+            "content-type: application/grpc",
+            "te: trailers",
+            "x-forwarded-for: 1.1.1.1, ::1",
+            "x-forwarded-host: client.example",
+            "x-forwarded-port: 9443",
+            "x-forwarded-proto: https",
+            "x-real-ip: ::1",
+        ];
+        assert_eq!(sent, expected);
+        assert!(RequestHead { host: "a b", ..head }.to_http2(true).is_err());
+        headers.insert("te", HeaderValue::from_static("trailersx"));
+        assert!(!takes_trailers(&headers));
+    }
 
     #[test]
     fn the_head_is_written_anew() {
@@ -172,6 +276,7 @@ mod tests {
             headers: &headers,
             host: "node:8080",
             body: BodyFraming::Length(1_234_567_890_123),
+            upgrade: None,
             forwarded: Forwarded { client: "::1".parse().unwrap(), secure: false, host: "client.example", port: 9080 },
         };
         let mut out = Vec::new();
@@ -186,5 +291,10 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("POST /a HTTP/1.1\r\nhost: node:8080\r\nx-forwarded-for: ::1\r\n"), "{text}");
         assert!(text.ends_with("x-forwarded-port: 0\r\n\r\n"), "{text}");
+        let mut out = Vec::new();
+        let websocket = HeaderValue::from_static("websocket");
+        RequestHead { upgrade: Some(&websocket), ..head }.write(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\r\nconnection: upgrade\r\nupgrade: websocket\r\n"), "{text}");
     }
 }

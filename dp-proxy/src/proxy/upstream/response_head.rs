@@ -27,7 +27,7 @@ pub(crate) enum Read {
     More,
     /// A head of the kind that comes before the real one (1xx); it is dropped.
     Informational,
-    /// The head.
+    /// The head. With a status of 101 what follows is no HTTP any more.
     Head(Box<ResponseHead>),
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum BadHead {
     TooLarge,
     #[error("the upstream's response frames its body in a way that cannot be believed")]
     Framing,
-    #[error("the upstream switches protocols, which nobody asked for")]
+    #[error("the upstream switches to a protocol that nobody asked for")]
     Upgrade,
 }
 
@@ -79,10 +79,7 @@ pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: H
     }
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(BadHead::Malformed(httparse::Error::Status))?;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(BadHead::Upgrade);
-    }
-    if status.is_informational() {
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Read::Informational);
     }
     let is_1_1 = response.version == Some(1);
@@ -135,7 +132,7 @@ fn collect(
         } else if name == header::CONNECTION {
             connection.take(&value);
             continue;
-        } else if is_hop_by_hop(&name) {
+        } else if is_hop_by_hop(&name) && !(name == header::UPGRADE && status == StatusCode::SWITCHING_PROTOCOLS) {
             continue;
         }
         headers.append(name, value);
@@ -144,7 +141,8 @@ fn collect(
         headers.remove(name);
     }
     let mut keep_alive = if is_1_1 { !connection.close } else { connection.keep_alive && !connection.close };
-    let without_body = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let without_body = *method == Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
     let framing = match (&encoding, length) {
         // A chunked response to HEAD has no body either, and must not be announced as one.
         _ if without_body => Framing::None,
@@ -163,7 +161,8 @@ fn collect(
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
     };
-    if status == StatusCode::NO_CONTENT {
+    // RFC 9110 §8.6.
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS) {
         headers.remove(header::CONTENT_LENGTH);
     }
     let keep_alive = keep_alive && framing != Framing::UntilClose;
@@ -221,7 +220,7 @@ mod tests {
             (format!("{ok}Transfer-Encoding: gzip, chunked\r\n\r\n"), Err(BadHead::Framing)),
             (format!("{ok}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"), Err(BadHead::Framing)),
             ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".into(), Err(BadHead::Framing)),
-            ("HTTP/1.1 101 Switching\r\n\r\n".into(), Err(BadHead::Upgrade)),
+            ("HTTP/1.1 101 Switching\r\nContent-Length: 5\r\n\r\n".into(), Ok((None, true))),
             ("HTTP/1.1 999\r\n\r\n".into(), Ok((UntilClose, false))),
             ("HTTP/1.1 099 x\r\n\r\n".into(), Err(BadHead::Malformed(httparse::Error::Status))),
             ("HTTP/1.1 2x0 x\r\n\r\n".into(), Err(BadHead::Malformed(httparse::Error::Status))),

@@ -1,5 +1,7 @@
 //! The traffic, as far as APISIX has no name for it.
 
+use std::sync::atomic::Ordering;
+
 use super::super::Sources;
 use super::text::{Page, Type};
 use crate::proxy::{Figure, Figures};
@@ -15,6 +17,12 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
         ("requests_active", Type::Gauge, "Requests under way.", sum(|f| &f.active)),
         ("upstream_idle_connections", Type::Gauge, "Connections to nodes that wait.", sum(|f| &f.upstream_idle)),
         ("connections_refused_total", Type::Counter, "Client connections over the bound.", sum(|f| &f.refused)),
+        (
+            "proxy_protocol_refused_total",
+            Type::Counter,
+            "Client connections without a PROXY header.",
+            sum(|f| &f.untold),
+        ),
         ("upstream_connects_total", Type::Counter, "Connections opened to nodes.", sum(|f| &f.upstream_connects)),
         (
             "upstream_reuses_total",
@@ -37,6 +45,14 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
         ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
     ] {
         page.single(&format!("holdfast_dp_{name}"), kind, help, value);
+    }
+    let log = &sources.access_log;
+    let lines = log.written.load(Ordering::Relaxed);
+    page.single("holdfast_dp_access_log_lines_total", Type::Counter, "Lines of the access log.", lines);
+    let name = "holdfast_dp_access_log_lost_total";
+    page.family(name, Type::Counter, "Lines of the access log that were not written, by reason.");
+    for (reason, count) in [("queue_full", &log.dropped), ("write_failed", &log.failed)] {
+        page.sample(name, &[("reason", reason)], count.load(Ordering::Relaxed));
     }
     let name = "holdfast_dp_tls_failures_total";
     page.family(name, Type::Counter, "TLS handshakes that failed, by reason.");

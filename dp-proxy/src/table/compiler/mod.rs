@@ -14,12 +14,14 @@ use std::sync::Arc;
 
 use plugins::Chain;
 use protocol::delta::Change;
-use protocol::resource::{HostPattern, KindInfo, Model};
+use protocol::resource::{HostPattern, KindInfo, Model, SslRole};
 use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
 
+use super::client_tls::{ClientTls, ClientTlsSlot};
 use super::outline::Hosts;
 use super::paths::PathPattern;
 use super::route::{Route, Target};
+use super::router::Router;
 use super::slots::Slots;
 use super::ssl::{self, Ssl, SslSlot, TlsTerms};
 use super::{Handle, Table};
@@ -62,6 +64,7 @@ pub struct Compiler {
     rejected: BTreeMap<ResourceKey, Rejected>,
     last_good: BTreeMap<ResourceKey, Arc<Entry>>,
     barring: BTreeSet<Text>,
+    router: Router,
     tls: Arc<TlsTerms>,
     /// The patterns under which each ssl stands.
     ssls: HashMap<Text, Vec<Text>>,
@@ -74,6 +77,8 @@ enum Ready {
     Model(Model, ReadyPlugins),
     /// An ssl, and the patterns under which it stands.
     Ssl(Vec<Text>, Arc<Ssl>),
+    /// An ssl that nodes are shown.
+    ClientTls(Arc<ClientTls>),
 }
 
 /// Where a route stands, and what it refers to.
@@ -104,8 +109,17 @@ impl Compiler {
 
     /// One that compiles ssls on these terms.
     #[must_use]
-    pub fn on_terms(self, tls: Arc<TlsTerms>) -> Self {
-        Self { tls, ..self }
+    pub fn on_terms(mut self, tls: Arc<TlsTerms>) -> Self {
+        self.table.anonymous = tls.anonymous.clone();
+        self.upstreams.set_anonymous(tls.anonymous.clone());
+        self.tls = tls;
+        self
+    }
+
+    /// One that asks hosts and paths in this order.
+    #[must_use]
+    pub fn routed_by(self, router: Router) -> Self {
+        Self { router, ..self }
     }
 
     /// Compiles a whole configuration into one that has none yet. `last_good` is as for [`Self::fresh`].
@@ -183,6 +197,9 @@ impl Compiler {
     /// What an entry becomes; what can fail of that has been done.
     fn ready(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry) -> Result<Ready, String> {
         Ok(match judge(kind, entry)? {
+            Model::Ssl(ssl) if ssl.role == SslRole::Client => {
+                Ready::ClientTls(Arc::new(ssl::compile_client(&key.id, &ssl, &self.tls)?))
+            }
             Model::Ssl(ssl) => {
                 let patterns = ssl::patterns(&ssl);
                 let compiled = ssl::compile(&key.id, &ssl, &self.tls)?;
@@ -215,9 +232,14 @@ impl Compiler {
         let (model, ready) = match ready {
             Ready::Model(model, ready) => (model, ready),
             Ready::Ssl(patterns, ssl) => return self.put_ssl(&key.id, patterns, &SslSlot::Ready(ssl)),
+            Ready::ClientTls(tls) => {
+                self.remove_ssl(&key.id);
+                self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Ready(tls));
+                return;
+            }
         };
         match model {
-            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route, ready.chain)),
+            Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route, self.router, ready.chain)),
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service, ready.chain)),
             // It became ready above.
             Model::Ssl(_) => {}
@@ -236,9 +258,12 @@ impl Compiler {
 
     fn seal(&mut self, key: &ResourceKey, body: &str, reason: &str) {
         match key.kind.as_str() {
-            ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason)),
+            ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason, self.router)),
             SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
-            SSLS => self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone())),
+            SSLS => {
+                self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone()));
+                self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Sealed(reason.into()));
+            }
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             GLOBAL_RULES => {
                 self.bar(&key.id, true);
@@ -281,6 +306,7 @@ impl Compiler {
     }
 
     fn remove_ssl(&mut self, id: &Text) {
+        self.table.client_tls.remove(id);
         if let Some(patterns) = self.ssls.remove(id) {
             self.table.ssls.remove(&patterns, id);
         }
@@ -298,20 +324,6 @@ impl Compiler {
             old_route.as_ref().and_then(|r| r.target.as_ref()),
         );
         let service = plan.service.as_ref().map(|id| self.services.refer(id, &mut self.table.services));
-        let route = Arc::new(Route {
-            id: id.clone(),
-            paths: plan.paths,
-            priority: plan.priority,
-            methods: plan.methods,
-            remote_addrs: plan.remote_addrs,
-            vars: plan.vars,
-            target,
-            service,
-            plugins: plan.plugins,
-            plugin_config: plan.plugin_config,
-            timeouts: plan.timeouts,
-            sealed: plan.sealed,
-        });
         let mut placed = Placed {
             handle: Handle(0),
             at: Vec::new(),
@@ -321,7 +333,24 @@ impl Compiler {
             service: plan.service,
             upstream,
         };
-        placed.at = self.where_to_stand(&placed, &route.paths);
+        let (at, hosts) = self.router.split(self.where_to_stand(&placed, &plan.paths));
+        placed.at = at;
+        let route = Arc::new(Route {
+            id: id.clone(),
+            paths: plan.paths,
+            hosts,
+            priority: plan.priority,
+            methods: plan.methods,
+            remote_addrs: plan.remote_addrs,
+            vars: plan.vars,
+            target,
+            service,
+            plugins: plan.plugins,
+            plugin_config: plan.plugin_config,
+            upgrades: plan.upgrades,
+            timeouts: plan.timeouts,
+            sealed: plan.sealed,
+        });
         if let (Some(old), Some(old_route)) = (&old, &old_route)
             && old.at == placed.at
             && old_route.has_matches_of(&route)

@@ -13,6 +13,7 @@ use protocol::{Entry, Text};
 
 use super::super::outline::{self, Hosts, RouteOutline};
 use super::super::paths::PathPattern;
+use super::super::router::Router;
 
 /// A route that is to be compiled or sealed.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(super) struct RoutePlan {
     pub(super) plugins: Chain,
     pub(super) plugin_config: Option<Text>,
     pub(super) timeouts: Option<Box<Timeouts>>,
+    pub(super) upgrades: Option<bool>,
     /// Set when a part of its matches could not be read and counts as "all".
     pub(super) guessed: bool,
     pub(super) sealed: Option<Box<str>>,
@@ -40,6 +42,7 @@ pub(super) struct ServicePlan {
     pub(super) hosts: Hosts,
     pub(super) target: TargetPlan,
     pub(super) plugins: Chain,
+    pub(super) upgrades: Option<bool>,
     pub(super) sealed: Option<Box<str>>,
 }
 
@@ -77,9 +80,9 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 impl RoutePlan {
-    pub(super) fn of(route: Route, plugins: Chain) -> Self {
+    pub(super) fn of(route: Route, router: Router, plugins: Chain) -> Self {
         Self {
-            paths: compile_paths(&route.uris),
+            paths: compile_paths(&route.uris, router),
             hosts: if route.hosts.is_empty() { Hosts::None } else { Hosts::Some(route.hosts) },
             methods: route.methods,
             remote_addrs: route.remote_addrs.into(),
@@ -91,17 +94,18 @@ impl RoutePlan {
             plugins,
             plugin_config: route.plugin_config_id.map(|key| key.id),
             timeouts: route.timeouts.map(Box::new),
+            upgrades: route.enable_websocket,
             guessed: false,
             sealed: None,
         }
     }
 
-    pub(super) fn sealed(body: &str, reason: &str) -> Self {
+    pub(super) fn sealed(body: &str, reason: &str, router: Router) -> Self {
         let outline = RouteOutline::read(body);
         let unreadable_paths = outline.uris.is_empty();
         let any = [UriPattern::Prefix("".into())];
         Self {
-            paths: compile_paths(if unreadable_paths { &any } else { &outline.uris }),
+            paths: compile_paths(if unreadable_paths { &any } else { &outline.uris }, router),
             guessed: unreadable_paths || outline.hosts == Hosts::Unreadable,
             hosts: outline.hosts,
             methods: outline.methods,
@@ -114,6 +118,7 @@ impl RoutePlan {
             plugins: Chain::default(),
             plugin_config: None,
             timeouts: None,
+            upgrades: None,
             sealed: Some(reason.into()),
         }
     }
@@ -125,13 +130,15 @@ impl ServicePlan {
             hosts: if service.hosts.is_empty() { Hosts::None } else { Hosts::Some(service.hosts) },
             target: TargetPlan::of(service.upstream, service.upstream_id.map(|key| key.id)),
             plugins,
+            upgrades: service.enable_websocket,
             sealed: None,
         }
     }
 
     pub(super) fn sealed(body: &str, reason: &str) -> Self {
         let hosts = outline::service_hosts(body);
-        Self { hosts, target: TargetPlan::None, plugins: Chain::default(), sealed: Some(reason.into()) }
+        let (plugins, upgrades) = (Chain::default(), None);
+        Self { hosts, target: TargetPlan::None, plugins, upgrades, sealed: Some(reason.into()) }
     }
 
     /// The hosts, and whether they count as "all" because none could be read.
@@ -154,7 +161,7 @@ impl TargetPlan {
     }
 }
 
-fn compile_paths(uris: &[UriPattern]) -> Box<[PathPattern]> {
+fn compile_paths(uris: &[UriPattern], router: Router) -> Box<[PathPattern]> {
     // The number of a pattern stands in 16 bits; a body is far too small for more, and a surplus would match nothing.
-    uris.iter().take(usize::from(u16::MAX)).map(PathPattern::compile).collect()
+    uris.iter().take(usize::from(u16::MAX)).map(|uri| PathPattern::compile(uri, router.reads_parameters())).collect()
 }

@@ -6,7 +6,7 @@ use protocol::Text;
 
 use super::plan::ServicePlan;
 use super::{Compiler, SERVICES};
-use crate::table::route::Service;
+use crate::table::route::{Route, Service};
 
 impl Compiler {
     pub(super) fn service(&self, id: &Text) -> Option<&Arc<Service>> {
@@ -18,8 +18,8 @@ impl Compiler {
         let old = self.service(id).cloned();
         let old_target = old.as_ref().and_then(|service| service.target.as_ref());
         let (target, upstream) = self.compile_target(&format!("{SERVICES}/{id}"), plan.target, old_target);
-        let service =
-            Service { id: id.clone(), hosts, hosts_unreadable, target, plugins: plan.plugins, sealed: plan.sealed };
+        let (plugins, upgrades, sealed) = (plan.plugins, plan.upgrades, plan.sealed);
+        let service = Service { id: id.clone(), hosts, hosts_unreadable, target, plugins, upgrades, sealed };
         let same_hosts =
             old.as_ref().is_some_and(|old| old.hosts == service.hosts && old.hosts_unreadable == hosts_unreadable);
         self.services.put(id, &mut self.table.services, Arc::new(service));
@@ -51,11 +51,14 @@ impl Compiler {
         for id in routes.clone() {
             let Some(mut placed) = self.placed.remove(&id) else { continue };
             if let Some(route) = self.table.routes[placed.handle.index()].clone() {
-                let at = self.where_to_stand(&placed, &route.paths);
+                let (at, hosts) = self.router.split(self.where_to_stand(&placed, &route.paths));
                 if at != placed.at {
                     self.leave(&placed, &route);
                     placed.at = at;
                     self.stand(&placed, &route);
+                }
+                if hosts != route.hosts {
+                    self.routes.put(&id, &mut self.table.routes, Arc::new(Route { hosts, ..Route::clone(&route) }));
                 }
             }
             self.placed.insert(id, placed);

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use imbl::Vector;
 use protocol::Text;
-use protocol::resource::{self, Algorithm, Endpoints};
+use protocol::resource::{self, Algorithm, Endpoints, Scheme};
 
 use super::super::Handle;
+use super::super::client_tls::ClientTls;
 use super::super::route::Target;
 use super::super::slots::Slots;
 use super::super::ticket::{NamedTickets, Tickets};
-use super::super::upstream::{Balancing, Node, NodeHost, Upstream, tiers};
+use super::super::upstream::{Balancing, HTTP_PORT, HTTPS_PORT, Node, NodeHost, NodeTls, Upstream, tiers};
 use super::UPSTREAMS;
 use crate::health::{Registry, Watch};
 
@@ -23,12 +24,18 @@ pub(super) struct Upstreams {
     endpoints: NamedTickets<(NodeHost, u16)>,
     balances: Tickets,
     health: Arc<Registry>,
+    anonymous: Arc<ClientTls>,
 }
 
 impl Upstreams {
     /// Upstreams whose nodes are watched there.
     pub(super) fn watching(health: Arc<Registry>) -> Self {
         Self { health, ..Self::default() }
+    }
+
+    /// TLS to nodes that are shown nothing.
+    pub(super) fn set_anonymous(&mut self, tls: Arc<ClientTls>) {
+        self.anonymous = tls;
     }
 
     /// Puts a shared upstream in place, or seals it for a reason.
@@ -82,10 +89,18 @@ impl Upstreams {
             Endpoints::Nodes(nodes) => nodes,
             Endpoints::Discovered { .. } => &[],
         };
+        let tls = node_tls(model);
+        let http2 = matches!(model.scheme, Scheme::Grpc | Scheme::Grpcs);
+        if let Some(NodeTls { verify, shown: None }) = &tls {
+            // The certificates of authorities are read now, and not while a request waits.
+            self.anonymous.config(*verify, http2);
+        }
+        let scheme_port = if tls.is_some() { HTTPS_PORT } else { HTTP_PORT };
         let endpoints = &mut self.endpoints;
-        let compiled = listed
-            .iter()
-            .map(|node| (node.priority, Node::compile(node, |host, port| endpoints.take((host.clone(), port)))));
+        let compiled = listed.iter().map(|node| {
+            let take = |host: &NodeHost, port| endpoints.take((host.clone(), port));
+            (node.priority, Node::compile(node, scheme_port, take))
+        });
         let (mut nodes, tiers) = tiers(compiled.collect());
         if let Some(checks) = &model.checks {
             for node in &mut nodes {
@@ -106,6 +121,8 @@ impl Upstreams {
             retries: model.retries.unwrap_or(others),
             retry_timeout: model.retry_timeout,
             timeouts: model.timeouts,
+            http2,
+            tls,
             keepalive: model.keepalive_pool,
             sealed: None,
         })
@@ -124,6 +141,8 @@ impl Upstreams {
             retries: 0,
             retry_timeout: None,
             timeouts: None,
+            http2: false,
+            tls: None,
             keepalive: resource::KeepalivePool::default(),
             sealed: Some(reason.into()),
         })
@@ -145,6 +164,17 @@ impl Upstreams {
             self.endpoints.give_back(&(node.host.clone(), node.port));
         }
     }
+}
+
+fn node_tls(model: &resource::Upstream) -> Option<NodeTls> {
+    if !matches!(model.scheme, Scheme::Https | Scheme::Grpcs) {
+        return None;
+    }
+    let asked = model.tls.as_ref();
+    Some(NodeTls {
+        verify: asked.is_some_and(|tls| tls.verify),
+        shown: asked.and_then(|tls| tls.client_cert_id.as_ref()).map(|ssl| ssl.id.clone()),
+    })
 }
 
 fn balancing(model: &resource::Upstream) -> Balancing {

@@ -51,6 +51,11 @@ impl Dp {
         until("the proxy is ready", async || self.proxy.readiness().check().is_ok()).await;
     }
 
+    /// Where a load balancer connects that tells who it is from.
+    pub(crate) fn told_address(&self) -> SocketAddr {
+        self.proxy.addresses()[1]
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.proxy.addresses()[0]
     }

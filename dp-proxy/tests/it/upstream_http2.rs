@@ -1,0 +1,216 @@
+//! HTTP/2 to nodes that misbehave: what they did not take is sent elsewhere, what they may have acted on is not.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::harness::client::{Client, send};
+use crate::harness::proxy::Scene;
+
+/// A node that speaks HTTP/2 without TLS; it does `serve` with every connection, which it numbers.
+struct Node {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Node {
+    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
+    async fn with<F>(serve: impl Fn(usize, TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        let accepting = tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                open.spawn(serve(count.fetch_add(1, Ordering::SeqCst), stream));
+            }
+        });
+        Self { address, connections, accepting }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+type Asked = http::Request<h2::RecvStream>;
+
+/// Serves a connection: `answer` is asked what to do with each request, by its number on the connection.
+async fn serve(stream: TcpStream, answer: impl AsyncFn(usize, Asked, SendResponse<Bytes>)) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut number = 0;
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        // One at a time is enough here; the connection's frames move with its `accept`.
+        let work = answer(number, request, respond);
+        tokio::pin!(work);
+        std::future::poll_fn(|cx| {
+            let _ = connection.poll_closed(cx);
+            work.as_mut().poll(cx)
+        })
+        .await;
+        number += 1;
+    }
+}
+
+async fn body_of(request: Asked) -> String {
+    let mut incoming = request.into_body();
+    let mut body = Vec::new();
+    while let Some(Ok(data)) = incoming.data().await {
+        let _ = incoming.flow_control().release_capacity(data.len());
+        body.extend_from_slice(&data);
+    }
+    String::from_utf8(body).unwrap()
+}
+
+async fn echo(request: Asked, mut respond: SendResponse<Bytes>) {
+    let body = body_of(request).await;
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    stream.send_data(format!("got {body}").into(), true).unwrap();
+}
+
+fn grpc(nodes: &[SocketAddr]) -> Value {
+    let nodes: serde_json::Map<_, _> = nodes.iter().map(|node| (node.to_string(), json!(1))).collect();
+    json!({"uri": "/*", "upstream": {"scheme": "grpc", "nodes": nodes}})
+}
+
+async fn scene(nodes: &[SocketAddr]) -> Scene {
+    Scene::tuned(&[("routes", "r", grpc(nodes))], |settings| settings.proxy.workers = 1).await
+}
+
+const POST: &str = "POST /x HTTP/1.1\r\nHost: a.com\r\nContent-Length: 5\r\n\r\nhello";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_is_sent_once_more_with_its_body() {
+    let node = Node::with(|_, stream| {
+        serve(stream, async |number, request: Asked, mut respond| match number {
+            0 => {
+                // What it refuses it may have read.
+                drop(request);
+                respond.send_reset(Reason::REFUSED_STREAM);
+            }
+            _ => echo(request, respond).await,
+        })
+    })
+    .await;
+    let scene = scene(&[node.address]).await;
+    let answer = send(scene.dp.address(), POST).await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "got hello"));
+    assert!((scene.dp.metric("holdfast_dp_retries_total").await - 1.0).abs() < 0.1);
+    assert_eq!(node.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_always_refuses_is_given_up_for_another() {
+    let full = Node::with(|_, stream| {
+        serve(stream, async |_, request: Asked, mut respond| {
+            drop(request);
+            respond.send_reset(Reason::REFUSED_STREAM);
+        })
+    })
+    .await;
+    let free = Node::with(|_, stream| serve(stream, async |_, request, respond| echo(request, respond).await)).await;
+    let scene = scene(&[full.address]).await;
+    assert_eq!(send(scene.dp.address(), POST).await.unwrap().status, 502);
+    assert!(scene.dp.metric("holdfast_dp_upstream_errors_total{class=\"refused\"}").await >= 1.0);
+    scene.put("routes", "r", grpc(&[full.address, free.address])).await;
+    for _ in 0..4 {
+        assert_eq!(send(scene.dp.address(), POST).await.unwrap().text(), "got hello");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_may_have_acted_on_is_not_sent_twice() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = asked.clone();
+    let node = Node::with(move |_, stream| {
+        let count = count.clone();
+        serve(stream, async move |_, request: Asked, mut respond| {
+            *count.lock().unwrap() += 1;
+            body_of(request).await;
+            respond.send_reset(Reason::INTERNAL_ERROR);
+        })
+    })
+    .await;
+    let scene = scene(&[node.address, node.address]).await;
+    assert_eq!(send(scene.dp.address(), POST).await.unwrap().status, 502);
+    assert_eq!(*asked.lock().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_move_on_from_a_node_that_goes_away() {
+    let node = Node::with(async |number, mut stream: TcpStream| {
+        if number > 0 {
+            return serve(stream, async |_, request, respond| echo(request, respond).await).await;
+        }
+        // By hand: settings, and with the first bytes of a request the news that nothing was looked at.
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut came = Vec::new();
+        while !came.windows(5).any(|bytes| bytes == b"hello") {
+            stream.read_buf(&mut came).await.unwrap();
+        }
+        let going_away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        stream.write_all(&going_away).await.unwrap();
+        while let Ok(1..) = stream.read_buf(&mut came).await {}
+    })
+    .await;
+    let scene = scene(&[node.address]).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    for _ in 0..2 {
+        client.send(POST).await;
+        assert_eq!(client.response().await.unwrap().text(), "got hello");
+    }
+    assert_eq!(node.connections(), 2, "the second one carries both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_end_of_a_connection_costs_no_request() {
+    let node = Node::with(async |_, stream: TcpStream| {
+        let Ok(mut connection) = h2::server::handshake::<_>(stream).await else { return };
+        let Some(Ok((request, respond))) = connection.accept().await else { return };
+        connection.graceful_shutdown();
+        let answering = tokio::spawn(echo(request, respond));
+        while connection.accept().await.is_some() {}
+        answering.await.unwrap();
+    })
+    .await;
+    let scene = scene(&[node.address]).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    for _ in 0..5 {
+        client.send(POST).await;
+        assert_eq!(client.response().await.unwrap().text(), "got hello");
+    }
+    assert_eq!(node.connections(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_speak_it_is_an_error_of_the_node() {
+    let node = Node::with(async |_, mut stream: TcpStream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    let scene = scene(&[node.address]).await;
+    assert_eq!(send(scene.dp.address(), POST).await.unwrap().status, StatusCode::BAD_GATEWAY);
+}
