@@ -60,7 +60,8 @@ const KEY_TYPES: [(&str, KeyType); 3] =
 const WINDOW_SECONDS_MAX: i64 = 366 * 24 * 3600;
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
-    if !fields.has("rules") && !(fields.has("count") && fields.has("time_window")) {
+    let is_whole = fields.has("rules") || (fields.has("count") && fields.has("time_window"));
+    if !is_whole {
         fields.wrong("value should match only one schema, but matches none");
     }
     for field in ["group", "rules"] {
