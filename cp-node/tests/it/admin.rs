@@ -154,10 +154,10 @@ async fn bad_requests_name_the_place() {
         ("POST", "consumers", r#"{"username":"p"}"#, 405, "not supported `POST` method for consumer"),
         (
             "PUT",
-            "consumers/jack",
-            r#"{"username":"jack"}"#,
+            "secrets/vault/v1",
+            r#"{"uri":"https://127.0.0.1:8200"}"#,
             400,
-            "consumers are not served by this version of holdfast",
+            "secrets are not served by this version of holdfast",
         ),
         (
             "PUT",

@@ -56,7 +56,6 @@ async fn a_key_is_sealed_and_shown_to_admins_alone() {
         put(&api, "routes/r", json!({"uri": "/r", "plugins": {"limit-count": {"count": 1, "time_window": 0}}})).await;
     assert_eq!((status, &refused["errors"][0]["path"]), (400, &json!("$.plugins[\"limit-count\"].time_window")));
     let data = api.settings.data_dir.0.clone();
-    drop(api);
     let mut files = 0;
     each_file(&data, &mut |path, bytes| {
         files += 1;

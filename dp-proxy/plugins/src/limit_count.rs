@@ -60,6 +60,10 @@ const KEY_TYPES: [(&str, KeyType); 3] =
 const WINDOW_SECONDS_MAX: i64 = 366 * 24 * 3600;
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
+    let is_whole = fields.has("rules") || (fields.has("count") && fields.has("time_window"));
+    if !is_whole {
+        fields.wrong("value should match only one schema, but matches none");
+    }
     for field in ["group", "rules"] {
         not_served(fields, field);
     }
@@ -67,9 +71,6 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
     only(fields, "window_type", "fixed");
     let count = fields.optional("count", |s| whole(&s, i64::MAX));
     let window = fields.optional("time_window", |s| whole(&s, WINDOW_SECONDS_MAX));
-    if !fields.has("rules") && !(fields.has("count") && fields.has("time_window")) {
-        fields.wrong("value should match only one schema, but matches none");
-    }
     let key_type = fields.optional("key_type", |s| s.one_of(&KEY_TYPES)).unwrap_or(KeyType::Variable);
     let key = match fields.get("key") {
         Some(scope) => read_key(&scope, key_type),
