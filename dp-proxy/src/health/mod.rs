@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use protocol::resource::Checks;
+use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use monitor::{Monitor, Outcome, Source};
@@ -52,8 +53,15 @@ struct Watching {
 }
 
 impl Registry {
-    /// The monitor of an address under these checks.
-    pub(crate) fn watch(&self, host: &NodeHost, port: u16, authority: &str, checks: &Checks) -> Arc<Monitor> {
+    /// The monitor of an address under these checks; `tls` is how its probes make TLS, where the checks ask for that.
+    pub(crate) fn watch(
+        &self,
+        host: &NodeHost,
+        port: u16,
+        authority: &str,
+        checks: &Checks,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Arc<Monitor> {
         let text = format!("{checks:?}");
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let address = (host.clone(), port);
@@ -71,7 +79,7 @@ impl Registry {
         });
         watched.slots.insert(text.clone(), Arc::downgrade(&slots));
         let was_up = was_up.unwrap_or(true);
-        let monitor = Arc::new(Monitor::new(host.clone(), port, authority, checks.clone(), slots, was_up));
+        let monitor = Arc::new(Monitor::new(host.clone(), port, authority, checks.clone(), tls, slots, was_up));
         let watching = Watching { checks: text, monitor: Arc::downgrade(&monitor) };
         watched.monitors.entry(address).or_default().push(watching);
         watched.new.push(Arc::downgrade(&monitor));
@@ -137,17 +145,20 @@ mod tests {
     fn a_monitor_outlives_edits_and_its_verdict_outlives_changed_checks() {
         let registry = Registry::default();
         let host = NodeHost::parse("10.0.0.1");
-        let first = registry.watch(&host, 80, "10.0.0.1", &checks(1));
-        assert!(Arc::ptr_eq(&first, &registry.watch(&host, 80, "10.0.0.1", &checks(1))), "one for all who name it");
+        let first = registry.watch(&host, 80, "10.0.0.1", &checks(1), None);
+        assert!(
+            Arc::ptr_eq(&first, &registry.watch(&host, 80, "10.0.0.1", &checks(1), None)),
+            "one for all who name it"
+        );
         for _ in 0..2 {
             first.report(Outcome::TcpFailure, Source::Active);
         }
         assert!(!first.is_up());
-        let other = registry.watch(&host, 80, "10.0.0.1", &checks(3));
+        let other = registry.watch(&host, 80, "10.0.0.1", &checks(3), None);
         assert!(!Arc::ptr_eq(&first, &other) && !other.is_up(), "the verdict is taken over");
-        assert!(registry.watch(&host, 81, "10.0.0.1:81", &checks(1)).is_up());
+        assert!(registry.watch(&host, 81, "10.0.0.1:81", &checks(1), None).is_up());
         drop((first, other));
         assert_eq!(registry.take_new().iter().filter(|new| new.strong_count() > 0).count(), 0);
-        assert!(registry.watch(&host, 80, "10.0.0.1", &checks(1)).is_up(), "nobody remembers what nobody uses");
+        assert!(registry.watch(&host, 80, "10.0.0.1", &checks(1), None).is_up(), "nobody remembers what nobody uses");
     }
 }

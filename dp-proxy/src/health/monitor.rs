@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::resource::Checks;
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
@@ -17,6 +18,8 @@ pub(crate) struct Monitor {
     /// What it is called in a `Host` header.
     pub(crate) authority: Box<str>,
     pub(crate) checks: Checks,
+    /// How a probe makes TLS, where it does.
+    pub(super) tls: Option<Arc<ClientConfig>>,
     /// Probes at once, over all nodes with these checks.
     pub(super) slots: Arc<Semaphore>,
     up: AtomicBool,
@@ -61,6 +64,7 @@ impl Monitor {
         port: u16,
         authority: &str,
         checks: Checks,
+        tls: Option<Arc<ClientConfig>>,
         slots: Arc<Semaphore>,
         up: bool,
     ) -> Self {
@@ -69,6 +73,7 @@ impl Monitor {
             port,
             authority: authority.into(),
             checks,
+            tls,
             slots,
             up: AtomicBool::new(up),
             clean: AtomicBool::new(true),
@@ -167,7 +172,7 @@ mod tests {
         let upstreams = protocol::resource::KindInfo::find("upstreams").unwrap();
         let Ok(protocol::resource::Model::Upstream(upstream)) = upstreams.read(&body) else { panic!("a good body") };
         let slots = Arc::new(Semaphore::new(1));
-        Monitor::new(NodeHost::parse("a"), 1, "a:1", upstream.checks.unwrap(), slots, true)
+        Monitor::new(NodeHost::parse("a"), 1, "a:1", upstream.checks.unwrap(), None, slots, true)
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::client::{Client, get};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::Scene;
+use crate::harness::until;
 use crate::tls::{Authority, Pair, sealed, with_keyring};
 
 /// What a TLS origin saw of one connection.
@@ -217,4 +218,38 @@ async fn large_bodies_go_both_ways() {
     let answer = client.response().await.unwrap();
     assert!(answer.whole && answer.json()["body"] == sent, "{} bytes", answer.body.len());
     assert_eq!(client.get("a.com", "/").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_by_https_judge_by_the_answer_and_by_the_certificate() {
+    let (authority, other) = (Authority::new("root"), Authority::new("other"));
+    let (well, ill) =
+        (Origin::echo().await, Origin::saying("HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n", false).await);
+    let pair = authority.issue(&["a.com"]);
+    let good = TlsOrigin::before(well.address, &pair, None).await;
+    let broken = TlsOrigin::before(ill.address, &pair, None).await;
+    let foreign = TlsOrigin::before(well.address, &other.issue(&["a.com"]), None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let nodes: serde_json::Map<_, _> =
+        [&good, &broken, &foreign].iter().map(|node| (node.address.to_string(), json!(1))).collect();
+    let unhealthy = json!({"interval": 1, "http_failures": 1, "tcp_failures": 1});
+    let active = json!({"type": "https", "host": "a.com", "http_path": "/health", "unhealthy": unhealthy});
+    let body = json!({"scheme": "https", "nodes": nodes, "checks": {"active": active}});
+    let scene = Scene::tuned(&[("upstreams", "u", body)], |settings| {
+        settings.proxy.upstream.trusted_ca_file = Some(ca);
+    })
+    .await;
+    let port = |node: &TlsOrigin| json!(node.address.port());
+    until("each is judged", async || {
+        let told = get(scene.dp.proxy.control_address(), "control", "/v1/healthcheck/upstreams/u").await.json();
+        let up = |node: &TlsOrigin| {
+            let nodes = told["nodes"].as_array().unwrap();
+            nodes.iter().find(|told| told["port"] == port(node)).unwrap()["status"] == "healthy"
+        };
+        good.seen().len() > 1 && up(&good) && !up(&broken) && !up(&foreign)
+    })
+    .await;
+    assert_eq!(good.seen()[0].name.as_deref(), Some("a.com"));
 }

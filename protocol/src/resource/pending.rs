@@ -4,8 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, CheckType, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Ssl, TlsVersion,
-    Upstream, Variable,
+    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Ssl, TlsVersion, Upstream,
+    Variable,
 };
 use crate::report::{Path, Problem};
 
@@ -96,9 +96,6 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
         for name in variables.filter_map(Variable::unknown) {
             problems.push(not_served(at.property("key"), &format!("the variable {name:?}")));
         }
-    }
-    if upstream.checks.as_ref().is_some_and(|checks| checks.active.kind == CheckType::Https) {
-        problems.push(not_served(at.property("checks").property("active").property("type"), "a health check by https"));
     }
     if matches!(upstream.scheme, Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Kafka) {
         problems.push(not_served(at.property("scheme"), "a scheme other than http, https, grpc and grpcs"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::Vector;
 use protocol::Text;
-use protocol::resource::{self, Algorithm, Endpoints, Scheme};
+use protocol::resource::{self, Algorithm, CheckType, Endpoints, Scheme};
 
 use super::super::Handle;
 use super::super::client_tls::ClientTls;
@@ -103,8 +103,11 @@ impl Upstreams {
         });
         let (mut nodes, tiers) = tiers(compiled.collect());
         if let Some(checks) = &model.checks {
+            let by_tls = checks.active.kind == CheckType::Https;
+            let tls = by_tls.then(|| self.anonymous.config(checks.active.https_verify_certificate, false));
             for node in &mut nodes {
-                node.watch = Watch(Some(self.health.watch(&node.host, node.port, &node.authority, checks)));
+                let monitor = self.health.watch(&node.host, node.port, &node.authority, checks, tls.cloned());
+                node.watch = Watch(Some(monitor));
             }
         }
         let balance = self.balance_over(&nodes, old);
