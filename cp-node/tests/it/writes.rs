@@ -213,9 +213,9 @@ async fn a_resource_with_a_time_goes_away_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_effect_yet_is_said() {
     let api = Api::start().await;
-    let body = r#"{"uri":"/x","enable_websocket":true,"upstream":{"nodes":{"a:1":1}}}"#;
+    let body = r#"{"content":"syntax = \"proto3\";"}"#;
     let headers = [("x-api-key", super::node::KEY)];
-    let (status, headers, _) = api.raw("PUT", "/apisix/admin/routes/r", &headers, body.as_bytes()).await;
+    let (status, headers, _) = api.raw("PUT", "/apisix/admin/protos/p", &headers, body.as_bytes()).await;
     assert_eq!(status, 201);
-    assert!(headers["x-holdfast-warning"].to_str().unwrap().contains("enable_websocket"), "{headers:?}");
+    assert!(headers["x-holdfast-warning"].to_str().unwrap().contains("no plugin reads them yet"), "{headers:?}");
 }

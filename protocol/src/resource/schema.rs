@@ -114,7 +114,17 @@ fn upstream() -> Value {
         "hash_on": { "enum": words(&HASH_ON).into_iter().filter(|word| word != "consumer").collect::<Vec<_>>(),
                      "default": "vars" },
         "key": { "type": "string", "description": "what chash hashes" },
-        "scheme": { "enum": ["http"], "default": "http" },
+        "scheme": { "enum": ["http", "https", "grpc", "grpcs"], "default": "http" },
+        "tls": {
+            "type": "object",
+            // Keys stand in ssls, where they are sealed.
+            "properties": {
+                "client_cert_id": id(),
+                "verify": { "type": "boolean", "default": false },
+                "client_cert": false,
+                "client_key": false,
+            },
+        },
         "pass_host": { "enum": words(&PASS_HOSTS), "default": "pass" },
         "upstream_host": host(),
         "retries": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
@@ -153,7 +163,7 @@ fn upstream() -> Value {
 }
 
 fn checks() -> Value {
-    let kind = json!({ "enum": ["http", "tcp"], "default": "http" });
+    let kind = json!({ "enum": ["http", "https", "tcp"], "default": "http" });
     let statuses = json!({
         "type": "array", "minItems": 1, "uniqueItems": true,
         "items": { "type": "integer", "minimum": 200, "maximum": 599 },
