@@ -11,7 +11,6 @@ use std::time::Duration;
 use daemon::durable;
 use protocol::command::{Action, Command, Draft, Write};
 use protocol::crypto::{Keyring, SigningKey};
-use protocol::entry::SYSTEM_GROUP;
 use protocol::report;
 use protocol::seal::SealedToken;
 use protocol::seam::{Random, WallClock};
@@ -217,13 +216,7 @@ impl Escrow {
         let token = self.kek.seal(&key, &place(), text.as_bytes(), &*self.random);
         let body = json::canonical(&serde_json::json!({ SEALED: token.to_string() }));
         let if_match = config.get(&key).map(|entry| entry.modified.revision);
-        let draft = Draft {
-            body: body.into(),
-            references: Vec::new(),
-            claims: Vec::new(),
-            groups: vec![SYSTEM_GROUP.into()],
-            ttl_seconds: None,
-        };
+        let draft = Draft::of_the_system(body.into());
         Ok(Some(Write::Put { key, draft, if_match, only_new: if_match.is_none() }))
     }
 }
@@ -272,7 +265,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use daemon::seams::SystemRandom;
-    use protocol::entry::Stamp;
+    use protocol::entry::{SYSTEM_GROUP, Stamp};
     use protocol::{Chain, Entry, Position};
 
     use super::*;

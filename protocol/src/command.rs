@@ -9,7 +9,7 @@ use bincode::{Decode, Encode};
 
 use crate::codec::Record;
 use crate::digest::Chain;
-use crate::entry::{Claim, UnixMillis};
+use crate::entry::{Claim, SYSTEM_GROUP, UnixMillis};
 use crate::key::{Kind, ResourceKey};
 use crate::position::{Epoch, RestoreId, Revision};
 use crate::text::Text;
@@ -225,6 +225,15 @@ pub struct Draft {
     pub groups: Vec<Text>,
     /// See [`crate::Entry::ttl_seconds`].
     pub ttl_seconds: Option<u64>,
+}
+
+impl Draft {
+    /// What the control plane keeps for itself: nothing refers to it, and no proxy gets it.
+    #[must_use]
+    pub fn of_the_system(body: Arc<str>) -> Self {
+        let groups = vec![SYSTEM_GROUP.into()];
+        Self { body, references: Vec::new(), claims: Vec::new(), groups, ttl_seconds: None }
+    }
 }
 
 /// A stage's name: the origin of its first part.

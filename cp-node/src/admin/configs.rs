@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
 use plugins::CATALOG;
 use protocol::command::{Action, Draft, Transaction, Write};
-use protocol::entry::SYSTEM_GROUP;
 use protocol::json::{self, Map, Value};
 use protocol::resource::{IdRule, KINDS, KindInfo, admit};
 use protocol::{ConfigState, Kind, Position, ResourceKey};
@@ -246,13 +245,7 @@ fn plan(
         return Err(Answer::bad(&format!("a transaction may have {OPERATIONS_MAX} operations")));
     }
     let body = serde_json::to_value(&said).map(|said| json::canonical(&said)).unwrap_or_default();
-    let draft = Draft {
-        body: body.into(),
-        references: Vec::new(),
-        claims: Vec::new(),
-        groups: vec![SYSTEM_GROUP.into()],
-        ttl_seconds: None,
-    };
+    let draft = Draft::of_the_system(body.into());
     writes.push(Write::Put { key: key(), draft, if_match: None, only_new: false });
     Ok(Plan { said, transaction: Transaction { writes, if_revision: Some(config.position().revision) } })
 }
