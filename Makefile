@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test chaos failing bench compiler peers postgres moto schemathesis nextest clean
+.PHONY: demo test chaos failing bench compiler peers postgres strace moto schemathesis nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -30,7 +30,7 @@ test: compiler nextest postgres moto schemathesis
 	@$(PART) "tests" cargo nextest run --workspace
 
 # Every scenario once, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
-chaos: compiler postgres
+chaos: compiler postgres strace
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
 	target/debug/chaos matrix
 
@@ -51,6 +51,10 @@ peers:
 # A real one, of which tests start private instances.
 postgres:
 	@test -x /usr/lib/postgresql/15/bin/postgres || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends postgresql-15; }
+
+# Fails and slows the syncs of a running program.
+strace:
+	@command -v strace >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends strace; }
 
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
