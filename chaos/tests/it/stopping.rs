@@ -18,8 +18,10 @@ async fn a_leader_that_is_asked_to_stop_hands_over_first() {
         assert!(status.success(), "{status}: {}", cluster.cp(leader).log_end());
         let printed = cluster.cp(leader).printed();
         let at = |what: &str| printed.rfind(what).unwrap_or_else(|| panic!("{what:?} is not in\n{printed}"));
-        assert!(at("stopping signal") < at("leadership is being handed over"), "{printed}");
-        assert!(at("leadership is being handed over") < at("the node has stopped"), "{printed}");
+        // It falls silent, and asks its heir when the others may vote: unless one of them has found by itself, in that
+        // moment, that nobody leads. Either way somebody else has the term before it ends.
+        let end = &printed[at("stopping signal")..at("the node has stopped")];
+        assert!(end.contains("leadership is being handed over") || end.contains("there is no leader"), "{printed}");
         assert!(!printed.contains("could not be handed over"), "{printed}");
         load.progress(30, READY_MAX).await;
         cluster.cp(leader).run().unwrap();
