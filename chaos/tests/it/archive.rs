@@ -19,19 +19,26 @@ const PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f7
 /// A proxy that cannot be told of a change within this has missed it.
 const ARCHIVED_MAX: Duration = Duration::from_secs(10);
 
-fn texts(settings: &[String]) -> Vec<&str> {
+pub(crate) fn texts(settings: &[String]) -> Vec<&str> {
     settings.iter().map(String::as_str).collect()
 }
 
-struct Setup {
-    cluster: Cluster,
+/// Nodes that archive to an object store, and what that takes.
+pub(crate) struct Setup {
+    pub(crate) cluster: Cluster,
     s3: S3,
     cp: Vec<String>,
-    dp: Vec<String>,
+    /// What a proxy needs to read there.
+    pub(crate) dp: Vec<String>,
     _key: tempfile::NamedTempFile,
 }
 
 async fn setup(number: u8, cps: u16) -> Setup {
+    setup_with(number, cps, &[]).await
+}
+
+/// The same with more settings of the nodes.
+pub(crate) async fn setup_with(number: u8, cps: u16, settings: &[&str]) -> Setup {
     let layout = Layout::Test { cluster: number };
     let s3 = S3::start("127.0.0.1:0").unwrap();
     let key = tempfile::NamedTempFile::new().unwrap();
@@ -41,6 +48,7 @@ async fn setup(number: u8, cps: u16) -> Setup {
     let mut dp = s3.settings();
     dp.push(format!("archive.trusted_keys=[{PUBLIC}]"));
     dp.push("archive.poll=500ms".to_owned());
+    cp.extend(settings.iter().map(|setting| (*setting).to_owned()));
     let cluster = Cluster::start(layout, cps, 0, &texts(&cp)).await.unwrap();
     Setup { cluster, s3, cp, dp, _key: key }
 }
@@ -50,7 +58,8 @@ async fn archive_of(cp: &Cp) -> anyhow::Result<Value> {
     Ok(reply.json()?["archive"].take())
 }
 
-async fn archived(cluster: &mut Cluster, within: Duration) -> u64 {
+/// Waits until everything is there.
+pub(crate) async fn archived(cluster: &mut Cluster, within: Duration) -> u64 {
     let leader = cluster.leader().await.unwrap();
     let cp = cluster.cp(leader);
     until("everything is in the archive", within, async || {

@@ -14,6 +14,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::admin_load::AdminLoad;
+use super::archive::{archived, setup_with, texts};
 use super::record::{DRAIN_MAX, audit, cluster_with, layout, record_of, route};
 
 async fn says(cluster: &Cluster, reason: &str) -> Value {
@@ -445,8 +446,12 @@ async fn postgres_away_the_leader_killed_and_two_disks_lost_and_every_copy_is_th
     let mut postgres = Postgres::primary("pg-1", &layout().postgres(1)).await.unwrap();
     let dsn = Postgres::dsn(&[postgres.address()]);
     let settings = [&dsn, "record.connect_timeout=1s", "raft.snapshot_entries=200", "raft.keep_entries=100"];
-    let mut cluster = Cluster::start(layout(), 3, 2, &settings).await.unwrap();
-    let load = AdminLoad::start(&cluster, 4);
+    let mut setup = setup_with(0, 3, &settings).await;
+    let cluster = &mut setup.cluster;
+    for number in 1..=2 {
+        cluster.add_dp(number).await.unwrap();
+    }
+    let load = AdminLoad::start(cluster, 4);
     load.progress(50, READY_MAX).await;
     postgres.kill().await.unwrap();
     let began = Instant::now();
@@ -459,7 +464,7 @@ async fn postgres_away_the_leader_killed_and_two_disks_lost_and_every_copy_is_th
     cluster.cp(leader).run().unwrap();
     cluster.cp(leader).ready().await.unwrap();
     for number in (1..=3).filter(|number| *number != leader) {
-        wiped_and_back(&mut cluster, number).await;
+        wiped_and_back(cluster, number).await;
         load.progress(30, READY_MAX).await;
     }
     let record = record_of(&mut cluster.cp(leader).api()).await.unwrap();
@@ -468,7 +473,7 @@ async fn postgres_away_the_leader_killed_and_two_disks_lost_and_every_copy_is_th
     load.progress(50, READY_MAX).await;
     let promises = load.stop().await;
     let (position, digest) = cluster.agree(READY_MAX).await.unwrap();
-    audit(&cluster, &postgres).await;
+    audit(cluster, &postgres).await;
     for number in 1..=3 {
         promises.check(&mut cluster.cp(number).api()).await;
     }
@@ -483,4 +488,13 @@ async fn postgres_away_the_leader_killed_and_two_disks_lost_and_every_copy_is_th
         let found = api.call("GET", path, &[], String::new()).await.unwrap().expect(&[200]).unwrap().json().unwrap();
         assert_eq!(found["good"], true, "{found}");
     }
+    // And what S3 has is the same again, to a proxy that has nothing else to go by.
+    archived(cluster, DRAIN_MAX).await;
+    for number in 1..=3 {
+        cluster.cp(number).kill().await.unwrap();
+    }
+    cluster.add_dp_with(3, &texts(&setup.dp)).await.unwrap();
+    cluster.dp(3).ready().await.unwrap();
+    let view = cluster.dp(3).view().await.unwrap();
+    assert_eq!((format!("{}-{}", view.epoch, view.revision), view.digest), (position, digest));
 }
