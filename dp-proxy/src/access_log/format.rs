@@ -1,7 +1,7 @@
 //! What a line says: the settings' texts with variables, and a request's values in them.
 //!
 //! What the request itself has is noted when it comes, as one text; the rest is filled in when it is over. So a request
-//! costs two allocations, and holds nothing of its head while its answer is under way.
+//! holds nothing of its head while its answer is under way.
 
 use std::fmt::Write as _;
 use std::time::Duration;
