@@ -235,6 +235,23 @@ pub enum NotRecovered {
     Disk(#[from] std::io::Error),
 }
 
+/// Says how to bring key files back that are lost, where they are kept.
+///
+/// # Errors
+/// [`BadSetting`] of the first that is not there.
+pub(crate) fn check_present(settings: &Settings) -> Result<(), BadSetting> {
+    match missing(settings).into_iter().next() {
+        Some((setting, path)) if settings.secrets.kek_file.is_some() => Err(bad(
+            setting,
+            format!(
+                "{} is not there: `cp-node recover-keys` writes it from what the cluster keeps of it",
+                path.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The key files that the settings name and that are not there.
 pub(crate) fn missing(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     let named = Kept::ALL.into_iter().filter_map(|kept| Some((kept.setting(), kept.path(settings)?.to_owned())));

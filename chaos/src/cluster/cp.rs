@@ -82,10 +82,7 @@ impl Cp {
     /// # Errors
     /// What it said.
     pub async fn init(&mut self) -> Result<()> {
-        let mut process = self.spawn(&["init"])?;
-        let status = process.ended(READY_MAX).await?;
-        ensure!(status.success(), "cp-node init: {status}: {}", process.printed());
-        Ok(())
+        self.execute(&["init"]).await.map(drop)
     }
 
     /// Brings a lost cluster back with it, and gives what it said.
@@ -95,10 +92,18 @@ impl Cp {
     pub async fn bootstrap(&mut self, flags: &[&str]) -> Result<String> {
         let mut words = vec!["bootstrap"];
         words.extend_from_slice(flags);
-        let mut process = self.spawn(&words)?;
+        self.execute(&words).await
+    }
+
+    /// Runs another of its program's commands with its settings, and gives what it said.
+    ///
+    /// # Errors
+    /// What it said.
+    pub async fn execute(&mut self, words: &[&str]) -> Result<String> {
+        let mut process = self.spawn(words)?;
         let status = process.ended(READY_MAX).await?;
         let printed = process.printed();
-        ensure!(status.success(), "cp-node bootstrap: {status}: {printed}");
+        ensure!(status.success(), "cp-node {}: {status}: {printed}", words[0]);
         Ok(printed)
     }
 

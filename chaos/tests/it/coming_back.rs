@@ -210,6 +210,14 @@ async fn the_key_encryption_key_and_postgresql_alone_bring_back_the_keys_too() {
     cluster.cp(1).bootstrap(&flags).await.unwrap();
     assert_eq!(std::fs::read_to_string(&keyring).unwrap(), KEYRING);
     assert_eq!(std::fs::read_to_string(&signing).unwrap().trim(), SEED);
+    // Other nodes lack them too: one says so before it does anything, and how they come back.
+    std::fs::remove_file(&keyring).unwrap();
+    cluster.cp(1).run().unwrap();
+    assert_eq!(cluster.cp(1).ended(READY_MAX).await.unwrap().code(), Some(78));
+    let said = cluster.cp(1).log_end();
+    assert!(said.contains("secrets.keyring_file") && said.contains("cp-node recover-keys"), "{said}");
+    cluster.cp(1).execute(&["recover-keys"]).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&keyring).unwrap(), KEYRING);
     cluster.cp(1).run().unwrap();
     cluster.cp(1).ready().await.unwrap();
     let after = cluster.cp(1).api().status().await.unwrap();

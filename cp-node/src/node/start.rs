@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use super::{NodeError, Seams, found};
 use crate::admin::{self, Desk, Keys, Secrets};
 use crate::archiver::{self, Archiver};
-use crate::escrow::Escrow;
+use crate::escrow::{self, Escrow};
 use crate::feed::{FeedService, Fleet, FullStates};
 use crate::maintenance;
 use crate::members::Members;
@@ -166,6 +166,7 @@ impl Node {
     pub async fn start(settings: Settings, seams: Seams, raft_runtime: &Handle) -> Result<Self, NodeError> {
         settings.check()?;
         let keys = Keys::load(&settings.admin.keys)?;
+        escrow::check_present(&settings)?;
         let secrets = Secrets::load(&settings.secrets, seams.random.clone(), seams.clock.clone())?;
         let escrow = Escrow::load(&settings, seams.random.clone())?;
         let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
