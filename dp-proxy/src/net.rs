@@ -5,8 +5,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mtls::Credentials;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -52,6 +54,25 @@ impl Dial for Tcp {
                 }
             }
             Err(last)
+        })
+    }
+}
+
+/// Another way of dialling, with certificates shown by both ends.
+#[derive(Debug)]
+pub struct Proved {
+    /// How bytes get there.
+    pub by: Arc<dyn Dial>,
+    /// Who this proxy is, and whom it believes.
+    pub credentials: Credentials,
+}
+
+impl Dial for Proved {
+    fn dial<'d>(&'d self, authority: &'d str) -> Dialling<'d> {
+        Box::pin(async move {
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            let link = self.credentials.connect(self.by.dial(authority).await?, host).await?;
+            Ok(Box::new(link) as Box<dyn Duplex>)
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::access_log::{LogStats, OpenLog};
 use crate::disk::{self, OpenError};
 use crate::feed::{self, Feed, Identity};
 use crate::health;
-use crate::net::{self, Dial, Tcp};
+use crate::net::{self, Dial, Proved, Tcp};
 use crate::proxy::Workers;
 use crate::settings::{AccessLogSettings, Checked, DrainSettings};
 use crate::standing::Board;
@@ -106,14 +106,22 @@ impl Proxy {
             cell: cell.clone(),
             figures: workers.figures(),
             access_log: log_stats,
+            credentials: settings.credentials.clone(),
         });
         let addresses = (status.local_addr(), metrics.local_addr(), control.local_addr());
-        let servers = vec![
+        let mut servers = vec![
             tokio::spawn(health::run(cell.health().clone(), seams.random.clone())),
             tokio::spawn(status::serve(status, Site::Status, sources.clone())),
             tokio::spawn(status::serve(metrics, Site::Metrics, sources.clone())),
             tokio::spawn(status::serve(control, Site::Control, sources)),
         ];
+        let dial: Arc<dyn Dial> = match settings.credentials {
+            None => seams.dial,
+            Some(credentials) => {
+                servers.push(tokio::spawn(credentials.clone().keep_fresh()));
+                Arc::new(Proved { by: seams.dial, credentials })
+            }
+        };
         let feed = feed::start(feed::Start {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
@@ -128,7 +136,7 @@ impl Proxy {
             disk,
             cell,
             board: board.clone(),
-            dial: seams.dial,
+            dial,
             random: seams.random,
         });
         let feed = feed.map_err(system("feed"))?;

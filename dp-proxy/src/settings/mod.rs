@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use archive::ArchiveSettings;
 use daemon::logging::LogSettings;
+use mtls::{Credentials, Role};
 use protocol::crypto::Keyring;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Whom it follows.
     pub control_plane: ControlPlaneSettings,
+    /// Who it is for the control plane: certificates. Without them, links are plain.
+    pub mtls: mtls::Files,
     /// What it starts from, and goes on from, while no control plane answers.
     pub archive: ArchiveSettings,
     /// The traffic.
@@ -114,6 +117,7 @@ impl Default for Settings {
             node: NodeSettings::default(),
             data_dir: DATA_DIR.into(),
             control_plane: ControlPlaneSettings::default(),
+            mtls: mtls::Files::default(),
             archive: ArchiveSettings::default(),
             proxy: ProxySettings::default(),
             secrets: SecretSettings::default(),
@@ -163,6 +167,8 @@ pub struct Checked {
     pub data_dir: PathBuf,
     /// Whom it follows.
     pub control_plane: ControlPlane,
+    /// Who it is for the control plane, where certificates are used.
+    pub credentials: Option<Credentials>,
     /// The archive, where there is one.
     pub archive: Option<ArchiveSettings>,
     /// The traffic.
@@ -222,6 +228,10 @@ impl Settings {
             bad.push(("data_dir", "must name a directory".to_owned()));
         }
         let control_plane = self.control_plane.check(&mut bad);
+        let credentials = Credentials::load(&self.mtls, Role::Proxy, &node.name).unwrap_or_else(|e| {
+            bad.push(("mtls", e.to_string()));
+            None
+        });
         let archive = check_archive(&self.archive, &mut bad);
         self.proxy.check(&mut bad);
         let keyring = load_keyring(&self.secrets, &mut bad);
@@ -243,6 +253,7 @@ impl Settings {
             node,
             data_dir: self.data_dir.clone(),
             control_plane,
+            credentials,
             archive,
             proxy: self.proxy.clone(),
             keyring,

@@ -31,6 +31,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mtls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -61,6 +62,8 @@ pub struct Sources {
     pub figures: Vec<Arc<Figures>>,
     /// Its access log.
     pub access_log: Arc<LogStats>,
+    /// Who it is for the control plane, where certificates are used.
+    pub credentials: Option<Credentials>,
 }
 
 /// Which of the listeners a request came to.
