@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use http::StatusCode;
 use http::request::Parts;
 use protocol::Text;
@@ -22,7 +23,7 @@ use super::values::RequestValues;
 use super::worker::Worker;
 use crate::access_log::{Draft, Outcome, RequestFacts};
 use crate::path::canonical;
-use crate::table::{Generation, Handle, MatchedHost, Node};
+use crate::table::{Generation, MatchedHost, Node, Route};
 
 /// The status of a request whose client went away before it was answered; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -84,7 +85,7 @@ impl Tries {
 #[derive(Debug)]
 pub(crate) struct Matched {
     pub(crate) table: Generation,
-    pub(crate) route: Handle,
+    pub(crate) route: Arc<Route>,
     pub(crate) pattern: u16,
     pub(crate) by: MatchedHost,
     /// The host that was asked for.
@@ -172,7 +173,6 @@ impl Account {
         let Some(noted) = &mut self.noted else { return };
         noted.status = status;
         let Some(Matched { table, route, pattern, .. }) = &self.matched else { return };
-        let Some(route) = table.route(*route) else { return };
         noted.route = route.id.clone();
         noted.service = table.service(route).map(|service| service.id.clone()).unwrap_or_default();
         noted.matched_uri = route.pattern(*pattern);
@@ -206,21 +206,20 @@ impl Account {
             let key = RowKey { route: 0, pattern: 0, code, node: None, host: 0 };
             return ledger.rows(key, None, || StatusLabels { code, ..StatusLabels::default() });
         };
-        let Matched { table, pattern, by, host, .. } = matched;
-        let route = table.route(matched.route);
+        let Matched { table, route, pattern, by, host } = matched;
         let key = RowKey {
-            route: route.map_or(0, |route| Arc::as_ptr(route).addr()),
+            route: Arc::as_ptr(route).addr(),
             pattern: *pattern,
             code,
             node: node.map(|node| node.endpoint),
             host: matched.host_hash(),
         };
-        ledger.rows(key, route, || StatusLabels {
+        ledger.rows(key, Some(route), || StatusLabels {
             code,
-            route: route.map(|route| route.id.clone()).unwrap_or_default(),
-            matched_uri: route.map(|route| route.pattern(*pattern).into()).unwrap_or_default(),
+            route: route.id.clone(),
+            matched_uri: route.pattern(*pattern).into(),
             matched_host: by.pattern(host),
-            service: route.and_then(|route| table.service(route)).map(|s| s.id.clone()).unwrap_or_default(),
+            service: table.service(route).map(|s| s.id.clone()).unwrap_or_default(),
             node: node.map(|node| node.address().into()).unwrap_or_default(),
         })
     }
@@ -233,9 +232,8 @@ impl Matched {
             MatchedHost::Any => 0,
             MatchedHost::Suffix(bytes) => 1 + bytes as u64,
             MatchedHost::Exact => {
-                let mut hasher = DefaultHasher::new();
-                self.host.hash(&mut hasher);
-                hasher.finish()
+                // Only names of the configuration come here, so nobody can make them collide.
+                FixedState::default().hash_one(&self.host)
             }
         }
     }

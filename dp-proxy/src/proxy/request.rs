@@ -149,7 +149,7 @@ async fn forward<'r>(
     if let Some(found) = &found {
         account.matched(Matched {
             table: table.clone(),
-            route: found.handle,
+            route: found.route.clone(),
             pattern: found.pattern,
             by: found.host,
             host: (&*host.name).into(),
@@ -180,7 +180,7 @@ async fn forward<'r>(
         secure,
         // What comes behind a body is a request, whatever is asked for.
         upgrade: upgrade.filter(|_| body.is_ended()),
-        body: (!body.is_ended()).then_some(body),
+        body: (!body.is_ended()).then(|| Box::new(body)),
         timeouts: timeouts(found.route, upstream),
     };
     account.upstream_begins();
@@ -291,7 +291,7 @@ struct Outbound<'r> {
     /// The protocol to which the client asks to switch.
     upgrade: Option<&'r HeaderValue>,
     /// Until it is sent.
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     timeouts: Timeouts,
 }
 
@@ -370,7 +370,7 @@ impl<'r> Outbound<'r> {
         // Nothing was sent: what was not touched of the body is still there.
         let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
-        let connection = Connection::new(link, secured, &self.worker.wheel);
+        let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
         let answer = self.exchange(connection, node).await;
         answer
             .map(|(head, receiving)| (head, Receiving::Http1(receiving)))
@@ -380,7 +380,7 @@ impl<'r> Outbound<'r> {
     /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
     async fn exchange(
         &mut self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         node: &Node,
     ) -> Result<(AnswerHead, exchange::Receiving), (Failure, bool)> {
         connection.requests += 1;
