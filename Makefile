@@ -36,8 +36,8 @@ chaos: compiler postgres strace
 
 # Holdfast beside its peers; see benches/README.md.
 bench: compiler peers postgres
-	cargo build --release -p cp-node -p dp-proxy -p benches
-	for bench in table propagation writes record; do target/release/benches $$bench || exit 1; done
+	cargo build --release -p cp-node -p hfctl -p dp-proxy -p benches
+	for bench in table propagation writes record apply; do target/release/benches $$bench || exit 1; done
 
 # Some dependencies are built from C.
 compiler:

@@ -10,7 +10,7 @@ use crate::http::{Client, Reply};
 use crate::process::{Process, find};
 
 /// The key of the Admin API.
-const KEY: &str = "bench-admin-key-0001";
+pub(crate) const KEY: &str = "bench-admin-key-0001";
 
 /// How long a program may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -112,6 +112,11 @@ impl Holdfast {
         .await
     }
 
+    /// The most memory that each node has held so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> Vec<u64> {
+        self.cps.iter().map(Process::peak_memory).collect()
+    }
+
     /// What all nodes have used of the processor.
     pub(crate) fn processor(&self) -> Duration {
         self.cps.iter().map(Process::processor).sum()
@@ -125,6 +130,11 @@ impl Holdfast {
         let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
         value.with_context(|| format!("there is no metric {name}"))
     }
+}
+
+/// The Admin APIs of all nodes, as `hfctl` wants them.
+pub(crate) fn admin_addresses() -> String {
+    (1..=3).map(|number| format!("http://{}", cp(number, 9180))).collect::<Vec<_>>().join(",")
 }
 
 /// A client of node `number`'s Admin API.

@@ -3,6 +3,7 @@
 //! A bench is a file and a line here. Each is bounded in time, talks only to 127.0.0.0/8, and takes its processes and
 //! files with it when it ends. `README.md` says what the figures mean.
 
+mod apply;
 mod disk;
 mod etcd;
 mod figures;
@@ -33,6 +34,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// A large configuration by `hfctl apply`, and what reads and single writes cost at that size.
+    Apply(apply::Arguments),
     /// How soon a committed change is served by two proxies, at several sizes of the configuration.
     Propagation(propagation::Arguments),
     /// How fast a backlog drains into PostgreSQL, and Admin writes while it is up, down or slow.
@@ -60,6 +63,7 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<String> {
     let results = match cli.bench {
+        Bench::Apply(arguments) => apply::run(arguments).await?,
         Bench::Propagation(arguments) => propagation::run(arguments).await?,
         Bench::Record(arguments) => record::run(arguments).await?,
         Bench::Table(arguments) => table::run(arguments)?,

@@ -26,5 +26,6 @@ pub mod s3;
 pub mod sample;
 pub mod scenario;
 pub mod upstream;
+pub mod wide_fleet;
 pub mod wires;
 pub mod workload;

@@ -10,6 +10,7 @@ use chaos::layout::Layout;
 use chaos::luck::Luck;
 use chaos::mutants;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
+use chaos::wide_fleet;
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -83,6 +84,21 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         seeds: u64,
     },
+    /// Waits for a wide fleet with each of many changes while nodes die: after a 200 every proxy in scope serves it.
+    Fleet {
+        /// How many proxies, in three regions.
+        #[arg(long, default_value_t = 50)]
+        proxies: usize,
+        /// How many changes must be answered with a 200.
+        #[arg(long, default_value_t = 10_000)]
+        changes: usize,
+        /// A node is killed with each so many changes.
+        #[arg(long, default_value_t = 200)]
+        kill_every: usize,
+        /// Decides what is left open.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Removes what runs have left behind: reports, and directories of clusters that were not taken down.
     Gc,
 }
@@ -103,6 +119,12 @@ async fn main() -> ExitCode {
         Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
         Command::Soup { minutes, seed } => soup(Duration::from_secs(60 * minutes), seed).await,
         Command::Mutants { only, seeds } => hunt_mutants(&only, seeds).await,
+        Command::Fleet { proxies, changes, kill_every, seed } => {
+            wide_fleet::run(wide_fleet::Plan { proxies, changes, kill_every, seed }).await.map(|told| {
+                println!("{told}");
+                true
+            })
+        }
         Command::Gc => gc().map(|()| true),
     };
     match held {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, Query};
-use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, wait};
+use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, users, wait};
 use crate::links;
 use crate::net::{Listener, Stream};
 
@@ -140,7 +140,7 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
         return Err(Answer::no_such_path());
     }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let principal = desk.keys.check(&parts.method, &parts.headers, &query)?;
+    let principal = desk.keys.check(&parts.method, &parts.headers, &query, || desk.feed.config(), desk.clock.now())?;
     let is_admin = words[0] == "apisix";
     let skip = if is_admin { 2 } else { 1 };
     let path = path[skip..].to_vec();
@@ -159,9 +159,10 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
     }
     match path[..] {
         ["openapi.json"] => openapi::serve(&call),
-        ["limits"] if call.method == Method::GET => Ok(limits::answer(desk)),
-        ["limits"] => Err(Answer::method_not_offered(call.method.as_str(), "this path")),
+        ["limits" | "limits.json"] if call.method == Method::GET => Ok(limits::answer(desk)),
+        ["limits" | "limits.json"] => Err(Answer::method_not_offered(call.method.as_str(), "this path")),
         ["revisions", revision, "convergence"] => wait::convergence(desk, &call, revision).await,
+        ["users", ..] => users::serve(desk, call, body).await,
         ["backup"] => backup::serve(desk, call).await,
         ["transactions"] => transactions::serve(desk, call, body).await,
         ["history"] | ["revert"] | ["record"] | ["record", _] => history::serve(desk, call, body).await,
