@@ -19,7 +19,7 @@ pub(super) fn serve(call: &Call) -> Result<Answer, Answer> {
 fn document() -> Value {
     let mut paths = Map::new();
     let mut schemas = shared_schemas();
-    for kind in KINDS.iter().filter(|kind| kind.is_served() && has_plain_path(kind.id_rule)) {
+    for kind in KINDS.iter().filter(|kind| has_plain_path(kind.id_rule)) {
         // A kind without a schema takes an object, of which nothing more is said.
         let mut schema = kind.schema().unwrap_or_else(|| json!({ "type": "object" }));
         if let Some(schema) = schema.as_object_mut() {
@@ -99,7 +99,7 @@ fn shared_schemas() -> Map<String, Value> {
         "additionalProperties": false,
         "properties": {
             "op": { "enum": ["put", "create", "patch", "delete"] },
-            "kind": { "enum": KINDS.iter().filter(|kind| kind.is_served()).map(|kind| kind.name).collect::<Vec<_>>() },
+            "kind": { "enum": KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>() },
             "id": id,
             "value": { "type": "object" },
             "if_match": { "type": "integer", "minimum": 0 },

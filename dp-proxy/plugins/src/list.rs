@@ -54,6 +54,8 @@ impl PluginCatalog for Catalog {
         match role {
             PluginRole::Consumer => plugin.consumer_marks(),
             PluginRole::Traffic | PluginRole::Metadata => Some(PluginMarks::default()),
+            // No plugin is run on streams.
+            PluginRole::Stream => None,
         }
     }
 
@@ -72,6 +74,7 @@ impl PluginCatalog for Catalog {
                 }
                 plugin.consumer_schema()
             }
+            PluginRole::Stream => return Err(unknown(name)),
             PluginRole::Metadata => None,
         };
         Ok(schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default())

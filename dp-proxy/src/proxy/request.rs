@@ -163,7 +163,7 @@ async fn forward<'r>(
     let found = found.ok_or(Refusal::NoRoute)?;
     let upstream = table.upstream(found.route)?;
     let tls = table.client_config(upstream)?;
-    let may_upgrade = table.takes_upgrades(found.route) && !upstream.http2 && parts.version == Version::HTTP_11;
+    let may_upgrade = table.takes_upgrades(found.route) && !upstream.is_http2() && parts.version == Version::HTTP_11;
     let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };
     let (parts, path, host) = plugged.outgoing(parts, path, host);
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
@@ -355,7 +355,7 @@ impl<'r> Outbound<'r> {
     /// Beside a failure: whether the request may be sent to another node.
     async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
         let secured = self.secured(node).map_err(|refusal| (refusal, true))?;
-        if self.upstream.http2 {
+        if self.upstream.is_http2() {
             return Box::pin(self.try_http2(node, secured)).await;
         }
         let figures = &self.worker.figures;
