@@ -61,7 +61,8 @@ pub(crate) async fn answer(
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
     };
-    let mut response = plugged.after(response);
+    account.hold(plugged.take_held());
+    let mut response = plugged.after(response, tries.statuses.last().copied());
     let headers = response.headers_mut();
     if let Some(server) = &worker.server_header {
         headers.insert(header::SERVER, server.clone());
@@ -156,7 +157,7 @@ async fn forward<'r>(
         });
     }
     let came = Came { parts, peer, local: client.local, secure };
-    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route))? {
+    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route)).await? {
         account.answered(answer.status(), None);
         return Ok(answer);
     }
