@@ -185,6 +185,12 @@ impl Proxy {
         self.workers.tls_addresses()
     }
 
+    /// Where TCP connections are carried; those with TLS come last.
+    #[must_use]
+    pub fn stream_addresses(&self) -> &[SocketAddr] {
+        self.workers.stream_addresses()
+    }
+
     /// Where probes are answered.
     #[must_use]
     pub fn status_address(&self) -> SocketAddr {

@@ -52,11 +52,8 @@ pub(crate) fn value(path: &Path) -> Result<Value, Failure> {
     serde_saphyr::from_str(&text).map_err(|e| bad(e.to_string()))
 }
 
-/// Checks a body as a node would; kinds that this version does not serve are left to the node.
+/// Checks a body as a node would.
 pub(crate) fn check(place: &str, kind: &KindInfo, id: &str, value: &Value) -> Result<(), Failure> {
-    if !kind.is_served() {
-        return Ok(());
-    }
     let bad = |why: String| {
         let lines: Vec<String> = why.lines().map(|line| format!("{place}: {line}")).collect();
         Failure::Usage(lines.join("\n"))

@@ -7,23 +7,32 @@ use serde_json::Value;
 use super::chain::Instance;
 use super::plugin::Plugin;
 use super::{
-    basic_auth, consumer_restriction, cors, ip_restriction, jwt_auth, key_auth, limit_count, proxy_rewrite, redirect,
-    request_id, response_rewrite,
+    api_breaker, basic_auth, consumer_restriction, cors, fault_injection, ip_restriction, jwt_auth, key_auth,
+    limit_conn, limit_count, limit_req, mocking, proxy_rewrite, redirect, referer_restriction, request_id,
+    response_rewrite, ua_restriction, uri_blocker,
 };
 
 /// Every plugin, sorted by name.
-pub static PLUGINS: [&Plugin; 11] = [
+pub static PLUGINS: [&Plugin; 19] = [
+    &api_breaker::PLUGIN,
     &basic_auth::PLUGIN,
     &consumer_restriction::PLUGIN,
     &cors::PLUGIN,
+    &fault_injection::PLUGIN,
     &ip_restriction::PLUGIN,
     &jwt_auth::PLUGIN,
     &key_auth::PLUGIN,
+    &limit_conn::PLUGIN,
     &limit_count::PLUGIN,
+    &limit_req::PLUGIN,
+    &mocking::PLUGIN,
     &proxy_rewrite::PLUGIN,
     &redirect::PLUGIN,
+    &referer_restriction::PLUGIN,
     &request_id::PLUGIN,
     &response_rewrite::PLUGIN,
+    &ua_restriction::PLUGIN,
+    &uri_blocker::PLUGIN,
 ];
 
 /// The plugins of this build, as admission asks for them.
@@ -54,6 +63,8 @@ impl PluginCatalog for Catalog {
         match role {
             PluginRole::Consumer => plugin.consumer_marks(),
             PluginRole::Traffic | PluginRole::Metadata => Some(PluginMarks::default()),
+            // No plugin is run on streams.
+            PluginRole::Stream => None,
         }
     }
 
@@ -72,6 +83,7 @@ impl PluginCatalog for Catalog {
                 }
                 plugin.consumer_schema()
             }
+            PluginRole::Stream => return Err(unknown(name)),
             PluginRole::Metadata => None,
         };
         Ok(schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default())

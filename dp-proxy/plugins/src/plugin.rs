@@ -1,6 +1,7 @@
 //! What a plugin is.
 
 use std::fmt;
+use std::time::Duration;
 
 use protocol::report::Report;
 use protocol::resource::scope::{Fields, Scope, check};
@@ -71,6 +72,10 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
 pub enum Step {
     /// To the next plugin, or to the upstream.
     Go,
+    /// To the next plugin, after some time.
+    Wait(Duration),
+    /// As that says, after some time.
+    WaitThen(Duration, Box<Step>),
     /// Back to the client.
     Answer(Answer),
 }

@@ -643,7 +643,7 @@ impl Follower {
             true => (Position::default(), Position::default(), ConfigState::following().digest()),
             false => (state.position(), state.changed_at(), state.digest()),
         };
-        let kinds = KINDS.iter().filter(|kind| kind.is_served()).map(|kind| format!("kind/{}", kind.name));
+        let kinds = KINDS.iter().map(|kind| format!("kind/{}", kind.name));
         let capabilities = kinds.chain(plugins::PLUGINS.iter().map(|plugin| format!("plugin/{}", plugin.name)));
         let hello = Hello {
             cluster: self.holding.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),

@@ -44,6 +44,8 @@ pub(crate) struct Account {
     sent: Cell<u64>,
     /// What the access log will say of it.
     noted: Option<Box<Noted>>,
+    /// What plugins keep as long as it lasts.
+    held: Vec<Arc<dyn plugins::Held>>,
 }
 
 /// What the access log will say of a request, as far as it is known.
@@ -107,6 +109,7 @@ impl Account {
             rows: None,
             sent: Cell::new(0),
             noted: None,
+            held: Vec::new(),
         }
     }
 
@@ -128,6 +131,11 @@ impl Account {
             status: CLIENT_GONE,
             tries: Tries::default(),
         }));
+    }
+
+    /// Keeps what plugins let go when the request is over.
+    pub(crate) fn hold(&mut self, held: Vec<Arc<dyn plugins::Held>>) {
+        self.held = held;
     }
 
     /// To which nodes it was sent.

@@ -12,6 +12,7 @@ use protocol::Text;
 
 use super::downstream::tls::HandshakeError;
 use super::error::UpstreamError;
+use super::stream::StreamFigures;
 use crate::table::{Route, Ticket};
 
 /// A figure with one writer.
@@ -157,6 +158,8 @@ pub struct Figures {
     pub tls_failures: [Figure; HandshakeError::NAMES.len()],
     /// Client connections that speak HTTP/2, so far.
     pub http2_connections: Figure,
+    /// Of stream listeners.
+    pub stream: StreamFigures,
     /// Failures by [`Figures::UPSTREAM_ERRORS`].
     pub upstream_errors: [Figure; UpstreamError::NAMES.len()],
     statuses: Mutex<Vec<Arc<StatusRow>>>,

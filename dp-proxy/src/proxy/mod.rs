@@ -18,6 +18,7 @@ mod host;
 mod plugged;
 mod real_ip;
 mod request;
+mod stream;
 mod tunnel;
 mod upstream;
 mod values;
@@ -41,6 +42,7 @@ use worker::{Command, Door, Setup};
 
 pub(crate) use balance::digest;
 pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
+pub use stream::StreamFigures;
 
 /// All workers.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub struct Workers {
     workers: Vec<Handle>,
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
+    stream_addresses: Vec<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -70,20 +73,27 @@ impl Workers {
         cell: &TableCell,
         access_log: Option<&AccessLog>,
     ) -> io::Result<Self> {
-        let (mut addresses, mut tls_addresses) = (Vec::new(), Vec::new());
+        let (mut addresses, mut tls_addresses, mut stream_addresses) = (Vec::new(), Vec::new(), Vec::new());
         let mut sockets: Vec<Vec<(TcpSocket, Door)>> = (0..count).map(|_| Vec::new()).collect();
-        let told = &settings.proxy_protocol;
-        for (listen, tls, proxy_protocol) in [
-            (&settings.listen, false, false),
-            (&settings.tls.listen, true, false),
-            (&told.listen, false, true),
-            (&told.tls_listen, true, true),
+        let (told, streams) = (&settings.proxy_protocol, &settings.stream);
+        let http = |tls, proxy_protocol| Door { tls, proxy_protocol, stream: false };
+        let stream = |tls| Door { tls, proxy_protocol: streams.proxy_protocol, stream: true };
+        for (listen, door) in [
+            (&settings.listen, http(false, false)),
+            (&settings.tls.listen, http(true, false)),
+            (&told.listen, http(false, true)),
+            (&told.tls_listen, http(true, true)),
+            (&streams.listen, stream(false)),
+            (&streams.tls_listen, stream(true)),
         ] {
             for address in listen {
                 let shared = net::bind_shared(*address, count)?;
-                let known = if tls { &mut tls_addresses } else { &mut addresses };
+                let known = match door {
+                    Door { stream: true, .. } => &mut stream_addresses,
+                    Door { tls: true, .. } => &mut tls_addresses,
+                    _ => &mut addresses,
+                };
                 known.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
-                let door = Door { tls, proxy_protocol };
                 shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push((socket, door)));
             }
         }
@@ -115,7 +125,7 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             workers.push(Handle { commands: Some(commands), thread: Some(thread), figures, ended: Some(ended) });
         }
-        Ok(Self { workers, addresses, tls_addresses })
+        Ok(Self { workers, addresses, tls_addresses, stream_addresses })
     }
 
     /// Where clients connect; ports that were left to the kernel are filled in. Those of the PROXY protocol come last.
@@ -128,6 +138,12 @@ impl Workers {
     #[must_use]
     pub fn tls_addresses(&self) -> &[SocketAddr] {
         &self.tls_addresses
+    }
+
+    /// Where TCP connections are carried; those with TLS come last.
+    #[must_use]
+    pub fn stream_addresses(&self) -> &[SocketAddr] {
+        &self.stream_addresses
     }
 
     /// What each worker counts.

@@ -61,7 +61,8 @@ pub(crate) async fn answer(
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
     };
-    let mut response = plugged.after(response);
+    account.hold(plugged.take_held());
+    let mut response = plugged.after(response, tries.statuses.last().copied());
     let headers = response.headers_mut();
     if let Some(server) = &worker.server_header {
         headers.insert(header::SERVER, server.clone());
@@ -156,14 +157,14 @@ async fn forward<'r>(
         });
     }
     let came = Came { parts, peer, local: client.local, secure };
-    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route))? {
+    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route)).await? {
         account.answered(answer.status(), None);
         return Ok(answer);
     }
     let found = found.ok_or(Refusal::NoRoute)?;
     let upstream = table.upstream(found.route)?;
     let tls = table.client_config(upstream)?;
-    let may_upgrade = table.takes_upgrades(found.route) && !upstream.http2 && parts.version == Version::HTTP_11;
+    let may_upgrade = table.takes_upgrades(found.route) && !upstream.is_http2() && parts.version == Version::HTTP_11;
     let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };
     let (parts, path, host) = plugged.outgoing(parts, path, host);
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
@@ -355,7 +356,7 @@ impl<'r> Outbound<'r> {
     /// Beside a failure: whether the request may be sent to another node.
     async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
         let secured = self.secured(node).map_err(|refusal| (refusal, true))?;
-        if self.upstream.http2 {
+        if self.upstream.is_http2() {
             return Box::pin(self.try_http2(node, secured)).await;
         }
         let figures = &self.worker.figures;

@@ -34,6 +34,7 @@ use super::error::Refusal;
 use super::figures::{Figures, Ledger};
 use super::real_ip::RealIp;
 use super::request::answer;
+use super::stream::Shown;
 use super::upstream::http2::pool::Http2Pools;
 use super::upstream::names::Names;
 use super::upstream::pool::Pools;
@@ -41,7 +42,7 @@ use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::access_log::AccessLog;
 use crate::net;
-use crate::settings::ProxySettings;
+use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
 
 /// What a worker is made of.
@@ -62,6 +63,8 @@ pub(super) struct Door {
     pub(super) tls: bool,
     /// Whether every connection begins with who it is from.
     pub(super) proxy_protocol: bool,
+    /// Whether bytes are carried unread; otherwise HTTP is spoken.
+    pub(super) stream: bool,
 }
 
 /// What a worker is told.
@@ -90,6 +93,7 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     pub(crate) head_limits: HeadLimits,
     pub(crate) server_header: Option<HeaderValue>,
+    pub(crate) stream: StreamTerms,
     /// 0: without a bound.
     pub(crate) requests_per_connection_max: u64,
     http: http1::Builder,
@@ -106,6 +110,15 @@ pub(crate) struct Worker {
     /// Lines about failed requests in the current second.
     spoken: Cell<(u64, u32)>,
     begun: Instant,
+}
+
+/// What holds for all streams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamTerms {
+    /// What nodes are told first.
+    pub(crate) to_upstream: ProxyHeader,
+    /// How long nothing may move, where an upstream has no time limits of its own.
+    pub(crate) idle: Duration,
 }
 
 /// Bounds on clients.
@@ -214,6 +227,10 @@ impl Worker {
             },
             head_limits: HeadLimits { bytes: head_bytes, headers: limits.headers_max },
             server_header: HeaderValue::from_str(&settings.server_header).ok().filter(|value| !value.is_empty()),
+            stream: StreamTerms {
+                to_upstream: settings.stream.proxy_protocol_to_upstream,
+                idle: settings.stream.idle_timeout.0,
+            },
             requests_per_connection_max: limits.requests_per_connection_max,
             http,
             http2,
@@ -300,17 +317,17 @@ impl Worker {
         }
         self.figures.accepted.add(1);
         if door.proxy_protocol {
-            self.spawn(self.clone().serve_told(stream, peer, door.tls));
+            self.spawn(self.clone().serve_told(stream, peer, door));
         } else {
-            self.begin(stream, peer, None, door.tls);
+            self.begin(stream, peer, None, door);
         }
     }
 
     /// Learns from a load balancer who a connection is from, and serves it.
-    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, tls: bool) {
+    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, door: Door) {
         let told = timeout(self.limits.client.head, proxy_protocol::read(&mut stream)).await;
         match told.unwrap_or(Err(BadHeader::Late)) {
-            Ok(ends) => self.begin(stream, peer, ends, tls),
+            Ok(ends) => self.begin(stream, peer, ends, door),
             Err(reason) => {
                 self.figures.untold.add(1);
                 if self.may_speak() {
@@ -320,16 +337,19 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, tls: bool) {
+    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, door: Door) {
         let Ok(local) = stream.local_addr() else { return };
         let Ends { client, local } = told.unwrap_or(Ends { client: peer, local });
         let ends = Ends { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local };
-        if !tls {
+        if !door.tls && door.stream {
+            let _ = stream.set_nodelay(true);
+            self.spawn(super::stream::serve(self.clone(), stream, ends, None));
+        } else if !door.tls {
             self.spawn(self.clone().serve(stream, ends));
         } else if self.handshakes.get() < self.handshakes_max {
             // Counted here, not when its task begins: many may be accepted before any does.
             let shaking = Shaking::new(self.clone());
-            self.spawn(self.clone().serve_tls(stream, ends, shaking));
+            self.spawn(self.clone().serve_tls(stream, ends, door, shaking));
         } else {
             self.figures.tls_refused.add(1);
             if self.may_speak() {
@@ -361,13 +381,16 @@ impl Worker {
     }
 
     /// Makes a handshake, then serves what was agreed on.
-    async fn serve_tls(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends, shaking: Shaking) {
+    async fn serve_tls(self: Rc<Self>, stream: TcpStream, ends: Ends, door: Door, shaking: Shaking) {
+        let Ends { client: peer, local } = ends;
         let shaken = match stream.set_nodelay(true) {
-            Ok(()) => timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni)).await,
+            Ok(()) => {
+                timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni, door.stream)).await
+            }
             Err(e) => Ok(Err(e.into())),
         };
         drop(shaking);
-        let Shaken { stream, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
+        let Shaken { stream, name, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
             Ok(shaken) => shaken,
             Err(e) => {
                 self.figures.tls_failures[e.number()].add(1);
@@ -382,6 +405,9 @@ impl Worker {
         };
         self.figures.tls_handshakes.add(1);
         self.figures.tls_resumed.add(u64::from(resumed));
+        if door.stream {
+            return super::stream::serve(self, stream, ends, Some(Shown { name, session })).await;
+        }
         let client = Client::new(peer, local, Some(Rc::new(session)), self.limits.client, &self.wheel);
         if http2 {
             self.serve_http2(stream, client).await;

@@ -6,6 +6,7 @@
 mod access_log;
 mod control_plane;
 mod proxy;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ pub use proxy::{
     DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
     UpstreamSettings,
 };
+pub use stream::{ProxyHeader, StreamSettings};
 
 /// Everything that can be set. Every key may be left out.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ mod plugins;
 mod program;
 mod restart;
 mod routing;
+mod streams;
 mod tls;
 mod traffic;
 mod upstream_http2;

@@ -16,8 +16,10 @@ mod route;
 mod schema;
 pub mod scope;
 mod secret;
+mod secret_manager;
 mod service;
 mod ssl;
+mod stream_route;
 mod table;
 mod upstream;
 mod variable;
@@ -36,8 +38,10 @@ pub use plugin_set::PluginSet;
 pub use proto::{PROTO_CHARS_MAX, Proto};
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, URI_CHARS_MAX, UriPattern};
 pub use secret::{conceal, secrets, uniques};
+pub use secret_manager::SecretManager;
 pub use service::Service;
 pub use ssl::{ClientAuth, KeyPair, PrivateKey, Ssl, SslRole, TlsVersion};
+pub use stream_route::StreamRoute;
 pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
@@ -86,6 +90,9 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     let mut body = body;
     let mut body_id = take_id(kind, id, &mut body)?;
     let model = kind.read(&body)?;
+    if let Model::SecretManager(manager) = &model {
+        manager.check_fields(id.or(body_id.as_deref()).unwrap_or_default(), &body)?;
+    }
     if let Model::Consumer(consumer) = &model {
         if id.is_some_and(|id| *id != *consumer.username) {
             return Err(Report::of(Problem::rule(Path::default().property("username"), "wrong username")));

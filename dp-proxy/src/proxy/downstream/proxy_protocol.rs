@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// What version 2 begins with.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(crate) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest header of version 1, its line break included.
 const LINE_BYTES_MAX: usize = 107;
 /// The longest rest of a header of version 2: addresses, and far more of what is skipped than anybody sends.
@@ -78,7 +78,7 @@ async fn read_line(stream: &mut TcpStream, mut line: Vec<u8>) -> Result<Vec<u8>,
     Ok(line)
 }
 
-fn version1(line: &[u8]) -> Result<Option<Ends>, BadHeader> {
+pub(crate) fn version1(line: &[u8]) -> Result<Option<Ends>, BadHeader> {
     let bad = BadHeader::Malformed;
     let text = line.strip_suffix(b"\r\n").and_then(|line| str::from_utf8(line).ok());
     let mut words = text.ok_or(bad("its line is no text"))?.split(' ').skip(1);
@@ -99,7 +99,7 @@ fn version1(line: &[u8]) -> Result<Option<Ends>, BadHeader> {
     Ok(Some(Ends { client: SocketAddr::new(client, client_port), local: SocketAddr::new(local, local_port) }))
 }
 
-fn version2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<Option<Ends>, BadHeader> {
+pub(crate) fn version2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<Option<Ends>, BadHeader> {
     match version_and_command {
         // LOCAL: a health check, for instance.
         0x20 => return Ok(None),
