@@ -15,6 +15,7 @@ pub mod access_log;
 pub mod archive;
 pub mod disk;
 pub mod feed;
+pub mod handover;
 pub mod health;
 pub mod net;
 pub mod path;

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod control_plane;
+mod handover;
 mod proxy;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::table::Trust;
 pub use access_log::{AccessLogSettings, LogField};
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
+pub use handover::{Handover, HandoverSettings};
 pub use proxy::{
     DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
     UpstreamSettings,
@@ -47,6 +49,8 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// The health of nodes.
     pub control: ControlSettings,
+    /// Hot restarts.
+    pub handover: HandoverSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -120,6 +124,7 @@ impl Default for Settings {
             status: StatusSettings::default(),
             metrics: MetricsSettings::default(),
             control: ControlSettings::default(),
+            handover: HandoverSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -179,6 +184,8 @@ pub struct Checked {
     pub metrics: SocketAddr,
     /// Where the health of nodes is told.
     pub control: SocketAddr,
+    /// Hot restarts.
+    pub handover: Handover,
 }
 
 /// Keys that cannot be used, each with the reason.
@@ -232,6 +239,7 @@ impl Settings {
                 Trust::System
             }),
         };
+        let handover = self.handover.check(&self.data_dir, &mut bad);
         if let Err(e) = self.log.check() {
             bad.push(("log.filter", e.to_string()));
         }
@@ -251,6 +259,7 @@ impl Settings {
             status: self.status.listen,
             metrics: self.metrics.listen,
             control: self.control.listen,
+            handover,
         })
     }
 }

@@ -9,6 +9,7 @@ mod framing;
 mod going_away;
 mod golden;
 mod grpc;
+mod handover;
 mod harness;
 mod health;
 mod http2;

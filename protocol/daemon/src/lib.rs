@@ -9,3 +9,4 @@ pub mod logging;
 pub mod seams;
 pub mod settings;
 pub mod signals;
+pub mod supervisor;
