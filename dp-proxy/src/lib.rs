@@ -22,6 +22,7 @@ pub mod path;
 pub mod proxy;
 pub mod run;
 pub mod settings;
+pub mod standalone;
 pub mod standing;
 pub mod status;
 pub mod table;

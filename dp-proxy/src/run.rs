@@ -23,7 +23,8 @@ use crate::handover::{Estate, Leaving};
 use crate::health;
 use crate::net::{self, Dial, Tcp};
 use crate::proxy::Workers;
-use crate::settings::{AccessLogSettings, Checked, DrainSettings, Handover};
+use crate::settings::{AccessLogSettings, Checked, DrainSettings, Handover, StandaloneSettings};
+use crate::standalone::{self, Standalone};
 use crate::standing::Board;
 use crate::status::{Readiness, Site, Sources};
 use crate::table::{ClientTls, TableCell, TlsTerms};
@@ -148,12 +149,16 @@ impl Proxy {
         let health = tokio::spawn(health::run(cell.health().clone(), seams.random.clone()));
         let sites =
             Sites { listeners: [(status, Site::Status), (metrics, Site::Metrics), (control, Site::Control)], sources };
+        let standalone = standalone(&settings, &seams, &disk)?;
+        // What came from a file is sealed with this node's own keys where no others are set.
+        let keyring = settings.keyring.or_else(|| standalone.as_ref().map(|standalone| standalone.keyring.clone()));
         let feed = feed::start(feed::Start {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
             archive: settings.archive,
+            standalone,
             tls: Arc::new(TlsTerms {
-                keyring: settings.keyring,
+                keyring,
                 http2: settings.proxy.http2.enabled,
                 anonymous: Arc::new(ClientTls::anonymous(settings.trust.clone())),
                 trust: settings.trust,
@@ -317,6 +322,27 @@ fn open_disk(settings: &Checked, seams: &Seams, lock: Option<File>) -> Result<di
         Some(lock) => disk::open_locked(&settings.data_dir, &group, clock, &*seams.random, lock),
         None => disk::open(&settings.data_dir, &group, clock, &*seams.random),
     }
+}
+
+/// How the file is read, where there is one.
+fn standalone(settings: &Checked, seams: &Seams, disk: &disk::Opened) -> Result<Option<Standalone>, StartError> {
+    let Some((StandaloneSettings { poll, .. }, file)) =
+        settings.standalone.as_ref().and_then(|standalone| Some((standalone, standalone.file.clone()?)))
+    else {
+        return Ok(None);
+    };
+    let bad = |error| StartError::System { what: "standalone.file", error };
+    let held = disk.recovered.state().map(protocol::ConfigState::position);
+    if held.is_some_and(|position| position.epoch.number > 0) {
+        let dir = settings.data_dir.display();
+        let why = format!("{dir} has the configuration of a control plane: give a proxy without one another data_dir");
+        return Err(bad(io::Error::other(why)));
+    }
+    let keyring = match &settings.keyring {
+        Some(keyring) => keyring.clone(),
+        None => standalone::own_keyring(&settings.data_dir, &*seams.random).map_err(bad)?,
+    };
+    Ok(Some(Standalone { file, poll: poll.0, keyring, clock: seams.clock.clone() }))
 }
 
 fn open_access_log(

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use protocol::{ConfigState, Entry, ResourceKey};
 
+pub(crate) use identity::write_secret;
 pub use open::{OpenError, Opened, open};
 pub(crate) use open::{Place, open_locked};
 pub use recover::{Finding, Recovered, Step};

@@ -7,6 +7,7 @@ mod access_log;
 mod control_plane;
 mod handover;
 mod proxy;
+mod standalone;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,7 @@ pub use proxy::{
     DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
     UpstreamSettings,
 };
+pub use standalone::StandaloneSettings;
 
 /// Everything that can be set. Every key may be left out.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub struct Settings {
     pub control_plane: ControlPlaneSettings,
     /// What it starts from, and goes on from, while no control plane answers.
     pub archive: ArchiveSettings,
+    /// A configuration from a file in their place.
+    pub standalone: StandaloneSettings,
     /// The traffic.
     pub proxy: ProxySettings,
     /// What opens secrets.
@@ -119,6 +123,7 @@ impl Default for Settings {
             data_dir: DATA_DIR.into(),
             control_plane: ControlPlaneSettings::default(),
             archive: ArchiveSettings::default(),
+            standalone: StandaloneSettings::default(),
             proxy: ProxySettings::default(),
             secrets: SecretSettings::default(),
             status: StatusSettings::default(),
@@ -170,6 +175,8 @@ pub struct Checked {
     pub control_plane: ControlPlane,
     /// The archive, where there is one.
     pub archive: Option<ArchiveSettings>,
+    /// The file in their place, where there is one.
+    pub standalone: Option<StandaloneSettings>,
     /// The traffic.
     pub proxy: ProxySettings,
     /// What opens secrets, where there is a keyring.
@@ -230,6 +237,7 @@ impl Settings {
         }
         let control_plane = self.control_plane.check(&mut bad);
         let archive = check_archive(&self.archive, &mut bad);
+        let standalone = self.standalone.check(!control_plane.endpoints.is_empty() || archive.is_some(), &mut bad);
         self.proxy.check(&mut bad);
         let keyring = load_keyring(&self.secrets, &mut bad);
         let trust = match &self.proxy.upstream.trusted_ca_file {
@@ -252,6 +260,7 @@ impl Settings {
             data_dir: self.data_dir.clone(),
             control_plane,
             archive,
+            standalone,
             proxy: self.proxy.clone(),
             keyring,
             trust,

@@ -17,6 +17,7 @@ mod plugins;
 mod program;
 mod restart;
 mod routing;
+mod standalone;
 mod tls;
 mod traffic;
 mod upstream_http2;

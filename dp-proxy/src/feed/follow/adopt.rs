@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 
 use archive::Found;
 use bytes::Bytes;
-use protocol::ConfigState;
+use protocol::{ConfigState, codec};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::Follower;
+use super::{FileSource, Follower};
 use crate::feed::session::{Keep, Moved};
+use crate::standalone::{self, Configuration, Stamping};
 use crate::standing::Source;
 
 impl Follower {
@@ -57,6 +58,36 @@ impl Follower {
         self.put_to_use(burst, arrived).await;
         self.source = Source::Archive;
         self.board.archive.taken.fetch_add(1, Ordering::Relaxed);
+        self.post();
+    }
+
+    /// Takes what a file has.
+    pub(super) async fn take_configuration(&mut self, configuration: Configuration) {
+        let Some(FileSource { standalone, .. }) = &self.file else { return };
+        let arrived = Instant::now();
+        let stamping = Stamping {
+            group: self.identity.node.group.as_str().into(),
+            keyring: &standalone.keyring,
+            random: &*self.random,
+            now: standalone.clock.now(),
+        };
+        let step = standalone::step(&self.holding.state, configuration, &stamping);
+        self.source = Source::File;
+        self.board.file.taken.fetch_add(1, Ordering::Relaxed);
+        match step {
+            Some(delta) => {
+                let before = self.holding.state.clone();
+                self.holding.state.evolve(&delta).expect("the step was made from this state");
+                info!(position = %delta.position, changes = delta.changes.len(), "serving what the file has");
+                // One that is too large for a frame is kept as a base.
+                let keep = codec::seal(&delta).map_or(Keep::Base, |frame| Keep::Frame(frame.into()));
+                let moved = Moved { before, position: delta.position, changes: delta.changes, keep };
+                self.put_to_use(vec![moved], arrived).await;
+            }
+            // The first table, though it is an empty one.
+            None if !self.board.has_table.load(Ordering::Relaxed) => self.publish(),
+            None => {}
+        }
         self.post();
     }
 

@@ -18,6 +18,7 @@ use archive::{ArchiveSettings, Found};
 use daemon::planted;
 use protocol::ConfigState;
 use protocol::seam::Random;
+use protocol::snapshot::ClusterId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, info_span, warn};
@@ -29,6 +30,7 @@ use crate::archive::{self as archived, Interest};
 use crate::disk::{DiskError, DiskStats, Opened, Place, Recovered, Store};
 use crate::net::Dial;
 use crate::settings::{ControlPlane, Endpoint, NodeSettings};
+use crate::standalone::{self, Configuration, Standalone};
 use crate::standing::{Board, Connected, Source};
 use crate::table::{Compiler, Publisher, Rejected, Router, TableCell, TlsTerms};
 use aside::Wish;
@@ -55,6 +57,8 @@ pub struct Start {
     pub control_plane: ControlPlane,
     /// The archive, where there is one.
     pub archive: Option<ArchiveSettings>,
+    /// The file in place of both, where there is one.
+    pub standalone: Option<Standalone>,
     /// What ssls are compiled with.
     pub tls: Arc<TlsTerms>,
     /// In which order hosts and paths are asked.
@@ -128,12 +132,23 @@ pub async fn follow(start: Start, live: watch::Sender<bool>) {
 
 async fn follow_until_wished(mut start: Start, live: watch::Sender<bool>, wishes: mpsc::Receiver<Wish>) {
     let archive = start.archive.take();
+    let standalone = start.standalone.take();
     let mut feed = Follower::boot(start, live, wishes);
     feed.archive = archive.map(|settings| {
         let (group, board) = (&feed.identity.node.group, feed.board.archive.clone());
         archived::start(settings, group, board, feed.random.clone(), feed.interest())
     });
+    feed.file = standalone.map(|standalone| {
+        let found = standalone::start(standalone.clone(), feed.board.file.clone());
+        FileSource { standalone, found }
+    });
     feed.follow().await;
+}
+
+/// The file of a proxy without a control plane.
+struct FileSource {
+    standalone: Standalone,
+    found: mpsc::Receiver<Box<Configuration>>,
 }
 
 /// What the thread holds.
@@ -167,6 +182,8 @@ struct Follower {
     need_full: bool,
     /// Where it is looked while no control plane is followed.
     archive: Option<archived::Source>,
+    /// What is followed in place of a control plane.
+    file: Option<FileSource>,
 }
 
 /// A stream that is being served.
@@ -195,7 +212,19 @@ enum Over {
 
 impl Follower {
     fn boot(start: Start, live: watch::Sender<bool>, wishes: mpsc::Receiver<Wish>) -> Self {
-        let Start { identity, control_plane, archive: _, tls, router, mut disk, cell, board, dial, random } = start;
+        let Start {
+            identity,
+            control_plane,
+            archive: _,
+            standalone: _,
+            tls,
+            router,
+            mut disk,
+            cell,
+            board,
+            dial,
+            random,
+        } = start;
         let mut recovered = std::mem::take(&mut disk.recovered);
         if planted!("proxy-forgets-its-disk") {
             recovered = Recovered::default();
@@ -205,7 +234,8 @@ impl Follower {
         let found = recovered.base.is_some();
         let damaged = !recovered.findings.is_empty();
         let mut follower = Self {
-            holding: Holding { cluster: recovered.cluster, state },
+            // What came from a file is no cluster's.
+            holding: Holding { cluster: recovered.cluster.filter(|cluster| *cluster != ClusterId::default()), state },
             served: ConfigState::following(),
             publisher: Publisher::new(cell),
             // What was damaged is not written to any more: the first thing that is kept is a new base.
@@ -221,6 +251,7 @@ impl Follower {
             rejected: Arc::default(),
             need_full: false,
             archive: None,
+            file: None,
             compiler,
             identity,
             control_plane,
@@ -246,7 +277,7 @@ impl Follower {
     /// Follows one node after the other, for ever.
     async fn follow(&mut self) {
         let endpoints = self.control_plane.endpoints.clone();
-        if endpoints.is_empty() {
+        if endpoints.is_empty() && self.file.is_none() {
             warn!("control_plane.endpoints is empty: no change will arrive but from the archive, where there is one");
         }
         let ControlPlane { reconnect_min, reconnect_max, .. } = self.control_plane;
@@ -328,6 +359,7 @@ impl Follower {
                 () = end => return None,
                 Some(wish) = self.wishes.recv() => return Some(wish),
                 found = next_found(&mut self.archive) => self.take_archived(*found).await,
+                configuration = next_configuration(&mut self.file) => self.take_configuration(*configuration).await,
                 _ = ticks.tick() => {
                     self.keep_house().await;
                 }
@@ -441,6 +473,15 @@ async fn next_found(archive: &mut Option<archived::Source>) -> Box<Found> {
         && let Some(found) = source.found.recv().await
     {
         return found;
+    }
+    std::future::pending().await
+}
+
+async fn next_configuration(file: &mut Option<FileSource>) -> Box<Configuration> {
+    if let Some(source) = file
+        && let Some(configuration) = source.found.recv().await
+    {
+        return configuration;
     }
     std::future::pending().await
 }
