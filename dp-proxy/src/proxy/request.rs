@@ -75,7 +75,8 @@ pub(crate) async fn answer(
         client.account_tunnel(account);
         return Ok(response);
     }
-    if number == worker.requests_per_connection_max {
+    let is_last = number == worker.requests_per_connection_max || worker.is_leaving();
+    if is_last && parts.version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.with_account(account)))

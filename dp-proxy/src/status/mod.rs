@@ -89,7 +89,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 type Answer = Response<Full<Bytes>>;
 
 /// Answers requests on a listener, for ever.
-pub async fn serve(listener: TcpListener, site: Site, sources: Arc<Sources>) {
+pub async fn serve(listener: Arc<TcpListener>, site: Site, sources: Arc<Sources>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the slots are never closed");
