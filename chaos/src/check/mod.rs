@@ -7,6 +7,7 @@ mod elections;
 mod exactly_once;
 mod monotonic;
 mod order;
+mod routed;
 #[cfg(test)]
 mod sample;
 pub mod search;
@@ -44,6 +45,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("linearizable-by-search", wgl::check),
     ("positions-never-go-back", monotonic::check),
     ("one-order", order::check),
+    ("proxies-route-what-they-say", routed::check),
     ("stream-contract", stream::check),
     ("no-request-fails", traffic::no_failure),
     ("one-generation-per-request", traffic::no_mixture),
