@@ -68,7 +68,7 @@ mod tests {
         let whole = reads(&[("a", Some((3, 2))), ("b", Some((4, 2)))], 2, false, 4, 5);
         assert_eq!(breaches(super::check, &[both.clone(), next.clone(), whole]), 0);
         let half = reads(&[("a", Some((3, 2))), ("b", Some((2, 1)))], 2, false, 4, 5);
-        assert_eq!(breaches(super::check, &[both.clone(), next, half]), 1);
+        assert_eq!(breaches(super::check, &[both.clone(), next.clone(), half]), 1);
         let none = reads(&[("a", Some((1, 1))), ("b", None)], 1, false, 4, 5);
         assert_eq!(breaches(super::check, &[both.clone(), none]), 1);
         let gone = [both, next, delete(&["a", "b"], 4, 5, Some(3))];
