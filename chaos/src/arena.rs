@@ -10,6 +10,7 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::fault::Whom;
+use crate::history::Recorder;
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::postgres::Postgres;
@@ -69,6 +70,8 @@ pub struct Arena {
     pub clocks: Vec<Clock>,
     /// Disk and journal of each node, where they are watched.
     pub disks: Vec<(Disk, Journal)>,
+    /// Where faults note what they have seen.
+    pub recorder: Option<Recorder>,
     /// Who looks into a node's system calls.
     pub tracer: Option<Process>,
 }
@@ -105,7 +108,8 @@ impl Arena {
             cluster.add_cp(number, &settings).await?;
         }
         let (disks, clocks) = (Vec::new(), Vec::new());
-        let mut arena = Self { cluster, wires, postgres, standby, archive, clocks, disks, tracer: None };
+        let mut arena =
+            Self { cluster, wires, postgres, standby, archive, clocks, disks, recorder: None, tracer: None };
         if needs.clocks {
             arena.take_clocks().await?;
         }

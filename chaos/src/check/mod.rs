@@ -12,6 +12,7 @@ mod routed;
 mod sample;
 pub mod search;
 mod stream;
+mod terms;
 mod traffic;
 mod transactions;
 mod truth;
@@ -47,6 +48,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("one-order", order::check),
     ("proxies-route-what-they-say", routed::check),
     ("stream-contract", stream::check),
+    ("terms-never-go-back", terms::check),
     ("no-request-fails", traffic::no_failure),
     ("one-generation-per-request", traffic::no_mixture),
     ("transactions-are-atomic", transactions::check),

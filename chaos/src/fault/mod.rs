@@ -92,6 +92,8 @@ pub enum Fault {
     Lagging,
     /// The power of every node goes at once: what no sync covered is lost.
     PowerCut,
+    /// The leader dies, and the power of every node goes when another one has voted: all that no sync covered is lost.
+    VoteCut,
     /// A follower's disk is thrown away; it must not come back as itself.
     Wipe,
     /// A byte of a stopped follower's files is not what it was.
@@ -185,6 +187,7 @@ impl Fault {
             Self::PauseProxy => proxies::pause(arena),
             Self::Lagging => network::lagging(arena, luck).await,
             Self::PowerCut => power::start(arena, luck).await,
+            Self::VoteCut => power::after_vote(arena).await,
             Self::Wipe => disk::wipe(arena, luck).await,
             Self::Flip => corrupt::start(arena, luck).await,
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,

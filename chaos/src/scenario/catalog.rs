@@ -56,6 +56,7 @@ pub const ALL: &[Scenario] = &[
     plain("nobody-left", "every node dies, and proxies are restarted meanwhile", PLAIN, nobody_left, &[Resume]),
     plain("proxy-kill", "proxies die and start from their own disks", PLAIN, proxy_kill, &[]),
     plain("power-cut", "the power of all nodes goes at once", POWER, power_cut, &[Election]),
+    plain("vote-cut", "the power of all nodes goes when one has just voted", POWER, vote_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
     plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
@@ -157,6 +158,10 @@ fn proxy_kill(luck: &mut Luck) -> Vec<Step> {
 
 fn power_cut(luck: &mut Luck) -> Vec<Step> {
     (0..5).map(|_| step(luck, PowerCut, (10, 500))).collect()
+}
+
+fn vote_cut(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, VoteCut, (10, 200))).collect()
 }
 
 fn all_kill(luck: &mut Luck) -> Vec<Step> {

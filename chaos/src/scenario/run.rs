@@ -64,6 +64,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     fs::write(directory.join("repro"), again)?;
     let recorder = Recorder::create(&directory.join("history.jsonl"))?;
     let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
+    arena.recorder = Some(recorder.clone());
     let lived = live(&mut arena, &schedule, &mut luck, order.seed, &recorder).await;
     keep_logs(arena.cluster.dir(), &directory)?;
     let cluster_dir = arena.cluster.dir().to_owned();
