@@ -15,6 +15,8 @@ pub mod access_log;
 pub mod archive;
 pub mod disk;
 pub mod feed;
+#[cfg(test)]
+mod fuzz;
 pub mod handover;
 pub mod health;
 pub mod net;

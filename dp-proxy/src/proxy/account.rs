@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
-use http::StatusCode;
 use http::request::Parts;
+use http::{StatusCode, Version};
 use protocol::Text;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::downstream::client::Client;
 use super::error::UpstreamError;
 use super::figures::{RowKey, Rows, StatusLabels, Times};
 use super::host::Host;
-use super::values::RequestValues;
+use super::values::{RequestValues, Unread};
 use super::worker::Worker;
 use crate::access_log::{Draft, Outcome, RequestFacts};
 use crate::path::canonical;
@@ -58,6 +58,19 @@ struct Noted {
     /// Once the answer is known.
     status: u16,
     tries: Tries,
+}
+
+impl Noted {
+    fn of(draft: Draft) -> Self {
+        Self {
+            draft,
+            route: Text::default(),
+            service: Text::default(),
+            matched_uri: String::new(),
+            status: CLIENT_GONE,
+            tries: Tries::default(),
+        }
+    }
 }
 
 /// The nodes that a request was sent to.
@@ -113,6 +126,17 @@ impl Account {
         }
     }
 
+    /// A request of which nothing could be read was refused with this status: it counts, and has its line, as others.
+    pub(crate) fn unread(worker: &Rc<Worker>, client: &Rc<Client>, status: StatusCode) {
+        let mut account = Self::open(worker.clone(), client.clone());
+        if let Some(log) = &worker.access_log {
+            let values = Unread { peer: client.peer, local: client.local, secure: client.tls.is_some() };
+            let facts = RequestFacts { values: &values, method: "", target: "", version: Version::HTTP_11 };
+            account.noted = Some(Box::new(Noted::of(log.note(&facts))));
+        }
+        account.answered(status, None);
+    }
+
     /// Notes what the access log tells of the request itself, where there is one.
     pub(crate) fn note(&mut self, parts: &Parts, peer: SocketAddr) {
         let Some(log) = &self.worker.access_log else { return };
@@ -123,14 +147,7 @@ impl Account {
         let values = RequestValues { parts, host: &host, path: &path, peer, local, secure };
         let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
         let facts = RequestFacts { values: &values, method: parts.method.as_str(), target, version: parts.version };
-        self.noted = Some(Box::new(Noted {
-            draft: log.note(&facts),
-            route: Text::default(),
-            service: Text::default(),
-            matched_uri: String::new(),
-            status: CLIENT_GONE,
-            tries: Tries::default(),
-        }));
+        self.noted = Some(Box::new(Noted::of(log.note(&facts))));
     }
 
     /// Keeps what plugins let go when the request is over.

@@ -106,6 +106,10 @@ fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Accou
         debug!(method = %parts.method, path = parts.uri.path(), status = status.as_u16(), reason = %refusal, "refused");
     }
     account.answered(status, None);
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if parts.version == Version::HTTP_2 && content_type.starts_with(b"application/grpc") {
+        return refusal.grpc_response();
+    }
     refusal.response()
 }
 

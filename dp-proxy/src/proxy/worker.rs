@@ -14,7 +14,7 @@ use std::time::Duration;
 use daemon::settings::units::ByteSize;
 use http::HeaderValue;
 use http::request::Parts;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -26,6 +26,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::account::Account;
 use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits, ClientStream};
 use super::downstream::prefixed::Prefixed;
@@ -525,7 +526,7 @@ impl Worker {
     }
 
     /// Ends a connection so that the client gets what was sent.
-    async fn part<S>(&self, mut stream: S, client: &Client, result: hyper::Result<()>)
+    async fn part<S>(self: &Rc<Self>, mut stream: S, client: &Rc<Client>, result: hyper::Result<()>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -534,6 +535,15 @@ impl Worker {
             debug!(peer = %client.peer, error = %e, "a connection ended");
         }
         let late = client.has_late_head();
+        if late || malformed {
+            let is_large = result.as_ref().is_err_and(hyper::Error::is_parse_too_large);
+            let status = match (late, is_large) {
+                (true, _) => StatusCode::REQUEST_TIMEOUT,
+                (false, true) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                (false, false) => StatusCode::BAD_REQUEST,
+            };
+            Account::unread(self, client, status);
+        }
         if !(late || malformed || result.is_ok() && client.has_unread()) {
             return;
         }

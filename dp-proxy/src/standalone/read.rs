@@ -124,4 +124,30 @@ mod tests {
         assert!(Configuration::read("#END\n", false, |_| None).unwrap().resources.is_empty());
         assert!(Configuration::read("{}", true, |_| None).unwrap().resources.is_empty());
     }
+
+    fn told(bytes: &[u8], is_json: bool) {
+        if let Err(problems) = Configuration::read(&String::from_utf8_lossy(bytes), is_json, |_| None) {
+            assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.is_empty()));
+        }
+    }
+
+    #[test]
+    fn fuzz_a_file_is_taken_or_its_problems_are_told() {
+        let seeds: [&[u8]; 4] = [
+            b"routes:\n  - id: 1\n    uri: /a/*\n    vars: [[arg_x, \"==\", \"1\"], [\"!AND\", [http_y, \"~~\", \"^a\"]]]\n    upstream: {nodes: {\"a:1\": 1}}\n#END\n",
+            b"upstreams:\n- &u {id: u, type: chash, key: uri, nodes: [{host: a, port: 1, weight: 1}]}\n- {<<: *u, id: v}\n#END",
+            b"consumers:\n- username: jack\n  plugins: {key-auth: {key: \"${{K:=k}}\"}}\n- id: jack/credentials/1\n  plugins: {}\n#END",
+            b"global_rules: [{id: 1, plugins: {ip-restriction: {whitelist: [10.0.0.0/8]}}}]\nssls:\n#END",
+        ];
+        crate::fuzz::hammer(20, &seeds, |bytes| {
+            told(bytes, false);
+        });
+        let json: [&[u8]; 2] = [
+            br#"{"routes": [{"id": "r", "uri": "/a", "hosts": ["*.a.com"], "upstream": {"nodes": {"a:1": 1}, "retries": 2}}]}"#,
+            br#"{"services": [{"id": 1, "plugins": {"limit-count": {"count": 1, "time_window": 1}}}], "plugin_configs": []}"#,
+        ];
+        crate::fuzz::hammer(20, &json, |bytes| {
+            told(bytes, true);
+        });
+    }
 }

@@ -139,6 +139,7 @@ async fn answer(site: Site, sources: &Sources, request: Request<Incoming>) -> An
                 None => error(StatusCode::NOT_FOUND, "there is no such upstream, or its nodes are not checked"),
             }
         }
+        (Site::Control, "/v1/schema", "GET" | "HEAD") => json(StatusCode::OK, views::schemas().to_string()),
         (Site::Control, path, "GET" | "HEAD") if path.starts_with("/v1/") => match views::at(sources, path) {
             Some(told) => json(StatusCode::OK, told.to_string()),
             None => error(StatusCode::NOT_FOUND, "there is nothing here"),

@@ -1,6 +1,7 @@
 //! Public behaviour of the proxy: real sockets, real disks, and everything around it made to misbehave.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod abuse;
 mod access_log;
 mod archive;
 mod behind;
