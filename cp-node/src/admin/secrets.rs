@@ -89,8 +89,10 @@ impl Secrets {
             // What stands beside a token could only be looked at in part as long as it was closed.
             admit(&CATALOG, kind, Some(&key.id), opened.clone())?;
         }
-        if let Some(keyring) = &self.keyring {
-            let uniques = resource::uniques(&CATALOG, kind, &opened);
+        let uniques = resource::uniques(&CATALOG, kind, &opened);
+        if !uniques.is_empty() {
+            let place = Path::default().property("plugins");
+            let keyring = self.keyring.as_ref().ok_or_else(|| Report::of(without_keyring(kind, place)))?;
             let claims = uniques.iter().flat_map(|(plugin, value)| keyring.claims(plugin, value.as_bytes()));
             admitted.claims.extend(claims);
             admitted.claims.sort();
