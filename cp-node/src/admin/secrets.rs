@@ -91,8 +91,11 @@ impl Secrets {
         }
         let uniques = resource::uniques(&CATALOG, kind, &opened);
         if !uniques.is_empty() {
-            let place = Path::default().property("plugins");
-            let keyring = self.keyring.as_ref().ok_or_else(|| Report::of(without_keyring(kind, place)))?;
+            let keyring = self.keyring.as_ref().ok_or_else(|| {
+                let sentence = "a key that nobody else may have is compared by keyed hashes, and this node has no \
+                    keyring: set secrets.keyring_file";
+                Report::of(Problem::rule(Path::default().property("plugins"), sentence))
+            })?;
             let claims = uniques.iter().flat_map(|(plugin, value)| keyring.claims(plugin, value.as_bytes()));
             admitted.claims.extend(claims);
             admitted.claims.sort();

@@ -90,8 +90,8 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     let mut body = body;
     let mut body_id = take_id(kind, id, &mut body)?;
     let model = kind.read(&body)?;
-    if let Model::SecretManager(manager) = &model {
-        manager.check_fields(id.or(body_id.as_deref()).unwrap_or_default(), &body)?;
+    if let (Model::SecretManager(manager), Some(id)) = (&model, id.or(body_id.as_deref())) {
+        manager.check_fields(id, &body)?;
     }
     if let Model::Consumer(consumer) = &model {
         if id.is_some_and(|id| *id != *consumer.username) {
