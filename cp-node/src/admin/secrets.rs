@@ -85,8 +85,13 @@ impl Secrets {
             // What stands beside a token could only be looked at in part as long as it was closed.
             admit(&CATALOG, kind, Some(&key.id), opened.clone())?;
         }
-        if let Some(keyring) = &self.keyring {
-            let uniques = resource::uniques(&CATALOG, kind, &opened);
+        let uniques = resource::uniques(&CATALOG, kind, &opened);
+        if !uniques.is_empty() {
+            let keyring = self.keyring.as_ref().ok_or_else(|| {
+                let sentence = "a key that nobody else may have is compared by keyed hashes, and this node has no \
+                    keyring: set secrets.keyring_file";
+                Report::of(Problem::rule(Path::default().property("plugins"), sentence))
+            })?;
             let claims = uniques.iter().flat_map(|(plugin, value)| keyring.claims(plugin, value.as_bytes()));
             admitted.claims.extend(claims);
             admitted.claims.sort();

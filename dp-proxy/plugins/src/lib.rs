@@ -31,6 +31,7 @@ mod list;
 mod meta;
 mod mocking;
 mod plugin;
+mod prometheus;
 mod proxy_rewrite;
 mod redirect;
 mod referer_restriction;

@@ -66,7 +66,7 @@ pub struct Admitted {
     pub references: Vec<ResourceKey>,
     /// Values that nobody else may hold, as far as they are no secrets.
     pub claims: Vec<Claim>,
-    /// Whether something in the body is to be sealed.
+    /// Whether a keyring is needed: to seal something in the body, or to claim a value that nobody else may have.
     pub has_secrets: bool,
     /// What is accepted but worth a word, e.g. a field that has no effect yet.
     pub warnings: Vec<String>,
@@ -90,8 +90,8 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     let mut body = body;
     let mut body_id = take_id(kind, id, &mut body)?;
     let model = kind.read(&body)?;
-    if let Model::SecretManager(manager) = &model {
-        manager.check_fields(id.or(body_id.as_deref()).unwrap_or_default(), &body)?;
+    if let (Model::SecretManager(manager), Some(id)) = (&model, id.or(body_id.as_deref())) {
+        manager.check_fields(id, &body)?;
     }
     if let Model::Consumer(consumer) = &model {
         if id.is_some_and(|id| *id != *consumer.username) {
@@ -113,7 +113,8 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     references.extend(owner(kind, named));
     references.sort();
     references.dedup();
-    let has_secrets = !secrets(catalog, kind.name, &mut body).is_empty();
+    let has_secrets =
+        !secrets(catalog, kind.name, &mut body).is_empty() || !uniques(catalog, kind.name, &body).is_empty();
     let mut warnings = pending::warnings(&model);
     warnings.extend(said);
     Ok(Admitted {

@@ -199,7 +199,8 @@ fn report(node: &Node, outcome: Outcome) {
 fn name_for(upstream: &Upstream, node: &Node, sni: Option<&str>) -> Result<ServerName<'static>, Failure> {
     let rewritten = upstream.upstream_host.as_deref().filter(|_| upstream.pass_host == PassHost::Rewrite);
     let text = match (rewritten, sni.filter(|_| upstream.pass_host == PassHost::Pass), &node.host) {
-        (Some(host), ..) => host::name_of(host).unwrap_or_default().into_owned(),
+        // An IPv6 address has brackets in a host, and none in a certificate.
+        (Some(host), ..) => host::name_of(host).unwrap_or_default().trim_matches(['[', ']']).to_owned(),
         (None, Some(name), _) => name.to_owned(),
         (None, None, NodeHost::Name(name)) => name.to_string(),
         (None, None, NodeHost::Address(address)) => return Ok(ServerName::from(*address)),
