@@ -202,3 +202,17 @@ impl Truth {
         (seen != held && !deleted).then(|| format!("{seen:?} at {key} as of {at}; up to there it is {held:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{breaches, cas_delete, delete, gone, write};
+
+    #[test]
+    fn a_delete_that_only_a_step_has_shown_is_one_whose_condition_holds_there() {
+        let none = |_: &[crate::history::Event], truth: &super::Truth| truth.contradictions.clone();
+        let before = [write("a", 1, 0, 1, Some(1)), cas_delete("a", 1, 2, 3), write("a", 2, 4, 5, Some(2))];
+        let told = |last: &[crate::history::Event]| [&before[..], last].concat();
+        assert_eq!(breaches(none, &told(&[delete(&["a"], 6, 7, None), gone(2, 3, "a", 9)])), 0);
+        assert_eq!(breaches(none, &told(&[gone(2, 3, "a", 9)])), 1, "its condition does not hold there");
+    }
+}
