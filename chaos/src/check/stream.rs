@@ -163,7 +163,11 @@ mod tests {
         assert_eq!(judged(told(), &[gone(3, 4, "a", 9)]), 2, "another one, and not this one");
         assert_eq!(judged(told(), &[step(3, 4, &[("b", 2, 2)])]), 2, "still there, and from before the step");
         assert_eq!(judged(told(), &[full(4, &[("a", 3, 3), ("b", 2, 2)])]), 1, "still there in a full state");
-        assert_eq!(judged(untold(), &[gone(3, 4, "b", 9), full(4, &[("a", 3, 3), ("b", 2, 2)])]), 1, "a step showed it");
+        assert_eq!(
+            judged(untold(), &[gone(3, 4, "b", 9), full(4, &[("a", 3, 3), ("b", 2, 2)])]),
+            1,
+            "a step showed it"
+        );
     }
 
     fn judged(frames: &[Event]) -> usize {
