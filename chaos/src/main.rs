@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use chaos::demo;
 use chaos::layout::Layout;
 use chaos::luck::Luck;
 use chaos::mutants;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
-use chaos::wide_fleet;
+use chaos::{check, demo, history, wide_fleet};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -102,6 +101,13 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Holds a history that a run has left against every law again. What is no part of it (how long proxies took to follow,
+    /// the record, the archive) is not judged.
+    Judge {
+        /// A `history.jsonl`. Repeatable.
+        #[arg(required = true)]
+        histories: Vec<PathBuf>,
+    },
     /// Removes what runs have left behind: reports, and directories of clusters that were not taken down.
     Gc,
 }
@@ -128,6 +134,7 @@ async fn main() -> ExitCode {
                 true
             })
         }
+        Command::Judge { histories } => judge(&histories),
         Command::Gc => gc().map(|()| true),
     };
     match held {
@@ -356,6 +363,18 @@ impl Total {
         );
         self.valid == self.runs
     }
+}
+
+/// Judges histories again; whether all of them hold.
+fn judge(histories: &[PathBuf]) -> Result<bool> {
+    let mut held = true;
+    for path in histories {
+        let breaches = check::all(&history::read(path)?);
+        println!("{}: {} breaches", path.display(), breaches.len());
+        breaches.iter().for_each(|breach| println!("    {}: {:.600}", breach.law, breach.what));
+        held &= breaches.is_empty();
+    }
+    Ok(held)
 }
 
 /// A cluster's directory is removed by whoever made it; one whose maker was killed is still here.

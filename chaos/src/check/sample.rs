@@ -1,7 +1,7 @@
 //! Short words for hand-made histories.
 
 use super::Truth;
-use crate::history::{At, Call, Event, Found, Micros, Op, Outcome, Value};
+use crate::history::{At, Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value};
 
 pub(super) fn breaches(check: fn(&[Event], &Truth) -> Vec<String>, history: &[Event]) -> usize {
     check(history, &Truth::of(history)).len()
@@ -34,6 +34,20 @@ pub(super) fn delete(keys: &[&str], from: Micros, to: Micros, revision: Option<u
     let writes = keys.iter().map(|key| ((*key).to_owned(), None)).collect();
     let outcome = revision.map_or(Outcome::Unknown { why: "504".to_owned() }, done);
     op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
+}
+
+/// A delete under a condition that nobody has an answer to.
+pub(super) fn cas_delete(key: &str, if_match: u64, from: Micros, to: Micros) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), None)], if_match: Some(if_match), request: None };
+    op(call, Outcome::Unknown { why: "504".to_owned() }, from, to)
+}
+
+/// A step of the first node's feed that deletes a key.
+pub(super) fn gone(prev: u64, to: u64, key: &str, at: Micros) -> Event {
+    let digest = "x".to_owned();
+    let changes = vec![(key.to_owned(), None)];
+    let kind = FrameKind::Delta { prev: At(1, prev), position: At(1, to), changes, reached: digest.clone(), digest };
+    Event::Frame(Frame { node: 1, at, kind })
 }
 
 /// A delete that found nothing there.

@@ -106,7 +106,7 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, delete, write};
+    use super::super::sample::{breaches, delete, gone, write};
     use crate::history::{At, Event, Found, Frame, FrameKind};
 
     fn frame(kind: FrameKind) -> Event {
@@ -139,12 +139,6 @@ mod tests {
         })
     }
 
-    fn gone(prev: u64, to: u64, key: &str) -> Event {
-        let digest = "x".to_owned();
-        let (prev, position, changes) = (At(1, prev), At(1, to), vec![(key.to_owned(), None)]);
-        frame(FrameKind::Delta { prev, position, changes, reached: digest.clone(), digest })
-    }
-
     fn bookmark(revision: u64, changed_at: u64) -> Event {
         frame(FrameKind::Heartbeat { position: At(1, revision), changed_at: At(1, changed_at), digest: "x".into() })
     }
@@ -163,13 +157,17 @@ mod tests {
         };
         let told = || delete(&["b"], 6, 7, Some(4));
         let untold = || delete(&["b"], 6, 7, None);
-        assert_eq!(judged(told(), &[gone(3, 4, "b"), bookmark(4, 4), full(4, &[("a", 3, 3)])]), 0);
-        assert_eq!(judged(untold(), &[gone(3, 4, "b"), bookmark(4, 4), full(4, &[("a", 3, 3)])]), 0);
+        assert_eq!(judged(told(), &[gone(3, 4, "b", 9), bookmark(4, 4), full(4, &[("a", 3, 3)])]), 0);
+        assert_eq!(judged(untold(), &[gone(3, 4, "b", 9), bookmark(4, 4), full(4, &[("a", 3, 3)])]), 0);
         assert_eq!(judged(told(), &[bookmark(4, 3)]), 1, "left out");
-        assert_eq!(judged(told(), &[gone(3, 4, "a")]), 2, "another one, and not this one");
+        assert_eq!(judged(told(), &[gone(3, 4, "a", 9)]), 2, "another one, and not this one");
         assert_eq!(judged(told(), &[step(3, 4, &[("b", 2, 2)])]), 2, "still there, and from before the step");
         assert_eq!(judged(told(), &[full(4, &[("a", 3, 3), ("b", 2, 2)])]), 1, "still there in a full state");
-        assert_eq!(judged(untold(), &[gone(3, 4, "b"), full(4, &[("a", 3, 3), ("b", 2, 2)])]), 1, "a step showed it");
+        assert_eq!(
+            judged(untold(), &[gone(3, 4, "b", 9), full(4, &[("a", 3, 3), ("b", 2, 2)])]),
+            1,
+            "a step showed it"
+        );
     }
 
     fn judged(frames: &[Event]) -> usize {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value};
+use crate::history::{Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value, frames};
 
 /// One logical write: several attempts under one request id are one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,7 +63,6 @@ impl Truth {
                         }
                         FrameKind::Delta { changes, .. } => {
                             changes.iter().for_each(|(key, found)| truth.witness(&who, key, *found));
-                            truth.witness_deletes(&who, frame);
                         }
                         _ => {}
                     }
@@ -71,6 +70,8 @@ impl Truth {
                 _ => {}
             }
         }
+        // When all that has a value is known: conditions tell deletes apart.
+        frames(history).for_each(|frame| truth.witness_deletes(frame));
         truth
     }
 
@@ -138,8 +139,8 @@ impl Truth {
     }
 
     /// A delete leaves no value that names it. Where nobody was told of it, a step that does nothing else shows its revision,
-    /// and it is taken to be the first of those that are possible.
-    fn witness_deletes(&mut self, who: &str, frame: &Frame) {
+    /// and it is taken to be the first of those that are possible there.
+    fn witness_deletes(&mut self, frame: &Frame) {
         let FrameKind::Delta { prev, position, changes, .. } = &frame.kind else { return };
         let revision = position.1;
         let gone: Vec<&String> = changes.iter().filter(|(_, found)| found.is_none()).map(|(key, _)| key).collect();
@@ -148,12 +149,23 @@ impl Truth {
         }
         let possible = self.writes.iter().position(|write| {
             let of_these = write.writes.iter().all(|(key, value)| value.is_none() && gone.contains(&key));
-            of_these && write.revision.is_none() && write.possible && write.invoked <= frame.at
+            let holds = |wanted: u64| {
+                write
+                    .writes
+                    .iter()
+                    .all(|(key, _)| self.held(key, revision - 1).is_some_and(|held| held.modified == wanted))
+            };
+            of_these
+                && write.revision.is_none()
+                && write.possible
+                && write.invoked <= frame.at
+                && write.if_match.is_none_or(holds)
         });
         match possible {
             Some(index) => self.place(index, revision),
             None => {
-                self.contradictions.push(format!("{who} saw {gone:?} deleted at {position}, which nobody asked for"))
+                let who = format!("the feed of cp-{}", frame.node);
+                self.contradictions.push(format!("{who} saw {gone:?} deleted at {position}, which nobody asked for"));
             }
         }
     }
@@ -200,5 +212,19 @@ impl Truth {
         let held = self.held(key, at);
         let deleted = seen.is_none() && self.may_be_gone(key, time);
         (seen != held && !deleted).then(|| format!("{seen:?} at {key} as of {at}; up to there it is {held:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{breaches, cas_delete, delete, gone, write};
+
+    #[test]
+    fn a_delete_that_only_a_step_has_shown_is_one_whose_condition_holds_there() {
+        let none = |_: &[crate::history::Event], truth: &super::Truth| truth.contradictions.clone();
+        let before = [write("a", 1, 0, 1, Some(1)), cas_delete("a", 1, 2, 3), write("a", 2, 4, 5, Some(2))];
+        let told = |last: &[crate::history::Event]| [&before[..], last].concat();
+        assert_eq!(breaches(none, &told(&[delete(&["a"], 6, 7, None), gone(2, 3, "a", 9)])), 0);
+        assert_eq!(breaches(none, &told(&[gone(2, 3, "a", 9)])), 1, "its condition does not hold there");
     }
 }

@@ -59,8 +59,10 @@ fn seen(entries: &[Entry]) -> Vec<Entry> {
             Step::Write(_) | Step::Delete => false,
         })
     };
+    // What was deleted had been written, by whomever.
+    let is_deleted = entries.iter().any(|entry| entry.step == Step::Delete && entry.returned.is_some());
     let matters = |entry: &&Entry| match entry.step {
-        Step::Write(value) | Step::Swap(_, Some(value)) => entry.returned.is_some() || shows(value),
+        Step::Write(value) | Step::Swap(_, Some(value)) => entry.returned.is_some() || is_deleted || shows(value),
         // What a delete leaves bears nobody's name.
         Step::Read(_) | Step::Delete | Step::Swap(_, None) => true,
     };
@@ -105,6 +107,8 @@ mod tests {
             write("a", 2, 8, 9, Some(3)),
         ];
         assert_eq!(breaches(super::check, &fine), 0);
+        let unseen = [unknown("a", 1, 0, 1), delete(&["a"], 2, 3, Some(2)), read("a", None, 2, 4, 5)];
+        assert_eq!(breaches(super::check, &unseen), 0, "nobody saw the write, and it was deleted");
         let left = [write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), read("a", Some((1, 1)), 2, 4, 5)];
         assert_eq!(breaches(super::check, &left), 1);
         let twice = [write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), delete(&["a"], 4, 5, Some(3))];
