@@ -12,6 +12,7 @@ mod http;
 mod machine;
 mod process;
 mod propagation;
+mod proxy;
 mod record;
 mod table;
 mod writes;
@@ -38,6 +39,8 @@ enum Bench {
     Apply(apply::Arguments),
     /// How soon a committed change is served by two proxies, at several sizes of the configuration.
     Propagation(propagation::Arguments),
+    /// What a request costs the proxy, beside nginx, HAProxy and Envoy.
+    Proxy(proxy::Arguments),
     /// How fast a backlog drains into PostgreSQL, and Admin writes while it is up, down or slow.
     Record(record::Arguments),
     /// One route of many changes: the proxy's table, step by step against built afresh.
@@ -65,6 +68,7 @@ async fn run(cli: Cli) -> Result<String> {
     let results = match cli.bench {
         Bench::Apply(arguments) => apply::run(arguments).await?,
         Bench::Propagation(arguments) => propagation::run(arguments).await?,
+        Bench::Proxy(arguments) => proxy::run(arguments).await?,
         Bench::Record(arguments) => record::run(arguments).await?,
         Bench::Table(arguments) => table::run(arguments)?,
         Bench::Writes(arguments) => writes::run(arguments).await?,

@@ -56,6 +56,17 @@ impl Process {
         peak_memory_of(self.child.id())
     }
 
+    /// Bytes of it that are in memory.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory any more")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib << 10)
+    }
+
     /// What it has used of the processor so far.
     pub(crate) fn processor(&self) -> Duration {
         processor_of(&self.child.id().to_string())
