@@ -16,7 +16,7 @@ pub(super) fn done(revision: u64) -> Outcome {
 }
 
 pub(super) fn transaction(writes: &[(&str, Value)], from: Micros, to: Micros, revision: Option<u64>) -> Event {
-    let writes = writes.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect();
+    let writes = writes.iter().map(|(key, value)| ((*key).to_owned(), Some(*value))).collect();
     let outcome = revision.map_or(Outcome::Fail { status: 503 }, done);
     op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
 }
@@ -26,17 +26,30 @@ pub(super) fn write(key: &str, value: Value, from: Micros, to: Micros, revision:
 }
 
 pub(super) fn unknown(key: &str, value: Value, from: Micros, to: Micros) -> Event {
-    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: None, request: None };
+    let call = Call::Write { writes: vec![(key.to_owned(), Some(value))], if_match: None, request: None };
     op(call, Outcome::Unknown { why: "504".to_owned() }, from, to)
 }
 
+pub(super) fn delete(keys: &[&str], from: Micros, to: Micros, revision: Option<u64>) -> Event {
+    let writes = keys.iter().map(|key| ((*key).to_owned(), None)).collect();
+    let outcome = revision.map_or(Outcome::Unknown { why: "504".to_owned() }, done);
+    op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
+}
+
+/// A delete that found nothing there.
+pub(super) fn nothing_to_delete(key: &str, from: Micros, to: Micros) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), None)], if_match: None, request: None };
+    op(call, Outcome::Fail { status: 404 }, from, to)
+}
+
 pub(super) fn request(key: &str, value: Value, id: &str, from: Micros, to: Micros, revision: Option<u64>) -> Event {
-    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: None, request: Some(id.to_owned()) };
+    let call =
+        Call::Write { writes: vec![(key.to_owned(), Some(value))], if_match: None, request: Some(id.to_owned()) };
     op(call, revision.map_or(Outcome::Unknown { why: "504".to_owned() }, done), from, to)
 }
 
 pub(super) fn cas(key: &str, value: Value, if_match: u64, from: Micros, to: Micros, revision: u64) -> Event {
-    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: Some(if_match), request: None };
+    let call = Call::Write { writes: vec![(key.to_owned(), Some(value))], if_match: Some(if_match), request: None };
     op(call, done(revision), from, to)
 }
 

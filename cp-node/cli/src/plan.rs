@@ -70,7 +70,7 @@ impl Label {
 pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Label>) -> Result<Vec<Change>, Failure> {
     let mut kinds: BTreeSet<&'static str> = wanted.iter().map(|resource| resource.kind.name).collect();
     if prune.is_some() {
-        kinds.extend(protocol::resource::KINDS.iter().filter(|kind| kind.is_served()).map(|kind| kind.name));
+        kinds.extend(protocol::resource::KINDS.iter().map(|kind| kind.name));
     }
     let mut now: BTreeMap<(&'static str, String), (Value, u64)> = BTreeMap::new();
     for kind in kinds {

@@ -19,7 +19,7 @@ pub(super) fn serve(call: &Call) -> Result<Answer, Answer> {
 fn document() -> Value {
     let mut paths = Map::new();
     let mut schemas = shared_schemas();
-    for kind in KINDS.iter().filter(|kind| kind.is_served()) {
+    for kind in KINDS {
         let Some(path) = path_of(kind) else { continue };
         // A kind without a schema takes an object, of which nothing more is said.
         let mut schema = kind.schema().unwrap_or_else(|| json!({ "type": "object" }));
@@ -113,7 +113,7 @@ fn shared_schemas() -> Map<String, Value> {
         "additionalProperties": false,
         "properties": {
             "op": { "enum": ["put", "create", "patch", "delete"] },
-            "kind": { "enum": KINDS.iter().filter(|kind| kind.is_served()).map(|kind| kind.name).collect::<Vec<_>>() },
+            "kind": { "enum": KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>() },
             "id": id,
             "value": { "type": "object" },
             "if_match": { "type": "integer", "minimum": 0 },

@@ -96,14 +96,15 @@ async fn get(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer>
         return history::at_revision(desk, &ResourceKey::new(target.kind.name, id), revision).await;
     }
     let config = desk.config(call.wants_stale()?).await?;
-    let collection = match (&target.id, target.kind.id_rule) {
-        (None, _) => true,
-        (Some(id), IdRule::UnderConsumer) => id.ends_with('/'),
-        _ => false,
+    let below = match (target.id.as_deref(), target.kind.id_rule) {
+        (None, _) => Some(String::new()),
+        (Some(id), IdRule::UnderConsumer) if id.ends_with('/') => Some(id.to_owned()),
+        (Some(manager), IdRule::UnderManager) if !manager.contains('/') => Some(format!("{manager}/")),
+        _ => None,
     };
-    if collection {
+    if let Some(below) = below {
         let (secrets, opened) = (desk.secrets.clone(), call.principal.sees_secrets);
-        let (below, query) = (target.id.unwrap_or_default(), call.query.clone());
+        let query = call.query.clone();
         // A long list is a second of work: not on a thread that serves others.
         let listing = daemon::blocking::spawn(move || {
             let view = if opened { View::Open(&secrets) } else { View::Masked };
@@ -215,6 +216,9 @@ async fn patch(
     terms: WriteTerms,
 ) -> Result<Answer, Answer> {
     let value = value.ok_or_else(|| Answer::bad("missing new configuration"))?;
+    if target.lacks_its_path() {
+        return Err(Answer::bad(&format!("no {} id", target.kind.singular)));
+    }
     let id = target.id.as_deref().ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
     if target.sub_path.is_empty() && !value.is_object() {
         return Err(Answer::bad("invalid configuration"));

@@ -75,11 +75,7 @@ impl Secrets {
                 continue;
             }
             let same = before.iter().find(|(place, _)| *place == path).and_then(|(_, value)| value.as_str());
-            let same = same.filter(|token| is_sealed_as(keyring, key, &path, token, text));
-            let token = match same {
-                Some(token) => token.to_owned(),
-                None => keyring.seal(key, &path, text.as_bytes(), &*self.random).to_string(),
-            };
+            let token = keyring.seal_again(key, &path, text, same, &*self.random);
             *value = Value::String(token);
             changed = true;
         }
@@ -89,8 +85,13 @@ impl Secrets {
             // What stands beside a token could only be looked at in part as long as it was closed.
             admit(&CATALOG, kind, Some(&key.id), opened.clone())?;
         }
-        if let Some(keyring) = &self.keyring {
-            let uniques = resource::uniques(&CATALOG, kind, &opened);
+        let uniques = resource::uniques(&CATALOG, kind, &opened);
+        if !uniques.is_empty() {
+            let keyring = self.keyring.as_ref().ok_or_else(|| {
+                let sentence = "a key that nobody else may have is compared by keyed hashes, and this node has no \
+                    keyring: set secrets.keyring_file";
+                Report::of(Problem::rule(Path::default().property("plugins"), sentence))
+            })?;
             let claims = uniques.iter().flat_map(|(plugin, value)| keyring.claims(plugin, value.as_bytes()));
             admitted.claims.extend(claims);
             admitted.claims.sort();
@@ -172,10 +173,4 @@ fn open(keyring: &Keyring, key: &ResourceKey, path: &Path, token: &str) -> Resul
     let token: SealedToken = token.parse().map_err(|e: seal::TokenError| e.to_string())?;
     let opened = keyring.open(key, path, &token).map_err(|e| e.to_string())?;
     String::from_utf8(opened).map_err(|_| "the sealed secret is no text".to_owned())
-}
-
-/// Whether a token is of the newest key, and holds this.
-fn is_sealed_as(keyring: &Keyring, key: &ResourceKey, path: &Path, token: &str, secret: &str) -> bool {
-    let newest = token.parse::<SealedToken>().is_ok_and(|token| token.key_id == *keyring.newest());
-    newest && open(keyring, key, path, token).is_ok_and(|opened| opened == secret)
 }

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::request::{Call, Query};
 use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, users, wait};
-use crate::net::{self, Listener, Stream};
+use crate::links;
+use crate::net::{Listener, Stream};
 
 /// How long connections are served on after the listener has closed. Each is closed with its next answer, so that clients
 /// which use theirs are elsewhere when the rest are closed: one that is closed just as a request comes leaves its client in
@@ -69,7 +70,7 @@ impl axum::serve::Listener for Accepting {
                 Some(Ok(stream)) => return (stream, self.address.clone()),
                 Some(Err(error)) => {
                     tracing::warn!(%error, "a connection to the Admin API could not be accepted");
-                    tokio::time::sleep(net::ACCEPT_PAUSE).await;
+                    tokio::time::sleep(links::ACCEPT_PAUSE).await;
                 }
                 None => self.listener = None,
             }

@@ -157,7 +157,7 @@ async fn bad_requests_name_the_place() {
             "secrets/vault/v1",
             r#"{"uri":"https://127.0.0.1:8200"}"#,
             400,
-            "secrets are not served by this version of holdfast",
+            "invalid configuration: property \"prefix\" is required",
         ),
         (
             "PUT",

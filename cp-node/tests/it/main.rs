@@ -9,6 +9,7 @@ mod binary;
 mod disk;
 mod elections;
 mod history;
+mod links;
 mod node;
 mod openapi;
 mod plugins;

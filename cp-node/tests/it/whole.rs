@@ -95,7 +95,7 @@ async fn a_whole_configuration_that_is_wrong_changes_nothing() {
             json!({"routes": [{"id": "r2", "uri": "/a", "upstream_id": "u"}]}),
             "failed to fetch upstream info by upstream id [u], response code: 404",
         ),
-        (json!({"stream_routes": [{"id": "s"}]}), "stream_routes are not served by this version of holdfast"),
+        (json!({"stream_routes": [{"id": "s", "plugins": {"cors": {}}}]}), "unknown plugin [cors]"),
         (json!([]), "a configuration is an object of lists by kind"),
     ] {
         let (status, answer) = put(&api, "d2", &body).await;

@@ -23,6 +23,8 @@ pub struct Response<'a> {
     pub status: &'a mut StatusCode,
     /// The headers.
     pub headers: &'a mut HeaderMap,
+    /// What the upstream answered, or failed with; `None` when it was not asked.
+    pub upstream_status: Option<u16>,
     /// Set to put another body in place of what there is.
     pub body: Option<Bytes>,
 }

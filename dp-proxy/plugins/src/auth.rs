@@ -3,11 +3,13 @@
 use std::fmt;
 
 use http::StatusCode;
-use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use protocol::resource::Variable;
 use protocol::resource::scope::Fields;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
+use super::header_edits::header_name;
 use super::host::{Host, Login};
 use super::jwt_auth::Verifier;
 use super::plugin::Step;
@@ -42,6 +44,54 @@ impl fmt::Debug for Proof {
             Self::Token(_) => "Token(***)",
         })
     }
+}
+
+/// The header and the argument in which a client shows something.
+#[derive(Debug)]
+pub(crate) struct Places {
+    header: HeaderName,
+    query: Box<str>,
+    /// The argument as a variable.
+    argument: Variable,
+}
+
+impl Places {
+    /// Reads their names; `header` and `query` are those that hold when none are given.
+    pub(crate) fn read(fields: &Fields<'_, '_>, header: HeaderName, query: &str) -> Option<Self> {
+        let header = match fields.get("header") {
+            Some(scope) => header_name(&scope),
+            None => Some(header),
+        };
+        let query = fields.optional("query", |s| s.string(0, usize::MAX)).unwrap_or(query);
+        Some(Self { header: header?, query: query.into(), argument: Variable::parse(&format!("arg_{query}")) })
+    }
+
+    pub(crate) fn in_header<'r>(&self, request: &'r Request) -> Option<&'r str> {
+        request.header(self.header.as_str())
+    }
+
+    pub(crate) fn in_query(&self, host: &dyn Host) -> Option<String> {
+        shown(&self.argument, host)
+    }
+
+    /// Takes both out of a request, so that the upstream does not get to see them.
+    pub(crate) fn hide(&self, request: &mut Request) {
+        request.headers.remove(&self.header);
+        request.remove_argument(&self.query);
+    }
+
+    /// The fields in a schema.
+    pub(crate) fn schema(header: &str, query: &str) -> Value {
+        json!({
+            "header": { "type": "string", "default": header },
+            "query": { "type": "string", "default": query },
+        })
+    }
+}
+
+/// The value of a variable as text.
+pub(crate) fn shown(variable: &Variable, host: &dyn Host) -> Option<String> {
+    host.values().value(variable).map(|value| String::from_utf8_lossy(&value).into_owned())
 }
 
 /// The fields that all of them have.

@@ -68,7 +68,11 @@ impl Instance {
     /// What came of a phase, with the body that the configuration has for answers.
     #[must_use]
     pub fn settle(&self, step: Step) -> Step {
-        let Step::Answer(answer) = step else { return step };
+        let answer = match step {
+            Step::Answer(answer) => answer,
+            Step::WaitThen(time, then) => return Step::WaitThen(time, Box::new(self.settle(*then))),
+            Step::Go | Step::Wait(_) => return step,
+        };
         Step::Answer(match &self.meta.error_response {
             Some(Value::String(text)) if answer.status.as_u16() >= 400 => {
                 Answer { body: text.clone().into(), ..answer }

@@ -41,7 +41,7 @@ fn parse_name(scope: &Scope<'_, '_>, text: &str) -> Option<HeaderName> {
     name
 }
 
-fn editable_name(scope: &Scope<'_, '_>, text: &str) -> Option<HeaderName> {
+pub(crate) fn editable_name(scope: &Scope<'_, '_>, text: &str) -> Option<HeaderName> {
     let name = parse_name(scope, text)?;
     if OURS.contains(&name) {
         let sentence = format!("the header {name} is the proxy's own to write");

@@ -1,17 +1,17 @@
-//! `jwt-auth`: a consumer is who shows a JSON Web Token (RFC 7519) that was signed with its secret (HMAC, RFC 7518 §3.2).
+//! `jwt-auth`: a consumer is who shows a JSON Web Token (RFC 7519) that was signed with its secret (HMAC, RFC 7518 §3.2) or
+//! with the private half of its public key.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
-use http::HeaderName;
-use protocol::report::Problem;
+use http::header::AUTHORIZATION;
+use protocol::crypto::{TokenAlgorithm, TokenKey};
 use protocol::resource::Variable;
 use protocol::resource::scope::Fields;
 use serde_json::{Value, json};
 use sha2::{Sha256, Sha384, Sha512};
 
-use super::auth::{AuthOptions, Credential, Proof, extended};
-use super::header_edits::header_name;
+use super::auth::{AuthOptions, Credential, Places, Proof, extended, shown};
 use super::host::{Host, Login};
 use super::plugin::{Auth, Behaviour, Plugin, Step};
 use super::request::Request;
@@ -34,40 +34,50 @@ const DEFAULT_NAME: &str = "jwt";
 /// How the tokens of one consumer are verified.
 #[derive(Clone, PartialEq)]
 pub struct Verifier {
-    algorithm: Algorithm,
-    secret: Box<[u8]>,
+    signed_with: SignedWith,
     /// How long after its end a token is taken, in seconds.
     grace_seconds: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Algorithm {
-    Hs256,
-    Hs384,
-    Hs512,
+/// With what tokens are signed.
+#[derive(Clone, PartialEq)]
+enum SignedWith {
+    Secret(Hash, Box<[u8]>),
+    Key(TokenKey),
 }
 
-const ALGORITHMS: [(&str, Option<Algorithm>); 13] = [
-    ("HS256", Some(Algorithm::Hs256)),
-    ("HS384", Some(Algorithm::Hs384)),
-    ("HS512", Some(Algorithm::Hs512)),
-    ("RS256", None),
-    ("RS384", None),
-    ("RS512", None),
-    ("ES256", None),
-    ("ES384", None),
-    ("ES512", None),
-    ("PS256", None),
-    ("PS384", None),
-    ("PS512", None),
-    ("EdDSA", None),
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Algorithm {
+    Secret(Hash),
+    Key(TokenAlgorithm),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+const ALGORITHMS: [(&str, Algorithm); 13] = [
+    ("HS256", Algorithm::Secret(Hash::Sha256)),
+    ("HS384", Algorithm::Secret(Hash::Sha384)),
+    ("HS512", Algorithm::Secret(Hash::Sha512)),
+    ("RS256", Algorithm::Key(TokenAlgorithm::Rs256)),
+    ("RS384", Algorithm::Key(TokenAlgorithm::Rs384)),
+    ("RS512", Algorithm::Key(TokenAlgorithm::Rs512)),
+    ("ES256", Algorithm::Key(TokenAlgorithm::Es256)),
+    ("ES384", Algorithm::Key(TokenAlgorithm::Es384)),
+    ("ES512", Algorithm::Key(TokenAlgorithm::Es512)),
+    ("PS256", Algorithm::Key(TokenAlgorithm::Ps256)),
+    ("PS384", Algorithm::Key(TokenAlgorithm::Ps384)),
+    ("PS512", Algorithm::Key(TokenAlgorithm::Ps512)),
+    ("EdDSA", Algorithm::Key(TokenAlgorithm::EdDsa)),
 ];
 
 #[derive(Debug)]
 struct JwtAuth {
-    header: HeaderName,
-    query: Box<str>,
-    argument: Variable,
+    places: Places,
     cookie: Variable,
     key_claim: Box<str>,
     /// Claims that a token must have.
@@ -76,12 +86,8 @@ struct JwtAuth {
 }
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
-    let header = match fields.get("header") {
-        Some(scope) => header_name(&scope),
-        None => Some(http::header::AUTHORIZATION),
-    };
-    let name = |field: &'static str| fields.optional(field, |s| s.string(0, usize::MAX)).unwrap_or(DEFAULT_NAME);
-    let (query, cookie) = (name("query"), name("cookie"));
+    let places = Places::read(fields, AUTHORIZATION, DEFAULT_NAME);
+    let cookie = fields.optional("cookie", |s| s.string(0, usize::MAX)).unwrap_or(DEFAULT_NAME);
     let key_claim = fields.optional("key_claim_name", |s| s.string(1, usize::MAX)).unwrap_or("key");
     let wanted = fields.optional("claims_to_verify", |s| {
         s.all(s.unique_items(0)?, |item| item.one_of(&[("exp", "exp"), ("nbf", "nbf")]))
@@ -90,9 +96,7 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
     fields.optional("store_in_ctx", |s| s.boolean());
     let options = AuthOptions::read(fields, "Bearer", REALM);
     Some(Box::new(JwtAuth {
-        header: header?,
-        query: query.into(),
-        argument: Variable::parse(&format!("arg_{query}")),
+        places: places?,
         cookie: Variable::parse(&format!("cookie_{cookie}")),
         key_claim: key_claim.into(),
         wanted: wanted.unwrap_or_default(),
@@ -102,36 +106,43 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
 
 fn read_consumer(fields: &Fields<'_, '_>) -> Option<Credential> {
     let key = fields.required("key", |s| s.string(1, usize::MAX));
-    let secret = fields.optional("secret", |s| s.string(1, usize::MAX));
-    let algorithm = fields.optional("algorithm", |s| {
-        let known = s.one_of(&ALGORITHMS)?;
-        if known.is_none() {
-            let name = s.value.as_str().unwrap_or_default();
-            let sentence = format!("the algorithm {name} is not served by this version of holdfast");
-            s.problem(Problem::rule(s.path.clone(), sentence));
-        }
-        known
-    });
+    let algorithm = match fields.get("algorithm") {
+        Some(scope) => scope.one_of(&ALGORITHMS),
+        None => Some(Algorithm::Secret(Hash::Sha256)),
+    };
     let is_base64 = fields.optional("base64_secret", |s| s.boolean()).unwrap_or(false);
     fields.optional("exp", |s| s.integer(1, i64::MAX));
     let grace = fields.optional("lifetime_grace_period", |s| s.integer(0, i64::MAX)).unwrap_or(0);
-    if !fields.has("secret") && !fields.has("public_key") {
+    let secret = fields.optional("secret", |s| s.string(1, usize::MAX));
+    let public_key = fields.optional("public_key", |s| s.string(1, usize::MAX));
+    let signed_with = match algorithm? {
+        Algorithm::Secret(hash) => SignedWith::Secret(hash, read_secret(fields, secret, is_base64)?.into()),
+        Algorithm::Key(algorithm) => SignedWith::Key(read_public_key(fields, algorithm, public_key)?),
+    };
+    let verifier = Verifier { signed_with, grace_seconds: u64::try_from(grace).unwrap_or(0) };
+    Some(Credential { identity: key?.into(), proof: Proof::Token(verifier) })
+}
+
+fn read_secret(fields: &Fields<'_, '_>, text: Option<&str>, is_base64: bool) -> Option<Vec<u8>> {
+    if !fields.has("secret") {
         fields.rule("secret", "property \"secret\" is required when using HS based algorithms");
     }
-    let secret = match secret {
-        Some(text) if is_base64 => STANDARD.decode(text).ok().or_else(|| {
-            fields.rule("secret", "base64_secret required but the secret is not in base64 format");
-            None
-        }),
-        Some(text) => Some(text.as_bytes().to_vec()),
-        None => None,
-    };
-    let verifier = Verifier {
-        algorithm: algorithm.unwrap_or(Algorithm::Hs256),
-        secret: secret?.into(),
-        grace_seconds: u64::try_from(grace).unwrap_or(0),
-    };
-    Some(Credential { identity: key?.into(), proof: Proof::Token(verifier) })
+    let text = text?;
+    if !is_base64 {
+        return Some(text.as_bytes().to_vec());
+    }
+    let decoded = STANDARD.decode(text).ok();
+    if decoded.is_none() {
+        fields.rule("secret", "base64_secret required but the secret is not in base64 format");
+    }
+    decoded
+}
+
+fn read_public_key(fields: &Fields<'_, '_>, algorithm: TokenAlgorithm, pem: Option<&str>) -> Option<TokenKey> {
+    if !fields.has("public_key") {
+        fields.wrong("property \"public_key\" is required");
+    }
+    TokenKey::parse(algorithm, pem?).map_err(|e| fields.rule("public_key", format!("public_key: {e}"))).ok()
 }
 
 /// A token, taken apart and not verified.
@@ -149,7 +160,7 @@ impl<'t> Token<'t> {
         let json = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
         let header = json(header)?;
         let name = header.get("alg")?.as_str()?;
-        let algorithm = ALGORITHMS.iter().find(|(known, _)| *known == name).and_then(|(_, algorithm)| *algorithm);
+        let algorithm = ALGORITHMS.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm);
         Some(Self { algorithm, claims: json(claims)?, signed, signature: URL_SAFE_NO_PAD.decode(signature).ok()? })
     }
 }
@@ -166,34 +177,44 @@ impl Verifier {
                 exp.flatten().is_none_or(|exp| now < exp + grace) && nbf.flatten().is_none_or(|nbf| nbf <= now + grace)
             }
         };
-        token.algorithm == Some(self.algorithm)
-            && self.signed(token.signed.as_bytes(), &token.signature)
+        // The consumer says how tokens are signed; what the token says of itself must be the same.
+        token.algorithm == Some(self.signed_with.algorithm())
+            && self.signed_with.verifies(token.signed.as_bytes(), &token.signature)
             && in_time
             && wanted.iter().all(|claim| token.claims.get(*claim).is_some())
     }
+}
 
-    /// In constant time.
-    fn signed(&self, text: &[u8], signature: &[u8]) -> bool {
+impl SignedWith {
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Secret(hash, _) => Algorithm::Secret(*hash),
+            Self::Key(key) => Algorithm::Key(key.algorithm()),
+        }
+    }
+
+    /// In constant time where it is about a secret.
+    fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         fn check<M: Mac + KeyInit>(key: &[u8], text: &[u8], signature: &[u8]) -> bool {
             let mac = <M as KeyInit>::new_from_slice(key);
             mac.is_ok_and(|mac| mac.chain_update(text).verify_slice(signature).is_ok())
         }
-        match self.algorithm {
-            Algorithm::Hs256 => check::<Hmac<Sha256>>(&self.secret, text, signature),
-            Algorithm::Hs384 => check::<Hmac<Sha384>>(&self.secret, text, signature),
-            Algorithm::Hs512 => check::<Hmac<Sha512>>(&self.secret, text, signature),
+        match self {
+            Self::Secret(Hash::Sha256, secret) => check::<Hmac<Sha256>>(secret, text, signature),
+            Self::Secret(Hash::Sha384, secret) => check::<Hmac<Sha384>>(secret, text, signature),
+            Self::Secret(Hash::Sha512, secret) => check::<Hmac<Sha512>>(secret, text, signature),
+            Self::Key(key) => key.verifies(text, signature),
         }
     }
 }
 
 impl JwtAuth {
     fn token(&self, request: &Request, host: &dyn Host) -> Option<String> {
-        if let Some(header) = request.header(self.header.as_str()) {
+        if let Some(header) = self.places.in_header(request) {
             let is_bearer = header.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer "));
             return Some(if is_bearer { header[7..].to_owned() } else { header.to_owned() });
         }
-        let value = |variable| host.values().value(variable).map(|value| String::from_utf8_lossy(&value).into_owned());
-        value(&self.argument).or_else(|| value(&self.cookie))
+        self.places.in_query(host).or_else(|| shown(&self.cookie, host))
     }
 
     fn find<'h>(&self, request: &Request, host: &'h dyn Host) -> Result<Login<'h>, &'static str> {
@@ -212,8 +233,7 @@ impl Behaviour for JwtAuth {
     fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
         let found = self.find(request, host);
         if self.options.hide_credentials && found.is_ok() {
-            request.headers.remove(&self.header);
-            request.remove_argument(&self.query);
+            self.places.hide(request);
         }
         self.options.settle(request, host, found)
     }
@@ -221,15 +241,14 @@ impl Behaviour for JwtAuth {
 
 fn schema() -> Value {
     let own = json!({
-        "header": { "type": "string", "default": "authorization" },
-        "query": { "type": "string", "default": DEFAULT_NAME },
         "cookie": { "type": "string", "default": DEFAULT_NAME },
         "key_claim_name": { "type": "string", "minLength": 1, "default": "key" },
         "claims_to_verify": { "type": "array", "uniqueItems": true, "items": { "enum": ["exp", "nbf"] },
                               "description": "claims that a token must have" },
         "store_in_ctx": { "type": "boolean", "default": false },
     });
-    json!({ "properties": extended(own, AuthOptions::schema(REALM)) })
+    let places = Places::schema(AUTHORIZATION.as_str(), DEFAULT_NAME);
+    json!({ "properties": extended(extended(own, places), AuthOptions::schema(REALM)) })
 }
 
 fn consumer_schema() -> Value {
@@ -237,12 +256,18 @@ fn consumer_schema() -> Value {
         "properties": {
             "key": { "type": "string", "minLength": 1 },
             "secret": { "type": "string", "minLength": 1 },
-            "algorithm": { "enum": ["HS256", "HS384", "HS512"], "default": "HS256" },
+            "algorithm": { "enum": ALGORITHMS.map(|(name, _)| name), "default": "HS256" },
+            "public_key": { "type": "string", "minLength": 1, "description": "in PEM, for all algorithms but HS…" },
             "base64_secret": { "type": "boolean", "default": false },
             "exp": { "type": "integer", "minimum": 1, "default": 86_400 },
             "lifetime_grace_period": { "type": "integer", "minimum": 0, "default": 0, "description": "in seconds" },
         },
-        "required": ["key", "secret"],
+        "required": ["key"],
+        "if": {
+            "properties": { "algorithm": { "enum": ["HS256", "HS384", "HS512"] } },
+        },
+        "then": { "required": ["secret"] },
+        "else": { "required": ["public_key"] },
     })
 }
 
@@ -306,5 +331,30 @@ mod tests {
         let token = Token::parse(token).unwrap();
         assert!(verifier.takes(&token, &["exp"], 1_300_819_379));
         assert!(!verifier.takes(&token, &["exp"], 1_300_819_380));
+    }
+
+    /// RFC 7515 §A.3: its key, as PEM, and its token.
+    #[test]
+    fn a_token_may_be_signed_with_a_private_key() {
+        let public_key = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vub9tLe1gHMzV7\n6e8Tus9uPHvRVEXH8UTNG72bfocs3+257rn0s2ldbqkLJK2KRiMohYjlrQ==\n-----END PUBLIC KEY-----\n";
+        let token = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        let conf = json!({"key": "joe", "algorithm": "ES256", "public_key": public_key});
+        let Proof::Token(verifier) = PLUGIN.credential(&conf).unwrap().proof else { panic!("a token") };
+        let parsed = Token::parse(token).unwrap();
+        assert!(verifier.takes(&parsed, &["exp"], 1_300_819_379));
+        assert!(!verifier.takes(&parsed, &["exp"], 1_300_819_380));
+        let forged = token.replacen("DtEh", "EtEh", 1);
+        assert!(!verifier.takes(&Token::parse(&forged).unwrap(), &[], 0));
+        // A public key is no secret: nobody may sign with it as if it were one.
+        let as_secret = sign(&json!({"alg": "HS256"}), &json!({"key": "joe"}), public_key.as_bytes());
+        assert!(!verifier.takes(&Token::parse(&as_secret).unwrap(), &[], 0));
+        for (conf, said) in [
+            (json!({"key": "j", "algorithm": "RS256"}), "property \"public_key\" is required"),
+            (json!({"key": "j", "algorithm": "RS256", "public_key": public_key}), "public_key: it is no key for this"),
+            (json!({"key": "j"}), "property \"secret\" is required when using HS based algorithms"),
+        ] {
+            let report = PLUGIN.credential(&conf).unwrap_err();
+            assert!(report.summary().contains(said), "{conf}: {report}");
+        }
     }
 }

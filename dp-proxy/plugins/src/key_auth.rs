@@ -1,12 +1,10 @@
 //! `key-auth`: a consumer is who knows its key.
 
 use http::HeaderName;
-use protocol::resource::Variable;
 use protocol::resource::scope::Fields;
 use serde_json::{Value, json};
 
-use super::auth::{AuthOptions, Credential, Proof, extended};
-use super::header_edits::header_name;
+use super::auth::{AuthOptions, Credential, Places, Proof, extended};
 use super::host::Host;
 use super::plugin::{Auth, Behaviour, Plugin, Step};
 use super::request::Request;
@@ -28,26 +26,14 @@ const REALM: &str = "key";
 
 #[derive(Debug)]
 struct KeyAuth {
-    header: HeaderName,
-    query: Box<str>,
-    /// The argument as a variable.
-    argument: Variable,
+    places: Places,
     options: AuthOptions,
 }
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
-    let header = match fields.get("header") {
-        Some(scope) => header_name(&scope),
-        None => Some(HeaderName::from_static(DEFAULT_NAME)),
-    };
-    let query = fields.optional("query", |s| s.string(0, usize::MAX)).unwrap_or(DEFAULT_NAME);
+    let places = Places::read(fields, HeaderName::from_static(DEFAULT_NAME), DEFAULT_NAME);
     let options = AuthOptions::read(fields, "apikey", REALM);
-    Some(Box::new(KeyAuth {
-        header: header?,
-        query: query.into(),
-        argument: Variable::parse(&format!("arg_{query}")),
-        options: options?,
-    }))
+    Some(Box::new(KeyAuth { places: places?, options: options? }))
 }
 
 fn read_consumer(fields: &Fields<'_, '_>) -> Option<Credential> {
@@ -57,26 +43,22 @@ fn read_consumer(fields: &Fields<'_, '_>) -> Option<Credential> {
 
 impl Behaviour for KeyAuth {
     fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
-        let in_query = || host.values().value(&self.argument).map(|value| String::from_utf8_lossy(&value).into_owned());
-        let key = request.header(self.header.as_str()).map(str::to_owned).or_else(in_query);
+        let places = &self.places;
+        let key = places.in_header(request).map(str::to_owned).or_else(|| places.in_query(host));
         let found = match &key {
             None => Err("Missing API key in request"),
             Some(key) => host.login(NAME, key).ok_or("Invalid API key in request"),
         };
         if self.options.hide_credentials && found.is_ok() {
-            request.headers.remove(&self.header);
-            request.remove_argument(&self.query);
+            places.hide(request);
         }
         self.options.settle(request, host, found)
     }
 }
 
 fn schema() -> Value {
-    let own = json!({
-        "header": { "type": "string", "default": DEFAULT_NAME },
-        "query": { "type": "string", "default": DEFAULT_NAME },
-    });
-    json!({ "properties": extended(own, AuthOptions::schema(REALM)) })
+    let places = Places::schema(DEFAULT_NAME, DEFAULT_NAME);
+    json!({ "properties": extended(places, AuthOptions::schema(REALM)) })
 }
 
 fn consumer_schema() -> Value {

@@ -10,28 +10,39 @@
 //! Names, defaults, priorities, status codes and sentences are those of Apache APISIX.
 
 mod answer;
+mod api_breaker;
 mod auth;
 mod basic_auth;
 mod chain;
 mod consumer_restriction;
 mod cors;
+mod fault_injection;
 mod header_edits;
 mod host;
 mod ip_restriction;
 mod jwt_auth;
 mod key_auth;
+mod keyed;
+mod limit_conn;
 mod limit_count;
+mod limit_req;
+mod limits;
 mod list;
 mod meta;
+mod mocking;
 mod plugin;
+mod prometheus;
 mod proxy_rewrite;
 mod redirect;
+mod referer_restriction;
 mod regex_uri;
 mod request;
 mod request_id;
 mod response_rewrite;
 #[cfg(test)]
 mod testing;
+mod ua_restriction;
+mod uri_blocker;
 
 pub use answer::{Answer, Response};
 pub use auth::{Credential, Proof};
@@ -39,4 +50,4 @@ pub use chain::{Chain, Instance, Merged, merge};
 pub use host::{Host, Login};
 pub use list::{CATALOG, Catalog, PLUGINS, find};
 pub use plugin::{Behaviour, Plugin, Step};
-pub use request::{Identity, Request};
+pub use request::{Held, Identity, Request};

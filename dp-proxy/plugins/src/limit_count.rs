@@ -3,21 +3,18 @@
 //! A window opens with the first request of its key and closes after its time; then the count starts over. All workers
 //! of a proxy share the counts: they are behind locks, each for a part of the keys, which only limited requests take.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use protocol::report::Problem;
 use protocol::resource::scope::{Fields, Scope};
-use protocol::resource::{Known, Values, Variable, VariableText};
+use protocol::resource::{Known, Variable};
 use serde_json::{Value, json};
 
-use super::answer::Answer;
 use super::host::Host;
-use super::plugin::{Behaviour, Plugin, Step, check_variables, not_served};
+use super::keyed::Keyed;
+use super::limits::{self, Key, KeyType, Rejection, only};
+use super::plugin::{Behaviour, Plugin, Step, not_served};
 use super::request::Request;
 
 /// See the module.
@@ -32,29 +29,11 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 struct LimitCount {
     count: u64,
     key: Key,
-    code: StatusCode,
-    message: Option<Box<str>>,
+    rejection: Rejection,
     show_headers: bool,
-    windows: Windows,
+    time: Duration,
+    windows: Keyed<Window>,
 }
-
-/// What requests are told apart by.
-#[derive(Debug)]
-enum Key {
-    Variable(Variable),
-    Combination(VariableText),
-    Constant(Box<str>),
-}
-
-#[derive(Clone, Copy)]
-enum KeyType {
-    Variable,
-    Combination,
-    Constant,
-}
-
-const KEY_TYPES: [(&str, KeyType); 3] =
-    [("var", KeyType::Variable), ("var_combination", KeyType::Combination), ("constant", KeyType::Constant)];
 
 /// The longest window.
 const WINDOW_SECONDS_MAX: i64 = 366 * 24 * 3600;
@@ -71,32 +50,23 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
     only(fields, "window_type", "fixed");
     let count = fields.optional("count", |s| whole(&s, i64::MAX));
     let window = fields.optional("time_window", |s| whole(&s, WINDOW_SECONDS_MAX));
-    let key_type = fields.optional("key_type", |s| s.one_of(&KEY_TYPES)).unwrap_or(KeyType::Variable);
+    let key_type = fields.optional("key_type", |s| s.one_of(&limits::KEY_TYPES)).unwrap_or(KeyType::Variable);
     let key = match fields.get("key") {
-        Some(scope) => read_key(&scope, key_type),
+        Some(scope) => Key::read(&scope, key_type),
         None => Some(Key::Variable(Variable::Known(Known::RemoteAddr))),
     };
-    let code = fields.optional("rejected_code", |s| s.integer(200, 599)).and_then(|code| u16::try_from(code).ok());
-    let message = fields.optional("rejected_msg", |s| s.string(1, usize::MAX));
+    let rejection = Rejection::read(fields);
     let show_headers = fields.optional("show_limit_quota_header", |s| s.boolean()).unwrap_or(true);
     // What is counted here can always be counted.
     fields.optional("allow_degradation", |s| s.boolean());
     Some(Box::new(LimitCount {
         count: count?,
         key: key?,
-        code: StatusCode::from_u16(code.unwrap_or(503)).ok()?,
-        message: message.map(Box::from),
+        rejection: rejection?,
         show_headers,
-        windows: Windows::new(Duration::from_secs(window?)),
+        time: Duration::from_secs(window?),
+        windows: Keyed::default(),
     }))
-}
-
-/// Refuses every word but the one that is served.
-fn only(fields: &Fields<'_, '_>, field: &'static str, served: &str) {
-    let word = fields.optional(field, |s| s.string(0, usize::MAX));
-    if word.is_some_and(|word| word != served) {
-        fields.rule(field, format!("{field} is not served by this version of holdfast but for {served:?}"));
-    }
 }
 
 /// A whole number over 0. APISIX takes a text with variables too.
@@ -123,86 +93,32 @@ fn whole(scope: &Scope<'_, '_>, max: i64) -> Option<u64> {
     number.and_then(|number| u64::try_from(number).ok())
 }
 
-fn read_key(scope: &Scope<'_, '_>, key_type: KeyType) -> Option<Key> {
-    let text = scope.string(0, usize::MAX)?;
-    Some(match key_type {
-        KeyType::Constant => Key::Constant(text.into()),
-        KeyType::Variable => {
-            let variable = Variable::parse(text);
-            check_variables(scope, [&variable]);
-            Key::Variable(variable)
-        }
-        KeyType::Combination => {
-            let combination = VariableText::parse(text);
-            check_variables(scope, combination.variables());
-            Key::Combination(combination)
-        }
-    })
-}
-
-impl Key {
-    /// The key of a request; its address when it has none of what is asked for, as in APISIX.
-    fn of(&self, values: &dyn Values) -> Vec<u8> {
-        let key = match self {
-            Self::Constant(key) => return key.as_bytes().to_vec(),
-            Self::Variable(variable) => values.value(variable).map(|value| value.into_owned()),
-            Self::Combination(text) => text.fill(values),
-        };
-        key.unwrap_or_else(|| values.value(&Variable::Known(Known::RemoteAddr)).unwrap_or_default().into_owned())
-    }
-}
-
-/// Locks among which keys are spread.
-const SHARDS: usize = 16;
-/// Keys that one lock guards. When there are more at once, windows that are not over are forgotten: it bounds the memory,
-/// and whoever comes with so many keys has found a way around the limit anyway.
-const SHARD_KEYS_MAX: usize = 8192;
-
-/// The open windows.
-#[derive(Debug)]
-struct Windows {
-    time: Duration,
-    hasher: RandomState,
-    shards: [Mutex<HashMap<Box<[u8]>, Window>>; SHARDS],
-}
-
-#[derive(Clone, Copy, Debug)]
+/// The window of one key.
+#[derive(Clone, Copy, Debug, Default)]
 struct Window {
     closes: Duration,
     taken: u64,
 }
 
-impl Windows {
-    fn new(time: Duration) -> Self {
-        Self { time, hasher: RandomState::new(), shards: Default::default() }
-    }
-
-    /// Takes one of `count` from the key's window. How many had been taken before, and how long the window stays open.
-    fn take(&self, key: &[u8], count: u64, now: Duration) -> (u64, Duration) {
-        #[expect(clippy::cast_possible_truncation, reason = "any few bits of a hash are as good as others")]
-        let shard = &self.shards[self.hasher.hash_one(key) as usize % SHARDS];
-        // A count is whole after every step: a panic elsewhere cannot have left half of one.
-        let mut windows = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(window) = windows.get_mut(key).filter(|window| window.closes > now) {
-            let before = window.taken;
-            window.taken = before.saturating_add(1).min(count);
-            return (before, window.closes - now);
-        }
-        if windows.len() >= SHARD_KEYS_MAX {
-            windows.retain(|_, window| window.closes > now);
-            if windows.len() >= SHARD_KEYS_MAX {
-                windows.clear();
+impl LimitCount {
+    /// Takes one from the key's window. How many had been taken before, and how long the window stays open.
+    fn take(&self, key: &[u8], now: Duration) -> (u64, Duration) {
+        let is_over = |window: &Window| window.closes <= now;
+        self.windows.with(key, is_over, |window| {
+            if is_over(window) {
+                *window = Window { closes: now.saturating_add(self.time), taken: 0 };
             }
-        }
-        windows.insert(key.into(), Window { closes: now.saturating_add(self.time), taken: 1.min(count) });
-        (0, self.time)
+            let before = window.taken;
+            window.taken = before.saturating_add(1).min(self.count);
+            (before, window.closes - now)
+        })
     }
 }
 
 impl Behaviour for LimitCount {
     fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
         let key = self.key.of(&request.seen(host));
-        let (before, left) = self.windows.take(&key, self.count, host.now());
+        let (before, left) = self.take(&key, host.now());
         let passes = before < self.count;
         if self.show_headers {
             let remaining = if passes { self.count - before - 1 } else { 0 };
@@ -215,10 +131,7 @@ impl Behaviour for LimitCount {
         if passes {
             return Step::Go;
         }
-        Step::Answer(match &self.message {
-            Some(message) => Answer::error(self.code, message),
-            None => Answer::empty(self.code),
-        })
+        self.rejection.step()
     }
 }
 
@@ -235,7 +148,7 @@ fn schema() -> Value {
             "count": whole,
             "time_window": { "type": "integer", "exclusiveMinimum": 0, "maximum": WINDOW_SECONDS_MAX, "description": "in seconds" },
             "key": { "type": "string", "default": "remote_addr" },
-            "key_type": { "enum": KEY_TYPES.map(|(word, _)| word), "default": "var" },
+            "key_type": { "enum": limits::KEY_TYPES.map(|(word, _)| word), "default": "var" },
             "policy": { "enum": ["local"], "default": "local" },
             "window_type": { "enum": ["fixed"], "default": "fixed" },
             "rejected_code": { "type": "integer", "minimum": 200, "maximum": 599, "default": 503 },
@@ -299,15 +212,5 @@ mod tests {
             assert!(passes(first));
             assert_eq!(passes(second), !together, "{conf}");
         }
-    }
-
-    #[test]
-    fn keys_that_never_come_again_do_not_pile_up() {
-        let windows = Windows::new(Duration::from_secs(1));
-        for n in 0..(SHARDS * SHARD_KEYS_MAX * 2) as u64 {
-            windows.take(&n.to_le_bytes(), 1, Duration::from_millis(n / 64));
-        }
-        let kept: usize = windows.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
-        assert!(kept <= SHARDS * SHARD_KEYS_MAX, "{kept}");
     }
 }

@@ -7,23 +7,33 @@ use serde_json::Value;
 use super::chain::Instance;
 use super::plugin::Plugin;
 use super::{
-    basic_auth, consumer_restriction, cors, ip_restriction, jwt_auth, key_auth, limit_count, proxy_rewrite, redirect,
-    request_id, response_rewrite,
+    api_breaker, basic_auth, consumer_restriction, cors, fault_injection, ip_restriction, jwt_auth, key_auth,
+    limit_conn, limit_count, limit_req, mocking, prometheus, proxy_rewrite, redirect, referer_restriction, request_id,
+    response_rewrite, ua_restriction, uri_blocker,
 };
 
 /// Every plugin, sorted by name.
-pub static PLUGINS: [&Plugin; 11] = [
+pub static PLUGINS: [&Plugin; 20] = [
+    &api_breaker::PLUGIN,
     &basic_auth::PLUGIN,
     &consumer_restriction::PLUGIN,
     &cors::PLUGIN,
+    &fault_injection::PLUGIN,
     &ip_restriction::PLUGIN,
     &jwt_auth::PLUGIN,
     &key_auth::PLUGIN,
+    &limit_conn::PLUGIN,
     &limit_count::PLUGIN,
+    &limit_req::PLUGIN,
+    &mocking::PLUGIN,
+    &prometheus::PLUGIN,
     &proxy_rewrite::PLUGIN,
     &redirect::PLUGIN,
+    &referer_restriction::PLUGIN,
     &request_id::PLUGIN,
     &response_rewrite::PLUGIN,
+    &ua_restriction::PLUGIN,
+    &uri_blocker::PLUGIN,
 ];
 
 /// The plugins of this build, as admission asks for them.
@@ -54,6 +64,8 @@ impl PluginCatalog for Catalog {
         match role {
             PluginRole::Consumer => plugin.consumer_marks(),
             PluginRole::Traffic | PluginRole::Metadata => Some(PluginMarks::default()),
+            // No plugin is run on streams.
+            PluginRole::Stream => None,
         }
     }
 
@@ -72,6 +84,7 @@ impl PluginCatalog for Catalog {
                 }
                 plugin.consumer_schema()
             }
+            PluginRole::Stream => return Err(unknown(name)),
             PluginRole::Metadata => None,
         };
         Ok(schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default())
@@ -149,6 +162,57 @@ mod tests {
                 Some("property \"_meta\" validation failed: additional properties forbidden, found bad"),
             ),
             ("basic-auth", json!({"anonymous_consumer": "a"}), None),
+            ("prometheus", json!({"prefer_name": true}), Some("prefer_name is not served")),
+            ("limit-req", json!({"rate": 1.5, "burst": 0, "key": "remote_addr"}), None),
+            (
+                "limit-req",
+                json!({"rate": 0, "burst": 0, "key": "a"}),
+                Some("property \"rate\" validation failed: expected 0 to be greater than 0"),
+            ),
+            ("limit-req", json!({"rate": 1, "burst": 0}), Some("property \"key\" is required")),
+            ("limit-conn", json!({"conn": 1, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr"}), None),
+            (
+                "limit-conn",
+                json!({"conn": 1, "burst": 0, "key": "remote_addr"}),
+                Some("property \"default_conn_delay\" is required"),
+            ),
+            ("fault-injection", json!({"abort": {"http_status": 500, "vars": [[["arg_a", "==", "1"]]]}}), None),
+            ("fault-injection", json!({}), Some("expect object to have at least 1 properties")),
+            (
+                "fault-injection",
+                json!({"abort": {"http_status": 200, "headers": {"Content-Length": "1"}}}),
+                Some("the header content-length is the proxy's own"),
+            ),
+            (
+                "fault-injection",
+                json!({"delay": {"duration": -1}}),
+                Some(
+                    "property \"delay\" validation failed: property \"duration\" validation failed: expected -1 to be at least 0",
+                ),
+            ),
+            ("mocking", json!({"response_example": "x", "response_status": 404}), None),
+            ("mocking", json!({"response_schema": {}}), Some("response_schema is not served")),
+            ("uri-blocker", json!({"block_rules": ["a+"], "rejected_code": 404}), None),
+            ("uri-blocker", json!({"block_rules": ["("]}), Some("a pattern cannot be compiled")),
+            (
+                "ua-restriction",
+                json!({"allowlist": ["a"], "denylist": ["b"]}),
+                Some("value should match only one schema, but matches both schemas 1 and 2"),
+            ),
+            ("referer-restriction", json!({"whitelist": ["*.a.com"]}), None),
+            ("referer-restriction", json!({}), Some(one)),
+            (
+                "api-breaker",
+                json!({"break_response_code": 502, "unhealthy": {"http_statuses": [503], "failures": 1}}),
+                None,
+            ),
+            (
+                "api-breaker",
+                json!({"break_response_code": 502, "unhealthy": {"http_statuses": [404]}}),
+                Some(
+                    "property \"unhealthy\" validation failed: property \"http_statuses\" validation failed: failed to validate item 1: expected 404 to be at least 500",
+                ),
+            ),
             ("jwt-auth", json!({"key_claim_name": "iss", "claims_to_verify": ["exp"]}), None),
             ("limit-count", json!({}), Some(one)),
             ("limit-count", json!({"count": "a"}), Some(one)),

@@ -1,6 +1,7 @@
 //! What a plugin is.
 
 use std::fmt;
+use std::time::Duration;
 
 use protocol::report::Report;
 use protocol::resource::scope::{Fields, Scope, check};
@@ -71,6 +72,10 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
 pub enum Step {
     /// To the next plugin, or to the upstream.
     Go,
+    /// To the next plugin, after some time.
+    Wait(Duration),
+    /// As that says, after some time.
+    WaitThen(Duration, Box<Step>),
     /// Back to the client.
     Answer(Answer),
 }
@@ -83,6 +88,17 @@ impl Plugin {
         schema["type"] = json!("object");
         schema["properties"]["_meta"] = meta::schema();
         schema
+    }
+
+    /// Everything about it, as APISIX tells it of its plugins.
+    #[must_use]
+    pub fn description(&self) -> Value {
+        let mut all = json!({"priority": self.priority, "version": self.version, "schema": self.schema()});
+        if let Some(schema) = self.consumer_schema() {
+            all["type"] = json!("auth");
+            all["consumer_schema"] = schema;
+        }
+        all
     }
 
     /// The JSON Schema of a consumer's configuration; `None` for a plugin that does not authenticate.

@@ -3,7 +3,7 @@
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use protocol::report::Problem;
 use protocol::resource::scope::Scope;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
 /// What one compiled pattern may take, in bytes.
 const PATTERN_MEMORY_MAX: usize = 1 << 20;
@@ -22,6 +22,21 @@ pub(crate) fn pattern(scope: &Scope<'_, '_>) -> Option<Regex> {
             let why = e.to_string();
             let why = why.lines().last().unwrap_or_default();
             let sentence = format!("the pattern {text:?} cannot be compiled: {why}");
+            scope.problem(Problem::rule(scope.path.clone(), sentence));
+            None
+        }
+    }
+}
+
+/// Several patterns, of which any may match.
+pub(crate) fn pattern_set(scope: &Scope<'_, '_>, texts: &[&str], case_insensitive: bool) -> Option<RegexSet> {
+    let mut builder = RegexSetBuilder::new(texts);
+    let built = builder.unicode(false).case_insensitive(case_insensitive).size_limit(PATTERN_MEMORY_MAX).build();
+    match built {
+        Ok(set) => Some(set),
+        Err(e) => {
+            let why = e.to_string();
+            let sentence = format!("a pattern cannot be compiled: {}", why.lines().last().unwrap_or_default());
             scope.problem(Problem::rule(scope.path.clone(), sentence));
             None
         }

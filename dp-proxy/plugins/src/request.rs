@@ -1,7 +1,9 @@
 //! A request as plugins see and change it.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -35,7 +37,12 @@ pub struct Request {
     pub identity: Option<Identity>,
     /// Headers that the answer gets, whoever gives it.
     pub answer_headers: HeaderMap,
+    /// What is let go when the request is over: when the last of its answer went, or nobody waits for it any more.
+    pub held: Vec<Arc<dyn Held>>,
 }
+
+/// Something that a plugin keeps as long as a request lasts.
+pub trait Held: fmt::Debug + Send + Sync {}
 
 /// A consumer, as far as a request needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]

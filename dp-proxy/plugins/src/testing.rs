@@ -108,6 +108,7 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         service_id: None,
         identity: None,
         answer_headers: HeaderMap::new(),
+        held: Vec::new(),
     }
 }
 
@@ -134,7 +135,7 @@ pub(crate) fn chain(plugins: Value) -> Chain {
 
 pub(crate) fn answer(step: &Step) -> Option<&Answer> {
     match step {
-        Step::Go => None,
+        Step::Go | Step::Wait(_) | Step::WaitThen(..) => None,
         Step::Answer(answer) => Some(answer),
     }
 }
@@ -150,8 +151,16 @@ pub(crate) fn filtered(
     let mut status = StatusCode::from_u16(status).unwrap();
     let pairs = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
     let mut headers: HeaderMap = pairs.collect();
-    let mut response = Response { status: &mut status, headers: &mut headers, body: None };
+    let mut response = Response { status: &mut status, headers: &mut headers, upstream_status: None, body: None };
     plugin.header_filter(request, &mut response, host);
     let body = response.body.take();
     (status.as_u16(), headers, body)
+}
+
+/// Lets a plugin see what an upstream answered.
+pub(crate) fn answered_by_upstream(plugin: &dyn Behaviour, request: &Request, host: &TestHost, status: u16) {
+    let (mut code, mut headers) = (StatusCode::from_u16(status).unwrap(), HeaderMap::new());
+    let upstream_status = Some(status);
+    let mut response = Response { status: &mut code, headers: &mut headers, upstream_status, body: None };
+    plugin.header_filter(request, &mut response, host);
 }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use protocol::Text;
 
 use super::downstream::tls::HandshakeError;
 use super::error::UpstreamError;
+use super::stream::StreamFigures;
 use crate::table::{Route, Ticket};
 
 /// A figure with one writer.
@@ -156,6 +158,8 @@ pub struct Figures {
     pub tls_failures: [Figure; HandshakeError::NAMES.len()],
     /// Client connections that speak HTTP/2, so far.
     pub http2_connections: Figure,
+    /// Of stream listeners.
+    pub stream: StreamFigures,
     /// Failures by [`Figures::UPSTREAM_ERRORS`].
     pub upstream_errors: [Figure; UpstreamError::NAMES.len()],
     statuses: Mutex<Vec<Arc<StatusRow>>>,
@@ -191,7 +195,8 @@ impl Figures {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     figures: Arc<Figures>,
-    quick: HashMap<RowKey, (Rc<Rows>, Option<Arc<Route>>)>,
+    /// Asked with every request, by numbers that no client chooses.
+    quick: HashMap<RowKey, (Rc<Rows>, Option<Arc<Route>>), RandomState>,
     statuses: HashMap<StatusLabels, Arc<StatusRow>>,
     routes: HashMap<Text, Arc<RouteRow>>,
 }
@@ -224,7 +229,7 @@ pub(crate) struct Times {
 
 impl Ledger {
     pub(crate) fn new(figures: Arc<Figures>) -> Self {
-        Self { figures, quick: HashMap::new(), statuses: HashMap::new(), routes: HashMap::new() }
+        Self { figures, quick: HashMap::default(), statuses: HashMap::new(), routes: HashMap::new() }
     }
 
     /// The rows of a request, of which `route` is what the key points to.

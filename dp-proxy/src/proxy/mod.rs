@@ -18,6 +18,7 @@ mod host;
 mod plugged;
 mod real_ip;
 mod request;
+mod stream;
 mod tunnel;
 mod upstream;
 mod values;
@@ -26,21 +27,23 @@ mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::AccessLog;
-use crate::net;
+use crate::handover::Estate;
+use crate::net::{self, Entrance};
 use crate::settings::ProxySettings;
 use crate::table::TableCell;
 use worker::{Command, Door, Setup};
 
 pub(crate) use balance::digest;
 pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
+pub use stream::StreamFigures;
 
 /// All workers.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ pub struct Workers {
     workers: Vec<Handle>,
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
+    stream_addresses: Vec<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,8 @@ struct Handle {
 }
 
 impl Workers {
-    /// Binds the addresses and starts `count` workers. Clients are refused until [`Workers::listen`].
+    /// Binds the addresses that are not part of the estate, and starts `count` workers. Clients are refused, or wait where
+    /// an address was inherited, until [`Workers::listener`].
     ///
     /// # Errors
     /// Those of the operating system, with the address that cannot be bound.
@@ -69,22 +74,32 @@ impl Workers {
         count: usize,
         cell: &TableCell,
         access_log: Option<&AccessLog>,
+        estate: &mut Estate,
     ) -> io::Result<Self> {
-        let (mut addresses, mut tls_addresses) = (Vec::new(), Vec::new());
-        let mut sockets: Vec<Vec<(TcpSocket, Door)>> = (0..count).map(|_| Vec::new()).collect();
-        let told = &settings.proxy_protocol;
-        for (listen, tls, proxy_protocol) in [
-            (&settings.listen, false, false),
-            (&settings.tls.listen, true, false),
-            (&told.listen, false, true),
-            (&told.tls_listen, true, true),
+        let (mut addresses, mut tls_addresses, mut stream_addresses) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sockets: Vec<Vec<(Entrance, Door)>> = (0..count).map(|_| Vec::new()).collect();
+        let (told, streams) = (&settings.proxy_protocol, &settings.stream);
+        let http = |tls, proxy_protocol| Door { tls, proxy_protocol, stream: false };
+        let stream = |tls| Door { tls, proxy_protocol: streams.proxy_protocol, stream: true };
+        for (listen, door) in [
+            (&settings.listen, http(false, false)),
+            (&settings.tls.listen, http(true, false)),
+            (&told.listen, http(false, true)),
+            (&told.tls_listen, http(true, true)),
+            (&streams.listen, stream(false)),
+            (&streams.tls_listen, stream(true)),
         ] {
             for address in listen {
-                let shared = net::bind_shared(*address, count)?;
-                let known = if tls { &mut tls_addresses } else { &mut addresses };
-                known.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
-                let door = Door { tls, proxy_protocol };
-                shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push((socket, door)));
+                let shared = net::share(*address, count, estate.take(*address))?;
+                let known = match door {
+                    Door { stream: true, .. } => &mut stream_addresses,
+                    Door { tls: true, .. } => &mut tls_addresses,
+                    _ => &mut addresses,
+                };
+                known.extend(shared.iter().flatten().next().map(Entrance::address).transpose()?);
+                for (entrances, own) in shared.into_iter().zip(&mut sockets) {
+                    own.extend(entrances.into_iter().map(|entrance| (entrance, door)));
+                }
             }
         }
         let mut workers = Vec::with_capacity(count);
@@ -115,7 +130,7 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             workers.push(Handle { commands: Some(commands), thread: Some(thread), figures, ended: Some(ended) });
         }
-        Ok(Self { workers, addresses, tls_addresses })
+        Ok(Self { workers, addresses, tls_addresses, stream_addresses })
     }
 
     /// Where clients connect; ports that were left to the kernel are filled in. Those of the PROXY protocol come last.
@@ -128,6 +143,12 @@ impl Workers {
     #[must_use]
     pub fn tls_addresses(&self) -> &[SocketAddr] {
         &self.tls_addresses
+    }
+
+    /// Where TCP connections are carried; those with TLS come last.
+    #[must_use]
+    pub fn stream_addresses(&self) -> &[SocketAddr] {
+        &self.stream_addresses
     }
 
     /// What each worker counts.
@@ -150,6 +171,20 @@ impl Workers {
                 answered.await.unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))?;
             }
             Ok(())
+        }
+    }
+
+    /// What gives copies of all sockets that accept.
+    pub(crate) fn lender(&self) -> Lender {
+        let commands = self.workers.iter().filter_map(|worker| worker.commands.as_ref());
+        Lender(commands.map(mpsc::UnboundedSender::downgrade).collect())
+    }
+
+    /// Lets every worker leave its listeners to others, and tell clients with their next answer to connect anew.
+    pub fn leave(&self) {
+        for commands in self.workers.iter().filter_map(|worker| worker.commands.as_ref()) {
+            // A worker that is gone has no listeners.
+            let _ = commands.send(Command::Leave);
         }
     }
 
@@ -177,6 +212,27 @@ impl Workers {
             if any { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
+    }
+}
+
+/// Gives copies of all sockets that accept. Held weakly, as by [`Workers::listener`].
+#[derive(Debug)]
+pub(crate) struct Lender(Vec<mpsc::WeakUnboundedSender<Command>>);
+
+impl Lender {
+    /// Copies with which another process accepts what comes to the same sockets.
+    ///
+    /// # Errors
+    /// What the operating system says, and [`io::ErrorKind::BrokenPipe`] when a worker is gone.
+    pub(crate) async fn lend(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut all = Vec::new();
+        for commands in &self.0 {
+            let (answer, answered) = oneshot::channel();
+            // Should the worker be gone, the answer's end closes, which says so.
+            let _ = commands.upgrade().map(|commands| commands.send(Command::Lend(answer)));
+            all.extend(answered.await.unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))?);
+        }
+        Ok(all)
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use http::{Response, StatusCode};
 use plugins::{Answer, Chain, Identity, Instance, Login, Merged, Request, Step, merge};
 use protocol::resource::Values;
 use protocol::seam::{Random, WallClock};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::body::ResponseBody;
 use super::error::Refusal;
@@ -74,7 +74,7 @@ impl<'r> Plugged<'r> {
     }
 
     /// Runs what comes before the upstream. `Some`: a plugin answers in its place.
-    pub(crate) fn before(
+    pub(crate) async fn before(
         &mut self,
         came: Came<'r>,
         host: &Host<'_>,
@@ -86,7 +86,8 @@ impl<'r> Plugged<'r> {
             return Ok(None);
         }
         let running = self.running.insert(Box::new(Running::new(self.table, came, host, path, route)));
-        Ok(running.before(route, &chains)?.map(respond))
+        // Most requests have no plugins: what waits for them is not to make every request's own state larger.
+        Ok(Box::pin(running.before(route, &chains)).await?.map(respond))
     }
 
     /// The request for the upstream: what plugins made of it, or what came.
@@ -103,10 +104,22 @@ impl<'r> Plugged<'r> {
         (edited, Cow::Borrowed(&running.request.path), Host { authority, ..host })
     }
 
+    /// What plugins keep until the request is over.
+    pub(crate) fn take_held(&mut self) -> Vec<Arc<dyn plugins::Held>> {
+        self.running.as_mut().map(|running| std::mem::take(&mut running.request.held)).unwrap_or_default()
+    }
+
     /// Lets plugins change an answer, whoever gives it.
-    pub(crate) fn after(&self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+    /// `upstream_status` is what the upstream answered or failed with, where it was asked.
+    pub(crate) fn after(
+        &self,
+        response: Response<ResponseBody>,
+        upstream_status: Option<u16>,
+    ) -> Response<ResponseBody> {
         match &self.running {
-            Some(running) if response.status() != StatusCode::SWITCHING_PROTOCOLS => running.after(response),
+            Some(running) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+                running.after(response, upstream_status)
+            }
             // What follows a 101 is no answer.
             _ => response,
         }
@@ -128,6 +141,7 @@ impl<'r> Running<'r> {
             service_id: service.map(|service| service.id.clone()),
             identity: None,
             answer_headers: HeaderMap::new(),
+            held: Vec::new(),
         };
         Self {
             table,
@@ -141,12 +155,12 @@ impl<'r> Running<'r> {
         }
     }
 
-    fn before(&mut self, route: Option<&'r Route>, chains: &[&'r Chain]) -> Result<Option<Answer>, Refusal> {
+    async fn before(&mut self, route: Option<&'r Route>, chains: &[&'r Chain]) -> Result<Option<Answer>, Refusal> {
         for rule in self.table.global_rules() {
             let rule = self.applying(merge(&[rule]));
             self.global.extend(rule.iter().copied());
             for phase in [Phase::Rewrite, Phase::Access] {
-                if let Some(answer) = self.run(phase, &rule) {
+                if let Some(answer) = self.run(phase, &rule).await {
                     return Ok(Some(answer));
                 }
             }
@@ -154,7 +168,7 @@ impl<'r> Running<'r> {
         let Some(route) = route else { return Ok(None) };
         self.merged = self.applying(merge(chains));
         let first = self.merged.clone();
-        if let Some(answer) = self.run(Phase::Rewrite, &first) {
+        if let Some(answer) = self.run(Phase::Rewrite, &first).await {
             return Ok(Some(answer));
         }
         if let Some(consumer) = self.request.identity.as_ref().map(|identity| identity.consumer.clone()) {
@@ -162,12 +176,12 @@ impl<'r> Running<'r> {
             self.merged = self.applying(merge(&chains));
             let is_new = |instance: &&'r Instance| !first.iter().any(|known| std::ptr::eq(*known, *instance));
             let added: Merged<'r> = self.merged.iter().copied().filter(is_new).collect();
-            if let Some(answer) = self.run(Phase::Rewrite, &added) {
+            if let Some(answer) = self.run(Phase::Rewrite, &added).await {
                 return Ok(Some(answer));
             }
         }
         let all = self.merged.clone();
-        if let Some(answer) = self.run(Phase::Access, &all) {
+        if let Some(answer) = self.run(Phase::Access, &all).await {
             return Ok(Some(answer));
         }
         match self.edit() {
@@ -185,16 +199,28 @@ impl<'r> Running<'r> {
         merged
     }
 
-    fn run(&mut self, phase: Phase, instances: &[&'r Instance]) -> Option<Answer> {
-        let host = world(self.table, self.came, &self.host, &self.path);
+    async fn run(&mut self, phase: Phase, instances: &[&'r Instance]) -> Option<Answer> {
         for instance in instances {
             let behaviour = instance.behaviour();
+            let host = world(self.table, self.came, &self.host, &self.path);
             let step = match phase {
                 Phase::Rewrite => behaviour.rewrite(&mut self.request, &host),
                 Phase::Access => behaviour.access(&mut self.request, &host),
             };
-            if let Step::Answer(answer) = instance.settle(step) {
-                return Some(answer);
+            let mut step = instance.settle(step);
+            loop {
+                match step {
+                    Step::Go => break,
+                    Step::Answer(answer) => return Some(answer),
+                    Step::Wait(time) => {
+                        sleep(time).await;
+                        break;
+                    }
+                    Step::WaitThen(time, then) => {
+                        sleep(time).await;
+                        step = *then;
+                    }
+                }
             }
         }
         None
@@ -215,12 +241,13 @@ impl<'r> Running<'r> {
         Some(edited)
     }
 
-    fn after(&self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+    fn after(&self, response: Response<ResponseBody>, upstream_status: Option<u16>) -> Response<ResponseBody> {
         let (mut head, mut body) = response.into_parts();
         for (name, value) in &self.request.answer_headers {
             head.headers.insert(name, value.clone());
         }
-        let mut view = plugins::Response { status: &mut head.status, headers: &mut head.headers, body: None };
+        let (status, headers) = (&mut head.status, &mut head.headers);
+        let mut view = plugins::Response { status, headers, upstream_status, body: None };
         let host = self.world();
         for instance in self.global.iter().chain(&self.merged) {
             instance.behaviour().header_filter(&self.request, &mut view, &host);

@@ -61,7 +61,8 @@ pub(crate) async fn answer(
         Ok(response) => response,
         Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
     };
-    let mut response = plugged.after(response);
+    account.hold(plugged.take_held());
+    let mut response = plugged.after(response, tries.statuses.last().copied());
     let headers = response.headers_mut();
     if let Some(server) = &worker.server_header {
         headers.insert(header::SERVER, server.clone());
@@ -74,7 +75,8 @@ pub(crate) async fn answer(
         client.account_tunnel(account);
         return Ok(response);
     }
-    if number == worker.requests_per_connection_max {
+    let is_last = number == worker.requests_per_connection_max || worker.is_leaving();
+    if is_last && parts.version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.with_account(account)))
@@ -104,6 +106,10 @@ fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Accou
         debug!(method = %parts.method, path = parts.uri.path(), status = status.as_u16(), reason = %refusal, "refused");
     }
     account.answered(status, None);
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if parts.version == Version::HTTP_2 && content_type.starts_with(b"application/grpc") {
+        return refusal.grpc_response();
+    }
     refusal.response()
 }
 
@@ -149,21 +155,21 @@ async fn forward<'r>(
     if let Some(found) = &found {
         account.matched(Matched {
             table: table.clone(),
-            route: found.handle,
+            route: found.route.clone(),
             pattern: found.pattern,
             by: found.host,
             host: (&*host.name).into(),
         });
     }
     let came = Came { parts, peer, local: client.local, secure };
-    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route))? {
+    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route)).await? {
         account.answered(answer.status(), None);
         return Ok(answer);
     }
     let found = found.ok_or(Refusal::NoRoute)?;
     let upstream = table.upstream(found.route)?;
     let tls = table.client_config(upstream)?;
-    let may_upgrade = table.takes_upgrades(found.route) && !upstream.http2 && parts.version == Version::HTTP_11;
+    let may_upgrade = table.takes_upgrades(found.route) && !upstream.is_http2() && parts.version == Version::HTTP_11;
     let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };
     let (parts, path, host) = plugged.outgoing(parts, path, host);
     let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
@@ -180,7 +186,7 @@ async fn forward<'r>(
         secure,
         // What comes behind a body is a request, whatever is asked for.
         upgrade: upgrade.filter(|_| body.is_ended()),
-        body: (!body.is_ended()).then_some(body),
+        body: (!body.is_ended()).then(|| Box::new(body)),
         timeouts: timeouts(found.route, upstream),
     };
     account.upstream_begins();
@@ -291,7 +297,7 @@ struct Outbound<'r> {
     /// The protocol to which the client asks to switch.
     upgrade: Option<&'r HeaderValue>,
     /// Until it is sent.
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     timeouts: Timeouts,
 }
 
@@ -355,7 +361,7 @@ impl<'r> Outbound<'r> {
     /// Beside a failure: whether the request may be sent to another node.
     async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
         let secured = self.secured(node).map_err(|refusal| (refusal, true))?;
-        if self.upstream.http2 {
+        if self.upstream.is_http2() {
             return Box::pin(self.try_http2(node, secured)).await;
         }
         let figures = &self.worker.figures;
@@ -370,7 +376,7 @@ impl<'r> Outbound<'r> {
         // Nothing was sent: what was not touched of the body is still there.
         let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
-        let connection = Connection::new(link, secured, &self.worker.wheel);
+        let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
         let answer = self.exchange(connection, node).await;
         answer
             .map(|(head, receiving)| (head, Receiving::Http1(receiving)))
@@ -380,7 +386,7 @@ impl<'r> Outbound<'r> {
     /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
     async fn exchange(
         &mut self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         node: &Node,
     ) -> Result<(AnswerHead, exchange::Receiving), (Failure, bool)> {
         connection.requests += 1;

@@ -1,4 +1,5 @@
-//! A connection that was switched to another protocol (RFC 9110 §7.8), such as WebSocket: bytes both ways, unread.
+//! A connection that was switched to another protocol (RFC 9110 §7.8), such as WebSocket, and what it has in common with
+//! one that was never anything else: bytes both ways, unread.
 //!
 //! It opens when the node has answered 101 and the client was told so, and not before. An end of one direction is passed
 //! on as that, and the other goes on; the tunnel ends with both, with an error of either, or when nothing has moved for as
@@ -59,32 +60,53 @@ impl Tunnel {
     }
 
     /// Carries bytes until the end. `early` is what the client has sent behind its request.
-    pub(crate) async fn run<S>(self: Box<Self>, mut client: S, early: Bytes)
+    pub(crate) async fn run<S>(self: Box<Self>, client: S, early: Bytes)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { mut link, early: answered, alarm, idle, account } = *self;
-        let mut up = Direction::starting_with(early.into());
-        let mut down = Direction::starting_with(answered);
-        let result = poll_fn(|cx| {
-            let moved_up = up.poll(cx, &mut client, &mut link)?;
-            let moved_down = down.poll(cx, &mut link, &mut client)?;
-            if up.state == State::Ended && down.state == State::Ended {
-                return Poll::Ready(Ok(()));
-            }
-            if moved_up || moved_down || !alarm.is_set() {
-                alarm.set(idle);
-            }
-            alarm.poll(cx).map(|()| Err(io::Error::from(io::ErrorKind::TimedOut)))
-        })
-        .await;
+        let Self { link, early: answered, alarm, idle, account } = *self;
+        let mut given = 0;
+        let result = carry((client, early.into()), (link, answered), (alarm, idle), |_, down| given = down).await;
         if let Err(e) = result {
             debug!(reason = %e, "a tunnel is cut");
         }
         if let Some(account) = account {
-            account.goes(down.carried);
+            account.goes(given);
         }
     }
+}
+
+/// Carries bytes both ways between a client and a node until both have ended. Each comes with what it has said already.
+/// `moved` is told, whenever bytes were passed on, how many were so far: up to the node, down to the client.
+///
+/// # Errors
+/// Those of either side, and [`io::ErrorKind::TimedOut`] when nothing has moved for the time beside the alarm.
+pub(crate) async fn carry<C, N>(
+    (mut client, said): (C, BytesMut),
+    (mut node, answered): (N, BytesMut),
+    (alarm, idle): (Alarm, Duration),
+    mut moved: impl FnMut(usize, usize),
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    N: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut up = Direction::starting_with(said);
+    let mut down = Direction::starting_with(answered);
+    poll_fn(|cx| {
+        let moved_up = up.poll(cx, &mut client, &mut node);
+        let moved_down = down.poll(cx, &mut node, &mut client);
+        moved(up.carried, down.carried);
+        let any = moved_up? | moved_down?;
+        if up.state == State::Ended && down.state == State::Ended {
+            return Poll::Ready(Ok(()));
+        }
+        if any || !alarm.is_set() {
+            alarm.set(idle);
+        }
+        alarm.poll(cx).map(|()| Err(io::Error::from(io::ErrorKind::TimedOut)))
+    })
+    .await
 }
 
 impl Direction {

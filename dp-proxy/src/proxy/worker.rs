@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,18 +14,19 @@ use std::time::Duration;
 use daemon::settings::units::ByteSize;
 use http::HeaderValue;
 use http::request::Parts;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::account::Account;
 use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits, ClientStream};
 use super::downstream::prefixed::Prefixed;
@@ -34,14 +36,15 @@ use super::error::Refusal;
 use super::figures::{Figures, Ledger};
 use super::real_ip::RealIp;
 use super::request::answer;
+use super::stream::Shown;
 use super::upstream::http2::pool::Http2Pools;
 use super::upstream::names::Names;
 use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::access_log::AccessLog;
-use crate::net;
-use crate::settings::ProxySettings;
+use crate::net::Entrance;
+use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
 
 /// What a worker is made of.
@@ -52,8 +55,8 @@ pub(super) struct Setup {
     pub(super) cell: TableCell,
     pub(super) figures: Arc<Figures>,
     pub(super) access_log: Option<AccessLog>,
-    /// Bound, not listening.
-    pub(super) sockets: Vec<(TcpSocket, Door)>,
+    /// Bound and not listening, or inherited.
+    pub(super) sockets: Vec<(Entrance, Door)>,
 }
 
 /// What is spoken at a listener.
@@ -62,6 +65,8 @@ pub(super) struct Door {
     pub(super) tls: bool,
     /// Whether every connection begins with who it is from.
     pub(super) proxy_protocol: bool,
+    /// Whether bytes are carried unread; otherwise HTTP is spoken.
+    pub(super) stream: bool,
 }
 
 /// What a worker is told.
@@ -69,6 +74,10 @@ pub(super) struct Door {
 pub(super) enum Command {
     /// There is a table: listen. Answered when connections are accepted.
     Listen(oneshot::Sender<io::Result<()>>),
+    /// Give copies of the listeners.
+    Lend(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
+    /// Another process listens in this one's place: take no more connections, and tell clients to connect anew.
+    Leave,
     /// Take no more connections, and end those that are open after the request that is under way. Answered when none is
     /// left.
     Drain(oneshot::Sender<()>),
@@ -90,6 +99,7 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     pub(crate) head_limits: HeadLimits,
     pub(crate) server_header: Option<HeaderValue>,
+    pub(crate) stream: StreamTerms,
     /// 0: without a bound.
     pub(crate) requests_per_connection_max: u64,
     http: http1::Builder,
@@ -99,6 +109,10 @@ pub(crate) struct Worker {
     handshake_timeout: Duration,
     handshakes_max: usize,
     handshakes: Cell<usize>,
+    /// Another process listens here, or nobody: no connection is taken any more.
+    leaving: Cell<bool>,
+    /// Told when leaving begins.
+    leave: Notify,
     draining: Cell<bool>,
     /// Told when draining begins, and whenever a connection ends while it lasts.
     drain: Notify,
@@ -106,6 +120,15 @@ pub(crate) struct Worker {
     /// Lines about failed requests in the current second.
     spoken: Cell<(u64, u32)>,
     begun: Instant,
+}
+
+/// What holds for all streams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamTerms {
+    /// What nodes are told first.
+    pub(crate) to_upstream: ProxyHeader,
+    /// How long nothing may move, where an upstream has no time limits of its own.
+    pub(crate) idle: Duration,
 }
 
 /// Bounds on clients.
@@ -142,22 +165,31 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
     spawn_local(worker.wheel.clone().turn());
     spawn_local(worker.clone().sweep());
     let mut sockets = Some(sockets);
-    let mut accepting = Vec::new();
+    let (mut listeners, mut accepting) = (Vec::new(), Vec::new());
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(answer) => {
                 let sockets = sockets.take().unwrap_or_default().into_iter();
-                let listeners: io::Result<Vec<(TcpListener, Door)>> =
-                    sockets.map(|(socket, door)| Ok((net::listen(socket)?, door))).collect();
-                let result = listeners.map(|listeners| {
+                let opened: io::Result<Vec<(Rc<TcpListener>, Door)>> =
+                    sockets.map(|(socket, door)| Ok((Rc::new(socket.listen()?), door))).collect();
+                let result = opened.map(|opened| {
+                    listeners.extend(opened.iter().map(|(listener, _)| listener.clone()));
                     let accept = |(listener, door)| spawn_local(worker.clone().accept(listener, door));
-                    accepting.extend(listeners.into_iter().map(accept));
+                    accepting.extend(opened.into_iter().map(accept));
                 });
                 let _ = answer.send(result);
+            }
+            Command::Lend(answer) => {
+                let _ = answer.send(listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned()).collect());
+            }
+            Command::Leave => {
+                listeners.clear();
+                worker.leave();
             }
             Command::Drain(answer) => {
                 // Sockets that never listened are closed as well.
                 sockets = None;
+                listeners.clear();
                 let (worker, accepting) = (worker.clone(), std::mem::take(&mut accepting));
                 spawn_local(async move {
                     worker.drain(accepting).await;
@@ -214,6 +246,10 @@ impl Worker {
             },
             head_limits: HeadLimits { bytes: head_bytes, headers: limits.headers_max },
             server_header: HeaderValue::from_str(&settings.server_header).ok().filter(|value| !value.is_empty()),
+            stream: StreamTerms {
+                to_upstream: settings.stream.proxy_protocol_to_upstream,
+                idle: settings.stream.idle_timeout.0,
+            },
             requests_per_connection_max: limits.requests_per_connection_max,
             http,
             http2,
@@ -222,6 +258,8 @@ impl Worker {
             handshake_timeout: settings.tls.handshake_timeout.0,
             handshakes_max: settings.tls.handshakes_max.div_ceil(count),
             handshakes: Cell::new(0),
+            leaving: Cell::new(false),
+            leave: Notify::new(),
             draining: Cell::new(false),
             drain: Notify::new(),
             connections: Cell::new(0),
@@ -264,10 +302,15 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, door: Door) {
-        let mut drained = pin!(self.drain.notified());
-        drained.as_mut().enable();
-        while !self.draining.get() {
+    /// Whether clients are to connect anew for their next request.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, door: Door) {
+        let mut left = pin!(self.leave.notified());
+        left.as_mut().enable();
+        while !self.leaving.get() {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.admit(stream, peer, door),
@@ -276,10 +319,10 @@ impl Worker {
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                () = &mut drained => {}
+                () = &mut left => {}
             }
         }
-        // Clients that are connected already wait in this socket: closing it would reset them.
+        // Clients that are connected already wait in this socket: closing it would reset them, if nobody else has it.
         while let Some(Ok((stream, peer))) = poll_fn(|cx| match listener.poll_accept(cx) {
             std::task::Poll::Ready(accepted) => std::task::Poll::Ready(Some(accepted)),
             std::task::Poll::Pending => std::task::Poll::Ready(None),
@@ -300,17 +343,17 @@ impl Worker {
         }
         self.figures.accepted.add(1);
         if door.proxy_protocol {
-            self.spawn(self.clone().serve_told(stream, peer, door.tls));
+            self.spawn(self.clone().serve_told(stream, peer, door));
         } else {
-            self.begin(stream, peer, None, door.tls);
+            self.begin(stream, peer, None, door);
         }
     }
 
     /// Learns from a load balancer who a connection is from, and serves it.
-    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, tls: bool) {
+    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, door: Door) {
         let told = timeout(self.limits.client.head, proxy_protocol::read(&mut stream)).await;
         match told.unwrap_or(Err(BadHeader::Late)) {
-            Ok(ends) => self.begin(stream, peer, ends, tls),
+            Ok(ends) => self.begin(stream, peer, ends, door),
             Err(reason) => {
                 self.figures.untold.add(1);
                 if self.may_speak() {
@@ -320,16 +363,19 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, tls: bool) {
+    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, door: Door) {
         let Ok(local) = stream.local_addr() else { return };
         let Ends { client, local } = told.unwrap_or(Ends { client: peer, local });
         let ends = Ends { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local };
-        if !tls {
+        if !door.tls && door.stream {
+            let _ = stream.set_nodelay(true);
+            self.spawn(super::stream::serve(self.clone(), stream, ends, None));
+        } else if !door.tls {
             self.spawn(self.clone().serve(stream, ends));
         } else if self.handshakes.get() < self.handshakes_max {
             // Counted here, not when its task begins: many may be accepted before any does.
             let shaking = Shaking::new(self.clone());
-            self.spawn(self.clone().serve_tls(stream, ends, shaking));
+            self.spawn(self.clone().serve_tls(stream, ends, door, shaking));
         } else {
             self.figures.tls_refused.add(1);
             if self.may_speak() {
@@ -361,13 +407,16 @@ impl Worker {
     }
 
     /// Makes a handshake, then serves what was agreed on.
-    async fn serve_tls(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends, shaking: Shaking) {
+    async fn serve_tls(self: Rc<Self>, stream: TcpStream, ends: Ends, door: Door, shaking: Shaking) {
+        let Ends { client: peer, local } = ends;
         let shaken = match stream.set_nodelay(true) {
-            Ok(()) => timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni)).await,
+            Ok(()) => {
+                timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni, door.stream)).await
+            }
             Err(e) => Ok(Err(e.into())),
         };
         drop(shaking);
-        let Shaken { stream, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
+        let Shaken { stream, name, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
             Ok(shaken) => shaken,
             Err(e) => {
                 self.figures.tls_failures[e.number()].add(1);
@@ -382,6 +431,9 @@ impl Worker {
         };
         self.figures.tls_handshakes.add(1);
         self.figures.tls_resumed.add(u64::from(resumed));
+        if door.stream {
+            return super::stream::serve(self, stream, ends, Some(Shown { name, session })).await;
+        }
         let client = Client::new(peer, local, Some(Rc::new(session)), self.limits.client, &self.wheel);
         if http2 {
             self.serve_http2(stream, client).await;
@@ -416,7 +468,8 @@ impl Worker {
             answer(worker.clone(), same.stream(&worker.wheel), request)
         });
         let mut connection = pin!(self.http2.serve_connection(io, service));
-        let mut drained = pin!(self.drain.notified());
+        // A GOAWAY in time costs no request: there is no need to wait for the drain.
+        let mut drained = pin!(self.leave.notified());
         drained.as_mut().enable();
         let (mut asked, mut told) = (false, false);
         let result = poll_fn(|cx| {
@@ -424,7 +477,7 @@ impl Worker {
                 let _ = drained.as_mut().poll(cx);
             }
             let max = self.requests_per_connection_max;
-            let is_over = self.draining.get() || max > 0 && client.requests() >= max;
+            let is_over = self.leaving.get() || max > 0 && client.requests() >= max;
             if is_over && !std::mem::replace(&mut told, true) {
                 connection.as_mut().graceful_shutdown();
             }
@@ -473,7 +526,7 @@ impl Worker {
     }
 
     /// Ends a connection so that the client gets what was sent.
-    async fn part<S>(&self, mut stream: S, client: &Client, result: hyper::Result<()>)
+    async fn part<S>(self: &Rc<Self>, mut stream: S, client: &Rc<Client>, result: hyper::Result<()>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -482,6 +535,15 @@ impl Worker {
             debug!(peer = %client.peer, error = %e, "a connection ended");
         }
         let late = client.has_late_head();
+        if late || malformed {
+            let is_large = result.as_ref().is_err_and(hyper::Error::is_parse_too_large);
+            let status = match (late, is_large) {
+                (true, _) => StatusCode::REQUEST_TIMEOUT,
+                (false, true) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                (false, false) => StatusCode::BAD_REQUEST,
+            };
+            Account::unread(self, client, status);
+        }
         if !(late || malformed || result.is_ok() && client.has_unread()) {
             return;
         }
@@ -500,8 +562,16 @@ impl Worker {
         let _ = timeout(LINGER_TIME, linger).await;
     }
 
+    /// Takes no more connections, and tells clients to connect anew: by HTTP/1 with their next answer, so that no request
+    /// meets a connection that is being closed, by HTTP/2 at once.
+    fn leave(&self) {
+        self.leaving.set(true);
+        self.leave.notify_waiters();
+    }
+
     /// Ends everything in order; returns when no connection is left.
     async fn drain(self: Rc<Self>, accepting: Vec<tokio::task::JoinHandle<()>>) {
+        self.leave();
         self.draining.set(true);
         self.drain.notify_waiters();
         for listener in accepting {

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLogSettings;
+use super::stream::StreamSettings;
 use crate::table::Router;
 
 /// The traffic.
@@ -37,6 +38,8 @@ pub struct ProxySettings {
     pub limits: LimitSettings,
     /// Listeners behind load balancers.
     pub proxy_protocol: ProxyProtocolSettings,
+    /// TCP traffic.
+    pub stream: StreamSettings,
     /// Who is trusted to say who a client is.
     pub real_ip: RealIpSettings,
     /// One line for every request.
@@ -175,6 +178,7 @@ impl Default for ProxySettings {
             dns_ttl: Span(Duration::from_secs(5)),
             limits: LimitSettings::default(),
             proxy_protocol: ProxyProtocolSettings::default(),
+            stream: StreamSettings::default(),
             real_ip: RealIpSettings::default(),
             access_log: AccessLogSettings::default(),
             drain: DrainSettings::default(),
@@ -246,6 +250,8 @@ impl ProxySettings {
             ("proxy.tls.listen", &self.tls.listen),
             ("proxy.proxy_protocol.listen", &self.proxy_protocol.listen),
             ("proxy.proxy_protocol.tls_listen", &self.proxy_protocol.tls_listen),
+            ("proxy.stream.listen", &self.stream.listen),
+            ("proxy.stream.tls_listen", &self.stream.tls_listen),
         ] {
             for address in listen {
                 if address.port() != 0 && taken.contains(address) {
@@ -301,6 +307,7 @@ impl ProxySettings {
             ("proxy.limits.body_read_timeout", limits.body_read_timeout),
             ("proxy.limits.send_timeout", limits.send_timeout),
             ("proxy.limits.idle_timeout", limits.idle_timeout),
+            ("proxy.stream.idle_timeout", self.stream.idle_timeout),
         ] {
             if span.0.is_zero() {
                 bad.push((key, "must be longer than nothing".to_owned()));

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use protocol::resource::Scheme;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -46,7 +47,29 @@ pub struct ClientTls {
     shown: Option<Arc<CertifiedKey>>,
     trust: Trust,
     /// By [`ClientTls::place`]; made when an upstream first needs one.
-    configs: [OnceLock<Arc<ClientConfig>>; 4],
+    configs: [OnceLock<Arc<ClientConfig>>; 6],
+}
+
+/// What is offered to be spoken within TLS (RFC 7301).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alpn {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Nothing: what is carried is not looked at.
+    None,
+}
+
+impl Alpn {
+    /// What is offered to nodes that speak this.
+    pub(super) fn of(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::Grpc | Scheme::Grpcs => Self::Http2,
+            Scheme::Tcp | Scheme::Tls | Scheme::Udp => Self::None,
+            Scheme::Http | Scheme::Https | Scheme::Kafka => Self::Http1,
+        }
+    }
 }
 
 /// An identity by the id of its ssl.
@@ -110,17 +133,17 @@ impl ClientTls {
         Self { shown: Some(key), ..Self::anonymous(trust) }
     }
 
-    /// How a connection is made: with or without a look at the node's certificate, for HTTP/2 or for HTTP/1.1. It is
+    /// How a connection is made: with or without a look at the node's certificate, and for what is spoken within. It is
     /// always the same one.
-    pub fn config(&self, verify: bool, http2: bool) -> &Arc<ClientConfig> {
-        self.configs[Self::place(verify, http2)].get_or_init(|| Arc::new(self.make(verify, http2)))
+    pub fn config(&self, verify: bool, alpn: Alpn) -> &Arc<ClientConfig> {
+        self.configs[Self::place(verify, alpn)].get_or_init(|| Arc::new(self.make(verify, alpn)))
     }
 
-    fn place(verify: bool, http2: bool) -> usize {
-        usize::from(verify) << 1 | usize::from(http2)
+    fn place(verify: bool, alpn: Alpn) -> usize {
+        2 * alpn as usize + usize::from(verify)
     }
 
-    fn make(&self, verify: bool, http2: bool) -> ClientConfig {
+    fn make(&self, verify: bool, alpn: Alpn) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone());
         let builder = builder.with_safe_default_protocol_versions().expect("the provider speaks TLS 1.2 and 1.3");
         let builder = if verify {
@@ -132,7 +155,11 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
             Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone()))),
         };
-        config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        config.alpn_protocols = match alpn {
+            Alpn::Http1 => vec![b"http/1.1".to_vec()],
+            Alpn::Http2 => vec![b"h2".to_vec()],
+            Alpn::None => Vec::new(),
+        };
         config
     }
 }
@@ -184,10 +211,11 @@ mod tests {
     #[test]
     fn a_configuration_is_made_once_for_each_way_to_connect() {
         let tls = ClientTls::default();
-        let ways = [(false, false), (false, true), (true, false), (true, true)];
-        let all: Vec<_> = ways.iter().map(|(verify, http2)| tls.config(*verify, *http2).clone()).collect();
-        for (i, (verify, http2)) in ways.into_iter().enumerate() {
-            assert!(Arc::ptr_eq(&all[i], tls.config(verify, http2)));
+        let ways = [false, true].map(|verify| [Alpn::Http1, Alpn::Http2, Alpn::None].map(|alpn| (verify, alpn)));
+        let ways = ways.as_flattened();
+        let all: Vec<_> = ways.iter().map(|(verify, alpn)| tls.config(*verify, *alpn).clone()).collect();
+        for (i, (verify, alpn)) in ways.iter().enumerate() {
+            assert!(Arc::ptr_eq(&all[i], tls.config(*verify, *alpn)));
             assert!(all[..i].iter().all(|other| !Arc::ptr_eq(&all[i], other)), "each way has its own");
         }
     }

@@ -21,6 +21,7 @@ mod route;
 mod router;
 mod slots;
 mod ssl;
+mod streams;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use imbl::{HashMap, Vector};
 use plugins::Chain;
-use protocol::resource::{Method, Values, Variable};
+use protocol::resource::{Method, Scheme, Values, Variable};
 use protocol::{Position, Text};
 use rustls::ClientConfig;
 use smallvec::SmallVec;
@@ -48,6 +49,7 @@ pub use hosts::MatchedHost;
 pub use route::{Route, Service};
 pub use router::Router;
 pub use ssl::{Ssl, SslSlot, TlsTerms};
+pub use streams::{Arrival, StreamRoute};
 pub use ticket::Ticket;
 pub use upstream::{Balancing, Node, NodeHost, NodeTls, Upstream};
 
@@ -55,6 +57,7 @@ use client_tls::ClientTlsSlot;
 use hosts::Hosts;
 use route::Target;
 use ssl::Ssls;
+use streams::Streams;
 
 /// Where a resource stands in its slab.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -70,6 +73,7 @@ pub struct Table {
     services: Vector<Option<Arc<Service>>>,
     upstreams: Vector<Option<Arc<Upstream>>>,
     ssls: Ssls,
+    streams: Streams,
     access: Access,
     /// What nodes are shown, by the ids of ssls.
     client_tls: HashMap<Text, ClientTlsSlot>,
@@ -110,7 +114,6 @@ impl Values for NoValues {
 pub struct Found<'t> {
     /// It.
     pub route: &'t Arc<Route>,
-    pub(crate) handle: Handle,
     /// By which of its patterns.
     pub pattern: u16,
     /// By which pattern of hosts.
@@ -154,7 +157,7 @@ impl Table {
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found<'_>> {
         let (found, host) = self.hosts.find(ask.host, |paths| paths.find(&self.routes, ask))?;
         let host = if host == MatchedHost::Any { found.0.matched_host(ask.host) } else { host };
-        Some(Found { route: found.0, handle: found.1, pattern: found.2, host })
+        Some(Found { route: found.0, pattern: found.1, host })
     }
 
     /// How TLS is made to the nodes of an upstream; `None` where it is not spoken.
@@ -163,17 +166,15 @@ impl Table {
     /// [`Unavailable`] when what the nodes are to be shown is not there, or may not be used.
     pub fn client_config(&self, upstream: &Upstream) -> Result<Option<&Arc<ClientConfig>>, Unavailable> {
         let Some(NodeTls { verify, shown }) = &upstream.tls else { return Ok(None) };
-        let sealed =
-            |id: &Text, reason: &str| Unavailable::Sealed { what: format!("ssls/{id}"), reason: reason.into() };
         let tls = match shown {
             None => &self.anonymous,
             Some(id) => match self.client_tls.get(id) {
                 Some(ClientTlsSlot::Ready(tls)) => tls,
-                Some(ClientTlsSlot::Sealed(reason)) => return Err(sealed(id, reason)),
-                None => return Err(sealed(id, "there is no such ssl of type client")),
+                Some(ClientTlsSlot::Sealed(reason)) => return Err(sealed(&format!("ssls/{id}"), reason)),
+                None => return Err(sealed(&format!("ssls/{id}"), "there is no such ssl of type client")),
             },
         };
-        Ok(Some(tls.config(*verify, upstream.http2)))
+        Ok(Some(tls.config(*verify, upstream.alpn())))
     }
 
     /// The rule for every request that cannot be enforced, if there is one.
@@ -194,11 +195,6 @@ impl Table {
         self.ssls.any_asks()
     }
 
-    /// The route under a handle.
-    pub(crate) fn route(&self, handle: Handle) -> Option<&Arc<Route>> {
-        self.routes.get(handle.index())?.as_ref()
-    }
-
     /// The service of a route.
     #[must_use]
     pub fn service(&self, route: &Route) -> Option<&Arc<Service>> {
@@ -217,7 +213,46 @@ impl Table {
     /// [`Unavailable`] when there is no such place, or none that may be used.
     pub fn upstream<'t>(&'t self, route: &'t Route) -> Result<&'t Arc<Upstream>, Unavailable> {
         let service = self.usable_service(route)?;
-        let target = route.target.as_ref().or_else(|| service.and_then(|service| service.target.as_ref()));
+        let upstream = self.target(route.target.as_ref(), service)?;
+        if upstream.scheme.is_for_streams() {
+            return Err(sealed(&upstream.label, "its scheme is for stream routes"));
+        }
+        Ok(upstream)
+    }
+
+    /// The stream route that takes a connection: see [`streams`].
+    #[must_use]
+    pub fn find_stream(&self, arrival: &Arrival<'_>) -> Option<&Arc<StreamRoute>> {
+        self.streams.find(arrival)
+    }
+
+    /// Where a stream route sends its connections, as [`Table::upstream`].
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is no such place, or none that may be used. Plugins of a service are not run on streams:
+    /// what they would stop must not pass.
+    pub fn stream_upstream<'t>(&'t self, route: &'t StreamRoute) -> Result<&'t Arc<Upstream>, Unavailable> {
+        if let Some(reason) = &route.sealed {
+            return Err(sealed(&format!("stream_routes/{}", route.id), reason));
+        }
+        let service = self.ready_service(route.service)?;
+        if let Some(service) = service.filter(|service| !service.plugins.is_empty()) {
+            return Err(sealed(&format!("services/{}", service.id), "it has plugins, which are not run on streams"));
+        }
+        let upstream = self.target(route.target.as_ref(), service)?;
+        match upstream.scheme {
+            Scheme::Http | Scheme::Tcp | Scheme::Tls => Ok(upstream),
+            _ => Err(sealed(&upstream.label, "its scheme is not for stream routes")),
+        }
+    }
+
+    /// What is meant by a target, or else by the service's.
+    fn target<'t>(
+        &'t self,
+        own: Option<&'t Target>,
+        service: Option<&'t Arc<Service>>,
+    ) -> Result<&'t Arc<Upstream>, Unavailable> {
+        let target = own.or_else(|| service.and_then(|service| service.target.as_ref()));
         let upstream = match target.ok_or(Unavailable::NoUpstream)? {
             Target::Own(upstream) => upstream,
             Target::Shared(handle) => {
@@ -225,24 +260,26 @@ impl Table {
             }
         };
         match &upstream.sealed {
-            Some(reason) => Err(Unavailable::Sealed { what: upstream.label.to_string(), reason: reason.to_string() }),
+            Some(reason) => Err(sealed(&upstream.label, reason)),
             None => Ok(upstream),
         }
     }
 
     /// The service of a route that may be used itself.
     fn usable_service<'t>(&'t self, route: &'t Route) -> Result<Option<&'t Arc<Service>>, Unavailable> {
-        let seal = |what: &str, id: &str, reason: &Option<Box<str>>| match reason {
-            Some(reason) => Err(Unavailable::Sealed { what: format!("{what}/{id}"), reason: reason.to_string() }),
-            None => Ok(()),
-        };
-        seal("routes", &route.id, &route.sealed)?;
-        if route.service.is_none() {
-            return Ok(None);
+        match &route.sealed {
+            Some(reason) => Err(sealed(&format!("routes/{}", route.id), reason)),
+            None => self.ready_service(route.service),
         }
-        let service = self.service(route).ok_or(Unavailable::NoSuchService)?;
-        seal("services", &service.id, &service.sealed)?;
-        Ok(Some(service))
+    }
+
+    fn ready_service(&self, handle: Option<Handle>) -> Result<Option<&Arc<Service>>, Unavailable> {
+        let Some(handle) = handle else { return Ok(None) };
+        let service = self.services.get(handle.index()).and_then(Option::as_ref).ok_or(Unavailable::NoSuchService)?;
+        match &service.sealed {
+            Some(reason) => Err(sealed(&format!("services/{}", service.id), reason)),
+            None => Ok(Some(service)),
+        }
     }
 
     /// What is run on every request, rule by rule.
@@ -282,7 +319,8 @@ impl Table {
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         let of_routes = self.routes.iter().flatten().map(|route| &route.target);
         let of_services = self.services.iter().flatten().map(|service| &service.target);
-        let owned = of_routes.chain(of_services).filter_map(|target| match target {
+        let of_streams = self.streams.all().map(|route| &route.target);
+        let owned = of_routes.chain(of_services).chain(of_streams).filter_map(|target| match target {
             Some(Target::Own(upstream)) => Some(upstream),
             _ => None,
         });
@@ -311,13 +349,14 @@ impl Table {
                 lines.push(format!("{host} {literal}: {}", names.join(", ")));
             }
         }
+        let shown = |upstream: &Upstream| {
+            let nodes: Vec<_> =
+                upstream.nodes.iter().map(|node| (node.address(), node.weight, node.watch.is_watched())).collect();
+            let plain = Upstream { nodes: Box::default(), balance: Ticket::default(), ..Upstream::clone(upstream) };
+            format!("{plain:?} {nodes:?}")
+        };
         for route in self.routes.iter().flatten() {
-            let upstream = self.upstream(route).map(|upstream| {
-                let nodes: Vec<_> =
-                    upstream.nodes.iter().map(|node| (node.address(), node.weight, node.watch.is_watched())).collect();
-                let plain = Upstream { nodes: Box::default(), balance: Ticket::default(), ..Upstream::clone(upstream) };
-                format!("{plain:?} {nodes:?}")
-            });
+            let upstream = self.upstream(route).map(|upstream| shown(upstream));
             let service = self.service(route).map(|service| &service.id);
             let Route { id, hosts, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
             let upgrades = self.takes_upgrades(route);
@@ -327,6 +366,7 @@ impl Table {
             let of_service = self.service(route).map(|service| service.plugins.to_string());
             lines.push(format!("plugins of {id}: {} {:?} {of_service:?}", route.plugins, route.plugin_config));
         }
+        lines.extend(self.streams.dump(|route| format!("{:?}", self.stream_upstream(route).map(|it| shown(it)))));
         lines.extend(self.access.dump());
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
         lines.extend(self.ssls.dump());
@@ -342,12 +382,14 @@ impl Table {
 /// Plugins of several resources, those that have their way first.
 pub(crate) type Chains<'t> = SmallVec<[&'t Chain; 5]>;
 
+fn sealed(what: &str, reason: &str) -> Unavailable {
+    Unavailable::Sealed { what: what.to_owned(), reason: reason.to_owned() }
+}
+
 fn named<'t>(kind: &str, id: &Text, layer: Option<&'t Layer>) -> Result<&'t Chain, Unavailable> {
     match layer {
         Some(Layer::Ready(chain)) => Ok(chain),
-        Some(Layer::Sealed(reason)) => {
-            Err(Unavailable::Sealed { what: format!("{kind}/{id}"), reason: reason.to_string() })
-        }
+        Some(Layer::Sealed(reason)) => Err(sealed(&format!("{kind}/{id}"), reason)),
         None => Err(Unavailable::NoSuchPlugins(format!("{kind}/{id}"))),
     }
 }

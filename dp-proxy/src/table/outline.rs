@@ -16,6 +16,8 @@ use protocol::Text;
 use protocol::resource::{HostPattern, Method, MethodSet, UriPattern};
 use serde_json::{Map, Value};
 
+use super::streams::Place;
+
 /// What could be read of a route.
 #[derive(PartialEq, Debug, Default)]
 pub(super) struct RouteOutline {
@@ -27,6 +29,30 @@ pub(super) struct RouteOutline {
     pub(super) service: Option<Text>,
     /// Whether it is certain that it takes nothing.
     pub(super) disabled: bool,
+}
+
+/// What could be read of a stream route.
+#[derive(PartialEq, Debug, Default)]
+pub(super) struct StreamOutline {
+    /// Where it stands; `None` when what would narrow it cannot be read, and nothing else does.
+    pub(super) place: Option<Place>,
+    pub(super) remote_addr: Option<IpNet>,
+    pub(super) server_addr: Option<IpNet>,
+}
+
+impl StreamOutline {
+    pub(super) fn read(body: &str) -> Self {
+        let Some(fields) = object(body) else { return Self::default() };
+        let read = |name: &str| fields.get(name).map(|value| value.as_str().and_then(net));
+        let (remote, server) = (read("remote_addr"), read("server_addr"));
+        let port = fields.get("server_port").map(|value| value.as_u64().and_then(|port| u16::try_from(port).ok()));
+        let sni = fields.get("sni").map(|value| value.as_str().filter(is_host).map(|text| text.to_ascii_lowercase()));
+        let is_unreadable = [&remote, &server].contains(&&Some(None)) || port == Some(None) || sni == Some(None);
+        let (remote_addr, server_addr, port, sni) = (remote.flatten(), server.flatten(), port.flatten(), sni.flatten());
+        let is_narrow = remote_addr.is_some() || server_addr.is_some() || port.is_some() || sni.is_some();
+        let place = (is_narrow || !is_unreadable).then(|| (sni.map(Text::from), port));
+        Self { place, remote_addr, server_addr }
+    }
 }
 
 /// What could be read of a resource's hosts.
@@ -64,11 +90,6 @@ pub(super) fn service_hosts(body: &str) -> Hosts {
 impl Hosts {
     fn read(fields: &Map<String, Value>) -> Self {
         let Some(texts) = strings(fields, "host", "hosts") else { return Self::None };
-        let readable = |text: &&str| {
-            let plain = text.strip_prefix('*').unwrap_or(text);
-            plain.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':'))
-                && !text.is_empty()
-        };
         let pattern = |text: &str| {
             let text = text.to_ascii_lowercase();
             match text.strip_prefix('*') {
@@ -76,9 +97,19 @@ impl Hosts {
                 None => HostPattern::Exact(text.into()),
             }
         };
-        let hosts: Vec<_> = texts.filter(readable).map(pattern).collect();
+        let hosts: Vec<_> = texts.filter(is_host).map(pattern).collect();
         if hosts.is_empty() { Self::Unreadable } else { Self::Some(hosts) }
     }
+}
+
+fn is_host(text: &&str) -> bool {
+    let plain = text.strip_prefix('*').unwrap_or(text);
+    plain.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':'))
+        && !text.is_empty()
+}
+
+fn net(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
 }
 
 fn object(body: &str) -> Option<Map<String, Value>> {
@@ -111,7 +142,6 @@ fn methods(fields: &Map<String, Value>) -> MethodSet {
 }
 
 fn addresses(fields: &Map<String, Value>) -> Vec<IpNet> {
-    let net = |text: &str| text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     let Some(texts) = strings(fields, "remote_addr", "remote_addrs") else { return Vec::new() };
     texts.map(net).collect::<Option<_>>().unwrap_or_default()
 }
@@ -142,6 +172,21 @@ mod tests {
         assert_eq!(outline.methods, MethodSet::default(), "an unknown method: all");
         assert_eq!(outline.remote_addrs.len(), 1);
         assert_eq!((outline.priority, outline.service), (i64::MAX, Some("3".into())));
+    }
+
+    #[test]
+    fn a_stream_route_takes_no_more_than_what_can_be_read_narrows() {
+        let place = |sni: Option<&str>, port| Some((sni.map(Text::from), port));
+        for (body, expected) in [
+            (r#"{"upstream":{"scheme":"quic"}}"#, place(None, None)),
+            (r#"{"server_port":9100,"sni":"*.A.com"}"#, place(Some("*.a.com"), Some(9100))),
+            (r#"{"server_port":"ninety","remote_addr":"10.0.0.0/8"}"#, place(None, None)),
+            (r#"{"server_port":"ninety"}"#, None),
+            (r#"{"sni":["a.com"]}"#, None),
+            ("not json", None),
+        ] {
+            assert_eq!(StreamOutline::read(body).place, expected, "{body}");
+        }
     }
 
     #[test]

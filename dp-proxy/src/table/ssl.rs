@@ -49,6 +49,8 @@ pub struct Ssl {
     pub id: Text,
     /// What handshakes are made with.
     pub config: Arc<ServerConfig>,
+    /// The same for stream listeners: what is spoken within is not looked at, and not chosen.
+    pub stream_config: Arc<ServerConfig>,
     /// What it asks of clients.
     pub client: Option<Arc<ClientAuth>>,
 }
@@ -210,9 +212,10 @@ pub(super) fn compile(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Resul
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| e.to_string())?;
     config.send_tls13_tickets = TICKETS;
+    let stream_config = Arc::new(config.clone());
     config.alpn_protocols =
         if terms.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-    Ok(Ssl { id: id.clone(), config: Arc::new(config), client: ssl.client.clone().map(Arc::new) })
+    Ok(Ssl { id: id.clone(), config: Arc::new(config), stream_config, client: ssl.client.clone().map(Arc::new) })
 }
 
 /// Its certificates with their opened keys, in their order; at least one.

@@ -341,6 +341,19 @@ fn a_service() -> impl Strategy<Value = Value> {
     )
 }
 
+fn a_stream_route() -> impl Strategy<Value = Value> {
+    (prop::option::of(1..3u16), prop::option::of(id()), prop::option::of(an_upstream()), prop::option::of(id()))
+        .prop_map(|(port, service, own, upstream)| {
+            let mut body = json!({});
+            let mut set = |name: &str, value: Option<Value>| value.map(|value| body[name] = value);
+            set("server_port", port.map(Value::from));
+            set("service_id", service.map(Value::from));
+            set("upstream", own);
+            set("upstream_id", upstream.map(Value::from));
+            body
+        })
+}
+
 fn some_plugins() -> impl Strategy<Value = Value> {
     (1..3u8, any::<bool>()).prop_map(|(count, limits)| {
         let mut body = json!({"plugins": {"cors": {"max_age": count}}});
@@ -368,6 +381,7 @@ fn an_edit() -> impl Strategy<Value = (ResourceKey, Option<String>)> {
         4 => (Just("routes"), (0..8u8).prop_map(|n| n.to_string()), a_route().boxed()),
         1 => (Just("services"), id(), a_service().boxed()),
         1 => (Just("upstreams"), id(), an_upstream().boxed()),
+        2 => (Just("stream_routes"), id(), a_stream_route().boxed()),
         1 => (prop::sample::select(vec!["plugin_configs", "consumer_groups", "global_rules"]), id(), some_plugins().boxed()),
         1 => (Just("consumers"), id(), (id(), prop::option::of(id())).prop_map(|(name, group)| {
             json!({"username": name, "group_id": group.unwrap_or("g".to_owned()), "plugins": {"cors": {}}})

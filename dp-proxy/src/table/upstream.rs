@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use protocol::Text;
-use protocol::resource::{HashKey, KeepalivePool, PassHost, Timeouts};
+use protocol::resource::{HashKey, KeepalivePool, PassHost, Scheme, Timeouts};
 
+use super::client_tls::Alpn;
 use super::ticket::Ticket;
 use crate::health::Watch;
 use crate::proxy::digest;
@@ -36,14 +37,27 @@ pub struct Upstream {
     pub retry_timeout: Option<Duration>,
     /// Its time limits.
     pub timeouts: Option<Timeouts>,
-    /// Whether HTTP/2 is spoken to the nodes; otherwise HTTP/1.1.
-    pub http2: bool,
+    /// What is spoken to the nodes.
+    pub scheme: Scheme,
     /// TLS to the nodes, where it is spoken.
     pub tls: Option<NodeTls>,
     /// How connections to the nodes are kept.
     pub keepalive: KeepalivePool,
     /// Why it answers every request with 503.
     pub(crate) sealed: Option<Box<str>>,
+}
+
+impl Upstream {
+    /// Whether HTTP/2 is spoken to the nodes.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        matches!(self.scheme, Scheme::Grpc | Scheme::Grpcs)
+    }
+
+    /// What is offered to be spoken within TLS.
+    pub(super) fn alpn(&self) -> Alpn {
+        Alpn::of(self.scheme)
+    }
 }
 
 /// TLS to the nodes.

@@ -1,13 +1,19 @@
 //! Plugins on real sockets: who gets in, what upstreams are asked, what clients are answered.
 
+use std::sync::Arc;
+
 use protocol::ResourceKey;
 use protocol::crypto::Keyring;
 use protocol::report::Path;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::harness::client::{Client, Response};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
+use crate::harness::until;
 use crate::tls::{Fixed, KEYRING, with_keyring};
 
 /// A plugin's configuration with this field sealed for its place.
@@ -277,4 +283,65 @@ async fn requests_and_answers_are_rewritten() {
     assert_eq!(client.response_to("POST").await.unwrap().status, 301);
     assert_eq!(client.get("test.example", "/id").await.status, 200);
     assert_eq!(ask(&scene, "HEAD", "/hidden", &[]).await.status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_counts_as_under_way_until_the_last_of_its_answer() {
+    let go_on = Arc::new(Notify::new());
+    let wait = go_on.clone();
+    let origin = Origin::with(move |mut conversation| {
+        let wait = wait.clone();
+        async move {
+            while conversation.request().await.is_some() {
+                conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na").await;
+                wait.notified().await;
+                conversation.send("b").await;
+            }
+        }
+    })
+    .await;
+    let limit = json!({"conn": 1, "burst": 0, "default_conn_delay": 0.01, "key": "remote_addr"});
+    let limited = with_plugins(route("/a", origin.address), json!({"limit-conn": limit}));
+    let scene = Scene::with(&[("routes", "r", limited)]).await;
+    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
+    let mut first = TcpStream::connect(scene.dp.address()).await.unwrap();
+    first.write_all(b"GET /a HTTP/1.1\r\nHost: test.example\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\na") {
+        assert!(first.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(ask(&scene, "GET", "/a", &[]).await.status, 503, "its head is there, and its body is not");
+    go_on.notify_one();
+    while !answer.ends_with(b"ab") {
+        assert!(first.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    go_on.notify_one();
+    until("the first has ended for the limit too", async || ask(&scene, "GET", "/a", &[]).await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upstream_answers_breaks_and_what_a_plugin_answers_does_not() {
+    let broken = Origin::saying("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", false).await;
+    let breaker = json!({"break_response_code": 502, "unhealthy": {"http_statuses": [500], "failures": 2}});
+    let guarded = with_plugins(route("/a", broken.address), json!({"api-breaker": breaker}));
+    let mocked = with_plugins(
+        route("/mock", broken.address),
+        json!({"api-breaker": breaker, "mocking": {"response_example": "no", "response_status": 500}}),
+    );
+    let scene = Scene::with(&[("routes", "r", guarded), ("routes", "m", mocked)]).await;
+    let mut seen = Vec::new();
+    for path in ["/mock", "/mock", "/mock", "/a", "/a", "/a"] {
+        seen.push(ask(&scene, "GET", path, &[]).await.status);
+    }
+    assert_eq!(seen, [500, 500, 500, 500, 500, 502]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_where_a_plugin_says_so() {
+    let origin = Origin::echo().await;
+    let delayed = with_plugins(route("/a", origin.address), json!({"fault-injection": {"delay": {"duration": 0.2}}}));
+    let scene = Scene::with(&[("routes", "r", delayed)]).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(ask(&scene, "GET", "/a", &[]).await.status, 200);
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(200), "{:?}", begun.elapsed());
 }

@@ -1,5 +1,6 @@
 //! TLS from clients: which certificate they get, what is asked of them, and that edits cut nobody off.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dp_proxy::settings::Settings;
@@ -117,7 +118,10 @@ impl Dialler {
     }
 
     pub(crate) async fn dial(&self, scene: &Scene, name: &str) -> Result<TlsStream<TcpStream>, String> {
-        let address = scene.dp.proxy.tls_addresses()[0];
+        self.dial_at(scene.dp.proxy.tls_addresses()[0], name).await
+    }
+
+    pub(crate) async fn dial_at(&self, address: SocketAddr, name: &str) -> Result<TlsStream<TcpStream>, String> {
         #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
         let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();

@@ -6,10 +6,12 @@
 mod keyring;
 mod pair;
 mod signing;
+mod token;
 
 pub use keyring::{DataKey, Keyring, OpenError, SealKeyError};
 pub use pair::{BadPair, check_pair};
 pub use signing::{BadKey, SigningKey, TrustedKeys, VerifyingKey};
+pub use token::{BadTokenKey, TokenAlgorithm, TokenKey};
 
 /// Thirty-two bytes from 64 hexadecimal digits: how keys stand in files and settings.
 fn key_bytes(hex: &str) -> Option<[u8; 32]> {

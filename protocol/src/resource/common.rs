@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::scope::{Fields, Scope};
 use crate::key::ResourceKey;
+use crate::report::Problem;
 use crate::text::Text;
 
 /// The longest name.
@@ -27,7 +30,17 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
+    /// Whether a host, which is in lower case, is one of them.
+    #[must_use]
+    pub fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Suffix(suffix) => name.ends_with(suffix.as_str()),
+        }
+    }
+
+    /// Reads a pattern; `None` when it is none, which is reported.
+    pub fn read(scope: Scope<'_, '_>) -> Option<Self> {
         let text = host(&scope)?.to_ascii_lowercase();
         Some(match text.strip_prefix('*') {
             Some(suffix) => Self::Suffix(suffix.into()),
@@ -59,6 +72,21 @@ pub(super) fn host<'v>(scope: &Scope<'v, '_>) -> Option<&'v str> {
     scope.pattern(text, HOST_PATTERN, |text| {
         text == "*" || Some(text.strip_prefix('*').unwrap_or(text)).is_some_and(|rest| !rest.is_empty() && plain(rest))
     })
+}
+
+/// An address, or a network in CIDR notation.
+pub(super) fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
+    let text = scope.string(0, usize::MAX)?;
+    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    if net.is_none() {
+        scope.problem(Problem::known_as(
+            scope.path.clone(),
+            "object matches none of the required",
+            scope.path.clone(),
+            format!("{text:?} is no IPv4 or IPv6 address or CIDR block"),
+        ));
+    }
+    net
 }
 
 /// How long an upstream may take for each step of a request.

@@ -16,8 +16,10 @@ mod route;
 mod schema;
 pub mod scope;
 mod secret;
+mod secret_manager;
 mod service;
 mod ssl;
+mod stream_route;
 mod table;
 mod upstream;
 mod variable;
@@ -36,8 +38,10 @@ pub use plugin_set::PluginSet;
 pub use proto::{PROTO_CHARS_MAX, Proto};
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, URI_CHARS_MAX, UriPattern};
 pub use secret::{conceal, secrets, uniques};
+pub use secret_manager::SecretManager;
 pub use service::Service;
 pub use ssl::{ClientAuth, KeyPair, PrivateKey, Ssl, SslRole, TlsVersion};
+pub use stream_route::StreamRoute;
 pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
@@ -62,7 +66,7 @@ pub struct Admitted {
     pub references: Vec<ResourceKey>,
     /// Values that nobody else may hold, as far as they are no secrets.
     pub claims: Vec<Claim>,
-    /// Whether something in the body is to be sealed.
+    /// Whether a keyring is needed: to seal something in the body, or to claim a value that nobody else may have.
     pub has_secrets: bool,
     /// What is accepted but worth a word, e.g. a field that has no effect yet.
     pub warnings: Vec<String>,
@@ -86,6 +90,9 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     let mut body = body;
     let mut body_id = take_id(kind, id, &mut body)?;
     let model = kind.read(&body)?;
+    if let (Model::SecretManager(manager), Some(id)) = (&model, id.or(body_id.as_deref())) {
+        manager.check_fields(id, &body)?;
+    }
     if let Model::Consumer(consumer) = &model {
         if id.is_some_and(|id| *id != *consumer.username) {
             return Err(Report::of(Problem::rule(Path::default().property("username"), "wrong username")));
@@ -106,7 +113,8 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     references.extend(owner(kind, named));
     references.sort();
     references.dedup();
-    let has_secrets = !secrets(catalog, kind.name, &mut body).is_empty();
+    let has_secrets =
+        !secrets(catalog, kind.name, &mut body).is_empty() || !uniques(catalog, kind.name, &body).is_empty();
     let mut warnings = pending::warnings(&model);
     warnings.extend(said);
     Ok(Admitted {

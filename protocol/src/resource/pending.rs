@@ -4,8 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Ssl, TlsVersion, Upstream,
-    Variable,
+    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Ssl, StreamRoute, TlsVersion,
+    Upstream, Variable,
 };
 use crate::report::{Path, Problem};
 
@@ -17,6 +17,7 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
         Model::Route(route) => route_problems(&root, route),
         Model::Service(service) => service_problems(&root, service),
         Model::Ssl(ssl) => ssl_problems(&root, ssl),
+        Model::StreamRoute(route) => stream_problems(&root, route),
         Model::Upstream(upstream) => upstream_problems(&root, upstream),
         Model::Consumer(_)
         | Model::ConsumerGroup(_)
@@ -24,7 +25,8 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
         | Model::GlobalRule(_)
         | Model::PluginConfig(_)
         | Model::PluginMetadata(_)
-        | Model::Proto(_) => Vec::new(),
+        | Model::Proto(_)
+        | Model::SecretManager(_) => Vec::new(),
     }
 }
 
@@ -34,6 +36,9 @@ pub(super) fn warnings(model: &Model) -> Vec<String> {
     match model {
         Model::PluginMetadata(_) => warnings.push("plugin metadata is stored, and no plugin reads it yet".to_owned()),
         Model::Proto(_) => warnings.push("protos are stored, and no plugin reads them yet".to_owned()),
+        Model::SecretManager(_) => {
+            warnings.push("secret managers are stored, and nothing reads secrets from them yet".to_owned());
+        }
         _ => {}
     }
     if let Model::Ssl(ssl) = model {
@@ -64,7 +69,29 @@ fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
         problems.push(not_served(at.property("script"), "script"));
     }
     if let Some(upstream) = &route.upstream {
-        problems.extend(upstream_problems(&at.property("upstream"), upstream));
+        let at = at.property("upstream");
+        problems.extend(upstream_problems(&at, upstream));
+        if upstream.scheme.is_for_streams() {
+            let sentence = "a route speaks http, https, grpc or grpcs to its nodes: this scheme is for stream routes";
+            problems.push(Problem::rule(at.property("scheme"), sentence));
+        }
+    }
+    problems
+}
+
+fn stream_problems(at: &Path, route: &StreamRoute) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if route.protocol.is_some() {
+        problems.push(not_served(at.property("protocol"), "a protocol above TCP"));
+    }
+    if let Some(upstream) = &route.upstream {
+        let at = at.property("upstream");
+        problems.extend(upstream_problems(&at, upstream));
+        if matches!(upstream.scheme, Scheme::Https | Scheme::Grpc | Scheme::Grpcs) {
+            let scheme = upstream.scheme.name();
+            let sentence = format!("a stream route speaks tcp or tls to its nodes: the scheme {scheme} is for routes");
+            problems.push(Problem::rule(at.property("scheme"), sentence));
+        }
     }
     problems
 }
@@ -97,8 +124,14 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
             problems.push(not_served(at.property("key"), &format!("the variable {name:?}")));
         }
     }
-    if matches!(upstream.scheme, Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Kafka) {
-        problems.push(not_served(at.property("scheme"), "a scheme other than http, https, grpc and grpcs"));
+    if matches!(upstream.scheme, Scheme::Udp | Scheme::Kafka) {
+        problems.push(not_served(at.property("scheme"), &format!("the scheme {}", upstream.scheme.name())));
+    }
+    if let Endpoints::Nodes(nodes) = &upstream.endpoints
+        && upstream.scheme.is_for_streams()
+        && nodes.iter().any(|node| node.port.is_none())
+    {
+        problems.push(Problem::rule(at.property("nodes"), "a node that is reached by tcp or tls must name its port"));
     }
     if matches!(upstream.endpoints, Endpoints::Discovered { .. }) {
         problems.push(not_served(at.property("service_name"), "service discovery"));

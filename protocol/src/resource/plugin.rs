@@ -31,6 +31,8 @@ pub enum PluginRole {
     Traffic,
     /// It says how a consumer proves who it is.
     Consumer,
+    /// It is run on TCP connections.
+    Stream,
     /// It holds wherever the plugin is run (`plugin_metadata`).
     Metadata,
 }
@@ -77,6 +79,7 @@ pub fn plugin_role(catalog: &dyn PluginCatalog, kind: &str, name: &str) -> Plugi
     let authenticates = || catalog.marks(name, PluginRole::Consumer).is_some_and(|marks| marks.authenticates);
     match kind {
         "consumers" | "credentials" if authenticates() => PluginRole::Consumer,
+        "stream_routes" => PluginRole::Stream,
         _ => PluginRole::Traffic,
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use super::common::{HostPattern, SCRIPT_CHARS_MAX, Timeouts, read_labelling, reference};
+use super::common::{HostPattern, SCRIPT_CHARS_MAX, Timeouts, net, read_labelling, reference};
 use super::expression::Expression;
 use super::plugins;
 use super::scope::{Fields, Scope};
@@ -223,7 +223,7 @@ impl Route {
             uris: read_uris(&fields),
             hosts: read_one_or_many(&fields, "host", "hosts", HostPattern::read),
             methods: fields.optional("methods", read_methods).unwrap_or_default(),
-            remote_addrs: read_one_or_many(&fields, "remote_addr", "remote_addrs", read_net),
+            remote_addrs: read_one_or_many(&fields, "remote_addr", "remote_addrs", net),
             vars: fields.optional("vars", |s| Expression::read(&s)),
             filter_func: fields.optional("filter_func", read_function),
             priority: fields.optional("priority", |s| s.integer(i64::MIN, i64::MAX)).unwrap_or(0),
@@ -314,20 +314,6 @@ fn read_one_or_many<T>(
 fn read_methods(scope: Scope<'_, '_>) -> Option<MethodSet> {
     let methods = scope.all(scope.unique_items(0)?, |item| item.one_of(&METHODS))?;
     Some(methods.into_iter().fold(MethodSet::default(), MethodSet::with))
-}
-
-fn read_net(scope: Scope<'_, '_>) -> Option<IpNet> {
-    let text = scope.string(0, usize::MAX)?;
-    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
-    if net.is_none() {
-        scope.problem(Problem::known_as(
-            scope.path.clone(),
-            "object matches none of the required",
-            scope.path.clone(),
-            format!("{text:?} is no IPv4 or IPv6 address or CIDR block"),
-        ));
-    }
-    net
 }
 
 fn read_function(scope: Scope<'_, '_>) -> Option<String> {

@@ -24,8 +24,10 @@ const SCHEMAS: &[(&str, MakeSchema)] = &[
     ("plugin_metadata", plugin_metadata),
     ("protos", proto),
     ("routes", route),
+    ("secrets", secret_manager),
     ("services", service),
     ("ssls", ssl),
+    ("stream_routes", stream_route),
     ("upstreams", upstream),
 ];
 
@@ -79,6 +81,25 @@ fn route() -> Value {
     })
 }
 
+fn stream_route() -> Value {
+    let mut fields = labelled();
+    fields.extend(members(json!({
+        "remote_addr": address(),
+        "server_addr": address(),
+        "server_port": port(),
+        "sni": host(),
+        "plugins": plugins(),
+        "upstream": upstream(),
+        "upstream_id": id(),
+        "service_id": id(),
+    })));
+    json!({ "type": "object", "properties": fields, "additionalProperties": false })
+}
+
+fn secret_manager() -> Value {
+    json!({ "type": "object", "description": "its fields depend on the manager that the path names: vault, aws, gcp" })
+}
+
 fn service() -> Value {
     let mut fields = labelled();
     fields.extend(members(json!({
@@ -114,7 +135,7 @@ fn upstream() -> Value {
         "hash_on": { "enum": words(&HASH_ON).into_iter().filter(|word| word != "consumer").collect::<Vec<_>>(),
                      "default": "vars" },
         "key": { "type": "string", "description": "what chash hashes" },
-        "scheme": { "enum": ["http", "https", "grpc", "grpcs"], "default": "http" },
+        "scheme": { "enum": ["http", "https", "grpc", "grpcs", "tcp", "tls"], "default": "http" },
         "tls": {
             "type": "object",
             // Keys stand in ssls, where they are sealed.

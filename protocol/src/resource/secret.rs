@@ -9,6 +9,20 @@ use crate::report::Path;
 pub fn secrets<'v>(catalog: &dyn PluginCatalog, kind: &str, body: &'v mut Value) -> Vec<(Path, &'v mut Value)> {
     let mut found = Vec::new();
     let Some(members) = body.as_object_mut() else { return found };
+    if kind == "secrets" {
+        for (name, value) in members {
+            let path = Path::default().property(name);
+            match (name.as_str(), value) {
+                ("token" | "secret_access_key" | "session_token", value) => found.push((path, value)),
+                ("auth_config", Value::Object(inner)) => {
+                    let key = inner.get_mut("private_key");
+                    found.extend(key.map(|value| (path.property("private_key"), value)));
+                }
+                _ => {}
+            }
+        }
+        return found;
+    }
     if kind == "ssls" {
         for (name, value) in members {
             let path = Path::default().property(name);

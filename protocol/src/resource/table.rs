@@ -3,7 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::scope::check;
-use super::{Consumer, Credential, PluginSet, Proto, Route, Service, Ssl, USERNAME_CHARS_MAX, Upstream};
+use super::{
+    Consumer, Credential, PluginSet, Proto, Route, SecretManager, Service, Ssl, StreamRoute, USERNAME_CHARS_MAX,
+    Upstream,
+};
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem, Report};
 
@@ -20,8 +23,8 @@ pub struct KindInfo {
     pub post: bool,
     /// Whether PATCH is offered.
     pub patch: bool,
-    /// How a body becomes a model; `None` for kinds that this version does not serve yet.
-    model: Option<ReadModel>,
+    /// How a body becomes a model.
+    model: ReadModel,
 }
 
 /// How a body (without its id) becomes a model.
@@ -61,10 +64,14 @@ pub enum Model {
     Proto(Proto),
     /// A route.
     Route(Box<Route>),
+    /// Where secrets are kept elsewhere.
+    SecretManager(SecretManager),
     /// A service.
     Service(Box<Service>),
     /// Certificates with their keys.
     Ssl(Box<Ssl>),
+    /// A stream route.
+    StreamRoute(Box<StreamRoute>),
     /// An upstream.
     Upstream(Box<Upstream>),
 }
@@ -72,19 +79,19 @@ pub enum Model {
 /// Every kind, sorted by name.
 #[rustfmt::skip]
 pub static KINDS: &[KindInfo] = &[
-    KindInfo { name: "consumer_groups", singular: "consumer group",  id_rule: IdRule::Plain,         post: false, patch: true,  model: Some(|v| Ok(Model::ConsumerGroup(check(v, PluginSet::read)?))) },
-    KindInfo { name: "consumers",       singular: "consumer",        id_rule: IdRule::Username,      post: false, patch: false, model: Some(|v| Ok(Model::Consumer(Box::new(check(v, Consumer::read)?)))) },
-    KindInfo { name: "credentials",     singular: "credential",      id_rule: IdRule::UnderConsumer, post: false, patch: false, model: Some(|v| Ok(Model::Credential(check(v, Credential::read)?))) },
-    KindInfo { name: "global_rules",    singular: "global rule",     id_rule: IdRule::Plain,         post: false, patch: true,  model: Some(|v| Ok(Model::GlobalRule(check(v, PluginSet::read_rule)?))) },
-    KindInfo { name: "plugin_configs",  singular: "plugin config",   id_rule: IdRule::Plain,         post: false, patch: true,  model: Some(|v| Ok(Model::PluginConfig(check(v, PluginSet::read)?))) },
-    KindInfo { name: "plugin_metadata", singular: "plugin_metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: Some(|v| Ok(Model::PluginMetadata(check(v, |s| { s.object()?; s.value.as_object().cloned() })?))) },
-    KindInfo { name: "protos",          singular: "proto",           id_rule: IdRule::Plain,         post: true,  patch: false, model: Some(|v| Ok(Model::Proto(check(v, Proto::read)?))) },
-    KindInfo { name: "routes",          singular: "route",           id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Route(Box::new(check(v, Route::read)?)))) },
-    KindInfo { name: "secrets",         singular: "secret",          id_rule: IdRule::UnderManager,  post: false, patch: true,  model: None },
-    KindInfo { name: "services",        singular: "service",         id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Service(Box::new(check(v, Service::read)?)))) },
-    KindInfo { name: "ssls",            singular: "ssl",             id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Ssl(Box::new(check(v, Ssl::read)?)))) },
-    KindInfo { name: "stream_routes",   singular: "stream route",    id_rule: IdRule::Plain,         post: true,  patch: false, model: None },
-    KindInfo { name: "upstreams",       singular: "upstream",        id_rule: IdRule::Plain,         post: true,  patch: true,  model: Some(|v| Ok(Model::Upstream(Box::new(check(v, Upstream::read)?)))) },
+    KindInfo { name: "consumer_groups", singular: "consumer group",  id_rule: IdRule::Plain,         post: false, patch: true,  model: |v| Ok(Model::ConsumerGroup(check(v, PluginSet::read)?)) },
+    KindInfo { name: "consumers",       singular: "consumer",        id_rule: IdRule::Username,      post: false, patch: false, model: |v| Ok(Model::Consumer(Box::new(check(v, Consumer::read)?))) },
+    KindInfo { name: "credentials",     singular: "credential",      id_rule: IdRule::UnderConsumer, post: false, patch: false, model: |v| Ok(Model::Credential(check(v, Credential::read)?)) },
+    KindInfo { name: "global_rules",    singular: "global rule",     id_rule: IdRule::Plain,         post: false, patch: true,  model: |v| Ok(Model::GlobalRule(check(v, PluginSet::read_rule)?)) },
+    KindInfo { name: "plugin_configs",  singular: "plugin config",   id_rule: IdRule::Plain,         post: false, patch: true,  model: |v| Ok(Model::PluginConfig(check(v, PluginSet::read)?)) },
+    KindInfo { name: "plugin_metadata", singular: "plugin_metadata", id_rule: IdRule::Plugin,        post: false, patch: false, model: |v| Ok(Model::PluginMetadata(check(v, |s| { s.object()?; s.value.as_object().cloned() })?)) },
+    KindInfo { name: "protos",          singular: "proto",           id_rule: IdRule::Plain,         post: true,  patch: false, model: |v| Ok(Model::Proto(check(v, Proto::read)?)) },
+    KindInfo { name: "routes",          singular: "route",           id_rule: IdRule::Plain,         post: true,  patch: true,  model: |v| Ok(Model::Route(Box::new(check(v, Route::read)?))) },
+    KindInfo { name: "secrets",         singular: "secret",          id_rule: IdRule::UnderManager,  post: false, patch: true,  model: |v| Ok(Model::SecretManager(check(v, SecretManager::read)?)) },
+    KindInfo { name: "services",        singular: "service",         id_rule: IdRule::Plain,         post: true,  patch: true,  model: |v| Ok(Model::Service(Box::new(check(v, Service::read)?))) },
+    KindInfo { name: "ssls",            singular: "ssl",             id_rule: IdRule::Plain,         post: true,  patch: true,  model: |v| Ok(Model::Ssl(Box::new(check(v, Ssl::read)?))) },
+    KindInfo { name: "stream_routes",   singular: "stream route",    id_rule: IdRule::Plain,         post: true,  patch: false, model: |v| Ok(Model::StreamRoute(Box::new(check(v, StreamRoute::read)?))) },
+    KindInfo { name: "upstreams",       singular: "upstream",        id_rule: IdRule::Plain,         post: true,  patch: true,  model: |v| Ok(Model::Upstream(Box::new(check(v, Upstream::read)?))) },
 ];
 
 /// The longest id, in bytes.
@@ -97,22 +104,12 @@ impl KindInfo {
         KINDS.binary_search_by(|kind| kind.name.cmp(name)).ok().map(|i| &KINDS[i])
     }
 
-    /// Whether this version serves the kind: its bodies can be admitted.
-    #[must_use]
-    pub fn is_served(&self) -> bool {
-        self.model.is_some()
-    }
-
     /// Builds the model of a body (without its id).
     ///
     /// # Errors
-    /// A [`Report`] of everything that is wrong; one that says so when the kind is not served yet.
+    /// A [`Report`] of everything that is wrong.
     pub fn read(&self, body: &Value) -> Result<Model, Report> {
-        let Some(model) = self.model else {
-            let sentence = format!("{} are not served by this version of holdfast", self.name);
-            return Err(Report::of(Problem::rule(Path::default(), sentence)));
-        };
-        model(body)
+        (self.model)(body)
     }
 }
 
@@ -124,6 +121,7 @@ impl Model {
             Self::Consumer(consumer) => consumer.group_id.iter().cloned().collect(),
             Self::Route(route) => route.references(),
             Self::Service(service) => service.references(),
+            Self::StreamRoute(route) => route.references(),
             Self::Upstream(upstream) => upstream.references(),
             // A credential's consumer stands in its id.
             Self::Credential(_)
@@ -132,6 +130,7 @@ impl Model {
             | Self::PluginConfig(_)
             | Self::PluginMetadata(_)
             | Self::Proto(_)
+            | Self::SecretManager(_)
             | Self::Ssl(_) => Vec::new(),
         }
     }
@@ -145,7 +144,10 @@ impl Model {
             Self::ConsumerGroup(set) | Self::GlobalRule(set) | Self::PluginConfig(set) => Some(&set.plugins),
             Self::Route(route) => Some(&route.plugins),
             Self::Service(service) => Some(&service.plugins),
-            Self::PluginMetadata(_) | Self::Proto(_) | Self::Ssl(_) | Self::Upstream(_) => None,
+            Self::StreamRoute(route) => Some(&route.plugins),
+            Self::PluginMetadata(_) | Self::Proto(_) | Self::SecretManager(_) | Self::Ssl(_) | Self::Upstream(_) => {
+                None
+            }
         }
     }
 }
@@ -218,13 +220,5 @@ mod tests {
             problem.summary,
             "invalid configuration: property \"id\" validation failed: object matches none of the required"
         );
-    }
-
-    #[test]
-    fn a_kind_that_waits_says_so() {
-        let secrets = KindInfo::find("secrets").unwrap();
-        assert!(!secrets.is_served());
-        let report = secrets.read(&Value::Null).unwrap_err();
-        assert_eq!(report.summary(), "secrets are not served by this version of holdfast");
     }
 }

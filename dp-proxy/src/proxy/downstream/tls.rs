@@ -55,6 +55,8 @@ impl HandshakeError {
 #[derive(Debug)]
 pub(crate) struct Shaken {
     pub(crate) stream: TlsStream<TcpStream>,
+    /// The name that the client asks for, in lower case; the fallback when it asks for none.
+    pub(crate) name: String,
     pub(crate) session: Session,
     pub(crate) resumed: bool,
     pub(crate) http2: bool,
@@ -65,8 +67,14 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// The same: `internal_error`.
 const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
-/// Makes a handshake. `fallback` is the name of a client that asks for none.
-pub(crate) async fn shake(stream: TcpStream, table: Generation, fallback: &str) -> Result<Shaken, HandshakeError> {
+/// Makes a handshake. `fallback` is the name of a client that asks for none. With `unread`, whatever the client wants to
+/// speak is fine.
+pub(crate) async fn shake(
+    stream: TcpStream,
+    table: Generation,
+    fallback: &str,
+    unread: bool,
+) -> Result<Shaken, HandshakeError> {
     let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let hello = start.client_hello();
     let name = hello.server_name().map_or_else(|| fallback.to_owned(), str::to_ascii_lowercase);
@@ -75,7 +83,8 @@ pub(crate) async fn shake(stream: TcpStream, table: Generation, fallback: &str) 
             let ssl = ssl.clone();
             // The table is let go: a client may take its time.
             drop(table);
-            return finish(start.into_stream(ssl.config.clone()).await?, ssl);
+            let config = if unread { &ssl.stream_config } else { &ssl.config };
+            return finish(start.into_stream(config.clone()).await?, name, ssl);
         }
         Some(SslSlot::Sealed(id)) => (HandshakeError::Sealed(id.to_string()), INTERNAL_ERROR),
         None if name.is_empty() => (HandshakeError::NoName, UNRECOGNIZED_NAME),
@@ -86,11 +95,11 @@ pub(crate) async fn shake(stream: TcpStream, table: Generation, fallback: &str) 
     Err(refusal)
 }
 
-fn finish(stream: TlsStream<TcpStream>, ssl: Arc<Ssl>) -> Result<Shaken, HandshakeError> {
+fn finish(stream: TlsStream<TcpStream>, name: String, ssl: Arc<Ssl>) -> Result<Shaken, HandshakeError> {
     let connection = stream.get_ref().1;
     debug_assert!(matches!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_2 | ProtocolVersion::TLSv1_3)));
     let verified = connection.peer_certificates().is_some();
     let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let http2 = connection.alpn_protocol() == Some(b"h2");
-    Ok(Shaken { stream, session: Session { ssl, verified }, resumed, http2 })
+    Ok(Shaken { stream, name, session: Session { ssl, verified }, resumed, http2 })
 }

@@ -1,12 +1,11 @@
-//! Connections to a node: to which of its addresses, and by which name it is believed.
+//! Connections to a node, and by which name it is believed.
 
 use rustls::pki_types::ServerName;
-use tokio::time::timeout;
 
 use super::Outbound;
-use crate::net;
 use crate::proxy::error::Refusal;
 use crate::proxy::host;
+use crate::proxy::upstream::dial::{DialError, dial};
 use crate::proxy::upstream::link::{Link, Secured};
 use crate::table::Node;
 
@@ -26,23 +25,11 @@ impl Outbound<'_> {
 
     /// A new connection, with its handshake made.
     pub(super) async fn connect(&self, node: &Node, secured: Option<&Secured>) -> Result<Link, Refusal> {
-        let limit = self.timeouts.connect;
-        let connect = async {
-            let addresses = self.worker.names.addresses(node).await;
-            let addresses = addresses.map_err(|e| Refusal::Connection(e.to_string()))?;
-            let mut last = String::new();
-            for address in addresses {
-                match net::connect(address).await {
-                    Ok(stream) => {
-                        let Some(secured) = secured else { return Ok(Link::Plain(stream)) };
-                        let link = Box::pin(secured.shake(stream)).await;
-                        return link.map_err(|e| Refusal::Tls(format!("{address}: {e}")));
-                    }
-                    Err(e) => last = format!("{address}: {e}"),
-                }
-            }
-            Err(Refusal::Connection(last))
-        };
-        timeout(limit, connect).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))
+        let dialled = dial(&self.worker.names, node, &[], secured, self.timeouts.connect).await;
+        dialled.map_err(|error| match error {
+            DialError::Unreachable(reason) => Refusal::Connection(reason),
+            DialError::Late(limit) => Refusal::ConnectTimeout(limit),
+            DialError::Tls(reason) => Refusal::Tls(reason),
+        })
     }
 }

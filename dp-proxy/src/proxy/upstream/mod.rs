@@ -6,12 +6,14 @@
 //! half of a general one: no task and no channel per connection, no second map of headers per request.
 
 pub(super) mod connection;
+pub(super) mod dial;
 pub(super) mod exchange;
 mod framing;
 pub(super) mod http2;
 pub(super) mod link;
 pub(super) mod names;
 pub(super) mod pool;
+pub(super) mod proxy_header;
 pub(super) mod request_head;
 pub(super) mod response_head;
 

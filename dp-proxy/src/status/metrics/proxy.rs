@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::Sources;
 use super::text::{Page, Type};
-use crate::proxy::{Figure, Figures};
+use crate::proxy::{Figure, Figures, StreamFigures};
 
 pub(super) fn write(sources: &Sources, page: &mut Page) {
     let sum = |figure: fn(&Figures) -> &Figure| -> u64 { sources.figures.iter().map(|f| figure(f).get()).sum() };
@@ -42,6 +42,13 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
         ("tls_resumed_total", Type::Counter, "TLS handshakes that resumed a session.", sum(|f| &f.tls_resumed)),
         ("tls_refused_total", Type::Counter, "TLS connections over the bound on handshakes.", sum(|f| &f.tls_refused)),
         ("http2_connections_total", Type::Counter, "Client connections by HTTP/2.", sum(|f| &f.http2_connections)),
+        ("stream_connections_total", Type::Counter, "Connections of stream listeners.", sum(|f| &f.stream.connections)),
+        (
+            "stream_connections",
+            Type::Gauge,
+            "Connections of stream listeners that are open.",
+            sum(|f| &f.stream.active),
+        ),
         ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
     ] {
         page.single(&format!("holdfast_dp_{name}"), kind, help, value);
@@ -58,6 +65,16 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
     page.family(name, Type::Counter, "TLS handshakes that failed, by reason.");
     for (index, reason) in Figures::TLS_FAILURES.iter().enumerate() {
         let count: u64 = sources.figures.iter().map(|figures| figures.tls_failures[index].get()).sum();
+        page.sample(name, &[("reason", reason)], count);
+    }
+    let name = "holdfast_dp_stream_bytes_total";
+    page.family(name, Type::Counter, "Bytes of streams, by who was given them.");
+    page.sample(name, &[("to", "node")], sum(|f| &f.stream.bytes_up));
+    page.sample(name, &[("to", "client")], sum(|f| &f.stream.bytes_down));
+    let name = "holdfast_dp_stream_failures_total";
+    page.family(name, Type::Counter, "Streams that did not end by themselves, by reason.");
+    for (index, reason) in StreamFigures::FAILURES.iter().enumerate() {
+        let count: u64 = sources.figures.iter().map(|figures| figures.stream.failures[index].get()).sum();
         page.sample(name, &[("reason", reason)], count);
     }
     let name = "holdfast_dp_upstream_errors_total";

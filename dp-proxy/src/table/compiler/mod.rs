@@ -7,6 +7,7 @@
 mod access;
 mod plan;
 mod services;
+mod streams;
 mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -28,11 +29,13 @@ use super::{Handle, Table};
 use crate::health::Registry;
 use access::{Logins, ReadyPlugins};
 use plan::{RoutePlan, ServicePlan, TargetPlan, judge};
+use streams::{PlacedStream, StreamPlan};
 use upstreams::Upstreams;
 
 const ROUTES: &str = "routes";
 const SERVICES: &str = "services";
 const SSLS: &str = "ssls";
+const STREAM_ROUTES: &str = "stream_routes";
 const UPSTREAMS: &str = "upstreams";
 /// Rules for every request: when one cannot be enforced, none may pass ([`Table::barred`]).
 const GLOBAL_RULES: &str = "global_rules";
@@ -69,6 +72,7 @@ pub struct Compiler {
     /// The patterns under which each ssl stands.
     ssls: HashMap<Text, Vec<Text>>,
     logins: Logins,
+    streams: HashMap<Text, PlacedStream>,
 }
 
 /// An entry that is put into the table.
@@ -206,6 +210,7 @@ impl Compiler {
                 Ready::Ssl(patterns, Arc::new(compiled))
             }
             model => {
+                streams::check_plugins(&model)?;
                 let none = serde_json::Map::new();
                 let stored = model.plugins().unwrap_or(&none);
                 let keyring = self.tls.keyring.as_ref();
@@ -241,6 +246,7 @@ impl Compiler {
         match model {
             Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route, self.router, ready.chain)),
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service, ready.chain)),
+            Model::StreamRoute(route) => self.put_stream(&key.id, StreamPlan::of(*route)),
             // It became ready above.
             Model::Ssl(_) => {}
             Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
@@ -252,7 +258,7 @@ impl Compiler {
                 self.table.access.put(key, &model, ready, &mut self.logins);
             }
             // Nothing reads them yet.
-            Model::PluginMetadata(_) | Model::Proto(_) => {}
+            Model::PluginMetadata(_) | Model::Proto(_) | Model::SecretManager(_) => {}
         }
     }
 
@@ -260,6 +266,7 @@ impl Compiler {
         match key.kind.as_str() {
             ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason, self.router)),
             SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
+            STREAM_ROUTES => self.put_stream(&key.id, StreamPlan::sealed(body, reason)),
             SSLS => {
                 self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone()));
                 self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Sealed(reason.into()));
@@ -288,6 +295,7 @@ impl Compiler {
             ROUTES => self.remove_route(&key.id),
             SERVICES => self.remove_service(&key.id),
             SSLS => self.remove_ssl(&key.id),
+            STREAM_ROUTES => self.remove_stream(&key.id),
             UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
             GLOBAL_RULES => {
                 self.bar(&key.id, false);
@@ -462,8 +470,18 @@ impl Compiler {
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.
-const ORDER: [&str; 9] =
-    [UPSTREAMS, SERVICES, PLUGIN_CONFIGS, CONSUMER_GROUPS, CONSUMERS, CREDENTIALS, ROUTES, SSLS, GLOBAL_RULES];
+const ORDER: [&str; 10] = [
+    UPSTREAMS,
+    SERVICES,
+    PLUGIN_CONFIGS,
+    CONSUMER_GROUPS,
+    CONSUMERS,
+    CREDENTIALS,
+    ROUTES,
+    STREAM_ROUTES,
+    SSLS,
+    GLOBAL_RULES,
+];
 
 impl Route {
     fn has_matches_of(&self, other: &Self) -> bool {

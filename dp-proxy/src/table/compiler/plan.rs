@@ -152,7 +152,7 @@ impl ServicePlan {
 }
 
 impl TargetPlan {
-    fn of(own: Option<Upstream>, shared: Option<Text>) -> Self {
+    pub(super) fn of(own: Option<Upstream>, shared: Option<Text>) -> Self {
         match (own, shared) {
             (Some(own), _) => Self::Own(Box::new(own)),
             (None, Some(id)) => Self::Shared(id),

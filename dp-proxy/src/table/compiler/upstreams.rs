@@ -7,7 +7,7 @@ use protocol::Text;
 use protocol::resource::{self, Algorithm, CheckType, Endpoints, Scheme};
 
 use super::super::Handle;
-use super::super::client_tls::ClientTls;
+use super::super::client_tls::{Alpn, ClientTls};
 use super::super::route::Target;
 use super::super::slots::Slots;
 use super::super::ticket::{NamedTickets, Tickets};
@@ -90,10 +90,9 @@ impl Upstreams {
             Endpoints::Discovered { .. } => &[],
         };
         let tls = node_tls(model);
-        let http2 = matches!(model.scheme, Scheme::Grpc | Scheme::Grpcs);
         if let Some(NodeTls { verify, shown: None }) = &tls {
             // The certificates of authorities are read now, and not while a request waits.
-            self.anonymous.config(*verify, http2);
+            self.anonymous.config(*verify, Alpn::of(model.scheme));
         }
         let scheme_port = if tls.is_some() { HTTPS_PORT } else { HTTP_PORT };
         let endpoints = &mut self.endpoints;
@@ -104,7 +103,7 @@ impl Upstreams {
         let (mut nodes, tiers) = tiers(compiled.collect());
         if let Some(checks) = &model.checks {
             let by_tls = checks.active.kind == CheckType::Https;
-            let tls = by_tls.then(|| self.anonymous.config(checks.active.https_verify_certificate, false));
+            let tls = by_tls.then(|| self.anonymous.config(checks.active.https_verify_certificate, Alpn::Http1));
             for node in &mut nodes {
                 let monitor = self.health.watch(&node.host, node.port, &node.authority, checks, tls.cloned());
                 node.watch = Watch(Some(monitor));
@@ -124,7 +123,7 @@ impl Upstreams {
             retries: model.retries.unwrap_or(others),
             retry_timeout: model.retry_timeout,
             timeouts: model.timeouts,
-            http2,
+            scheme: model.scheme,
             tls,
             keepalive: model.keepalive_pool,
             sealed: None,
@@ -144,7 +143,7 @@ impl Upstreams {
             retries: 0,
             retry_timeout: None,
             timeouts: None,
-            http2: false,
+            scheme: Scheme::default(),
             tls: None,
             keepalive: resource::KeepalivePool::default(),
             sealed: Some(reason.into()),
@@ -170,7 +169,7 @@ impl Upstreams {
 }
 
 fn node_tls(model: &resource::Upstream) -> Option<NodeTls> {
-    if !matches!(model.scheme, Scheme::Https | Scheme::Grpcs) {
+    if !matches!(model.scheme, Scheme::Https | Scheme::Grpcs | Scheme::Tls) {
         return None;
     }
     let asked = model.tls.as_ref();

@@ -130,6 +130,20 @@ pub enum Scheme {
     Kafka,
 }
 
+impl Scheme {
+    /// Its name in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        SCHEMES.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether only stream routes speak it.
+    #[must_use]
+    pub fn is_for_streams(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+}
+
 /// Which `Host` the nodes see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PassHost {
