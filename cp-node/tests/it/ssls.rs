@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use daemon::seams::SystemClock;
+use protocol::seam::WallClock;
 use serde_json::{Value, json};
 
 use super::node::Api;
@@ -117,7 +120,8 @@ async fn a_certificate_that_ends_soon_is_said() {
     let api = start(dir.path(), ONE).await;
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["a.com".to_owned()]).unwrap();
-    params.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(9 * 86_400 + 3600)).into();
+    let in_nine_days = Duration::from_millis(SystemClock.now()) + Duration::from_secs(9 * 86_400 + 3600);
+    params.not_after = (SystemTime::UNIX_EPOCH + in_nine_days).into();
     let cert = params.self_signed(&key).unwrap().pem();
     let body = json!({"cert": cert, "key": key.serialize_pem(), "sni": "a.com"}).to_string();
     let (status, headers, _) =
