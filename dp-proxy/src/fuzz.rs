@@ -100,5 +100,5 @@ fn every_seed_is_tried_and_then_what_is_near_it() {
         b"Content-Length: 5" | b"a" => whole += 1,
         _ => near += usize::from(input.starts_with(b"Content")),
     });
-    assert!(whole >= 2 && near > 1000, "{whole} {near}");
+    assert!(whole >= 2 && near > 500, "{whole} {near}");
 }

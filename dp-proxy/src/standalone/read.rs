@@ -96,7 +96,10 @@ mod tests {
         for (text, expected) in [
             ("routes: []\n", vec!["missing valid end flag"]),
             ("routes: [\n#END", vec!["line 1 column 9"]),
-            ("ruotes: []\nroutes:\n- {uri: 5}\n#END", vec!["$.ruotes: \"ruotes\" is no kind", "$.routes[0]: $.uri"]),
+            (
+                "ruotes: []\nroutes:\n- {uri: 5}\n#END",
+                vec!["$.ruotes: \"ruotes\" is no kind", "$.routes[0]: $.uri", "$.routes[0]: $: one of upstream"],
+            ),
             ("routes:\n- {id: a, uri: /a, upstream_id: u}\n#END", vec!["$.routes[0]: it refers to upstreams/u"]),
             (
                 "upstreams:\n- {id: u, nodes: {}}\n- {id: u, nodes: {}}\n#END",
