@@ -225,7 +225,7 @@ async fn no_key_lies_on_the_disk_in_the_clear() {
     assert_eq!(api.call("POST", "/v1/transactions", &operations.to_string()).await.0, 200);
     let data = api.settings.data_dir.0.clone();
     while fs::read_dir(&archive).unwrap().next().is_none() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // A line of the key's base64 and one as JSON has it: the second to last, since the first is alike in all keys.
     let lines: Vec<&str> = key.lines().collect();

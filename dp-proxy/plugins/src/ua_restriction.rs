@@ -92,7 +92,9 @@ mod tests {
             (json!({"denylist": ["^curl"]}), &["not curl"], None),
         ] {
             let mut it = request("GET", "/a");
-            agents.iter().for_each(|agent| drop(it.headers.append(USER_AGENT, agent.parse().unwrap())));
+            for agent in agents {
+                it.headers.append(USER_AGENT, agent.parse().unwrap());
+            }
             let step = behaviour(PLUGIN.name, conf.clone()).access(&mut it, &TestHost::default());
             let found = answer(&step).map(|a| str::from_utf8(&a.body).unwrap());
             assert_eq!(found, expected, "{conf} {agents:?}");

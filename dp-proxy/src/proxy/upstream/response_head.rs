@@ -233,6 +233,8 @@ fn read_length(value: &HeaderValue) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LIMITS: HeadLimits = HeadLimits { bytes: 1024, headers: 10 };
