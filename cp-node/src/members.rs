@@ -125,6 +125,12 @@ impl Members {
     /// Makes a change on the leader, in its turn.
     async fn make(&self, change: change_members_request::Change) -> Result<(), Status> {
         use change_members_request::Change;
+        // Between the two steps of a change both its old and its new voters vote. Who asks for a vote that he is about to
+        // lose would be told that he has it, and then lose his place with it.
+        if let Some((voters, retain)) = self.half_made() {
+            tracing::warn!(?voters, "a change of the membership was left half made, it is finished before the next");
+            self.change_voters(voters, retain).await?;
+        }
         let voters = self.voters();
         let (Change::Promote(id) | Change::Demote(id) | Change::Remove(id)) = change;
         if !self.members().iter().any(|(known, _)| *known == id) {
