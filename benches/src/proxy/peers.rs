@@ -185,7 +185,7 @@ pub(super) async fn holdfast(dir: &Path, routes: usize, certificate: &Certificat
     let keyring = dir.join("keyring");
     fs::write(&keyring, KEYRING)?;
     let secret = format!("secrets.keyring_file={}", keyring.display());
-    let mut holdfast = Holdfast::start_nodes(1, dir, std::slice::from_ref(&secret)).await?;
+    let holdfast = Holdfast::start_nodes(1, dir, std::slice::from_ref(&secret)).await?;
     let mut api = crate::holdfast::api(1);
     api.put("upstreams", "origin", &format!(r#"{{"type":"roundrobin","nodes":{{"{ORIGIN}":1}},"keepalive_pool":{{"size":256,"idle_timeout":60,"requests":1000000000}}}}"#)).await?;
     let ssl = serde_json::json!({ "snis": [NAME], "cert": certificate.cert, "key": certificate.key });
