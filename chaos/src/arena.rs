@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::archive::Archive;
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::fault::Whom;
+use crate::history::Recorder;
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::postgres::Postgres;
@@ -27,6 +30,12 @@ pub struct Needs {
     pub dps: u16,
     /// A PostgreSQL that is the record.
     pub postgres: bool,
+    /// A standby of it.
+    pub standby: bool,
+    /// An archive in S3.
+    pub archive: bool,
+    /// Clocks of nodes that can be set.
+    pub clocks: bool,
     /// Disks of nodes whose power can be cut.
     pub watched_disks: bool,
     /// Settings of control-plane nodes.
@@ -53,8 +62,16 @@ pub struct Arena {
     pub wires: Wires,
     /// The record.
     pub postgres: Option<Postgres>,
+    /// What follows the record's server.
+    pub standby: Option<Postgres>,
+    /// The archive.
+    pub archive: Option<Archive>,
+    /// Of each node, where they can be set.
+    pub clocks: Vec<Clock>,
     /// Disk and journal of each node, where they are watched.
     pub disks: Vec<(Disk, Journal)>,
+    /// Where faults note what they have seen.
+    pub recorder: Option<Recorder>,
     /// Who looks into a node's system calls.
     pub tracer: Option<Process>,
 }
@@ -69,7 +86,14 @@ impl Arena {
             true => Some(Postgres::primary("pg-1", &layout.postgres(1)).await?),
             false => None,
         };
-        let record = postgres.as_ref().map(|postgres| Postgres::dsn(&[postgres.address()]));
+        let standby = match &postgres {
+            Some(primary) if needs.standby => Some(Postgres::standby_of(primary, "pg-2", &layout.postgres(2)).await?),
+            _ => None,
+        };
+        let servers: Vec<_> = postgres.iter().chain(&standby).map(Postgres::address).collect();
+        let record = (!servers.is_empty()).then(|| Postgres::dsn(&servers));
+        let archive = if needs.archive { Some(Archive::start()?) } else { None };
+        let archived = archive.as_ref().map(Archive::writers).unwrap_or_default();
         let (mut cluster, mut wires) = (Cluster::new(layout)?, Wires::new());
         for number in 1..=needs.cps {
             let advertised = layout.link(number);
@@ -80,9 +104,15 @@ impl Arena {
             if let Some(dsn) = &record {
                 settings.extend([&**dsn, "record.connect_timeout=1s", "record.statement_timeout=2s"]);
             }
+            settings.extend(archived.iter().map(String::as_str));
             cluster.add_cp(number, &settings).await?;
         }
-        let mut arena = Self { cluster, wires, postgres, disks: Vec::new(), tracer: None };
+        let (disks, clocks) = (Vec::new(), Vec::new());
+        let mut arena =
+            Self { cluster, wires, postgres, standby, archive, clocks, disks, recorder: None, tracer: None };
+        if needs.clocks {
+            arena.take_clocks().await?;
+        }
         if needs.watched_disks {
             arena.watch_disks().await?;
         }
@@ -107,6 +137,20 @@ impl Arena {
             watched(&mut command, cp.data_dir(), &journal)?;
             let set = command.get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())));
             cp.environment(set.collect::<Vec<_>>());
+        }
+        let all: Vec<u16> = self.cluster.cps.iter().map(|cp| cp.number).collect();
+        self.run_again(&all).await
+    }
+
+    /// From here on each node goes by a clock that can be set.
+    async fn take_clocks(&mut self) -> Result<()> {
+        for cp in &mut self.cluster.cps {
+            cp.terminate(STOP_MAX).await?;
+        }
+        for cp in &mut self.cluster.cps {
+            let clock = Clock::new(&cp.data_dir().with_extension("clock"))?;
+            cp.environment(clock.environment()?);
+            self.clocks.push(clock);
         }
         let all: Vec<u16> = self.cluster.cps.iter().map(|cp| cp.number).collect();
         self.run_again(&all).await

@@ -4,9 +4,11 @@
 //! users were promised. Everything here is bounded in count and time, talks only to 127.0.0.0/8, and takes its processes
 //! with it when it ends.
 
+pub mod archive;
 pub mod arena;
 pub mod binaries;
 pub mod check;
+pub mod clock;
 pub mod cluster;
 pub mod demo;
 pub mod failpoints;
@@ -26,5 +28,6 @@ pub mod s3;
 pub mod sample;
 pub mod scenario;
 pub mod upstream;
+pub mod wide_fleet;
 pub mod wires;
 pub mod workload;

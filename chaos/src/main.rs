@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use chaos::demo;
 use chaos::layout::Layout;
 use chaos::luck::Luck;
 use chaos::mutants;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
+use chaos::{check, demo, history, wide_fleet};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -67,9 +67,12 @@ enum Command {
     },
     /// Runs scenarios by chance until the time is up.
     Soup {
-        /// How long.
+        /// How long; added to the hours.
         #[arg(long, default_value_t = 10)]
         minutes: u64,
+        /// How long. Reports of runs that held are not kept.
+        #[arg(long, default_value_t = 0)]
+        hours: u64,
         /// The first seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -82,6 +85,28 @@ enum Command {
         /// Under how many seeds each is hunted before it counts as missed.
         #[arg(long, default_value_t = 3)]
         seeds: u64,
+    },
+    /// Waits for a wide fleet with each of many changes while nodes die: after a 200 every proxy in scope serves it.
+    Fleet {
+        /// How many proxies, in three regions.
+        #[arg(long, default_value_t = 50)]
+        proxies: usize,
+        /// How many changes must be answered with a 200.
+        #[arg(long, default_value_t = 10_000)]
+        changes: usize,
+        /// A node is killed with each so many changes.
+        #[arg(long, default_value_t = 200)]
+        kill_every: usize,
+        /// Decides what is left open.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Holds a history that a run has left against every law again. What is no part of it (how long proxies took to follow,
+    /// the record, the archive) is not judged.
+    Judge {
+        /// A `history.jsonl`. Repeatable.
+        #[arg(required = true)]
+        histories: Vec<PathBuf>,
     },
     /// Removes what runs have left behind: reports, and directories of clusters that were not taken down.
     Gc,
@@ -101,8 +126,15 @@ async fn main() -> ExitCode {
         Command::Run { scenario, seed, schedule } => run_one(&scenario, seed, schedule).await,
         Command::Matrix { seed } => matrix(seed).await,
         Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
-        Command::Soup { minutes, seed } => soup(Duration::from_secs(60 * minutes), seed).await,
+        Command::Soup { minutes, hours, seed } => soup(Duration::from_secs(60 * (60 * hours + minutes)), seed).await,
         Command::Mutants { only, seeds } => hunt_mutants(&only, seeds).await,
+        Command::Fleet { proxies, changes, kill_every, seed } => {
+            wide_fleet::run(wide_fleet::Plan { proxies, changes, kill_every, seed }).await.map(|told| {
+                println!("{told}");
+                true
+            })
+        }
+        Command::Judge { histories } => judge(&histories),
         Command::Gc => gc().map(|()| true),
     };
     match held {
@@ -265,7 +297,14 @@ async fn soup(lasts: Duration, first: u64) -> Result<bool> {
             break;
         }
         let at = usize::try_from(Luck::of(&[seed, 0]).below(scenario::ALL.len() as u64))?;
-        total.add(run(&order(&scenario::ALL[at], seed)).await, scenario::ALL[at].name)?;
+        let outcome = run(&order(&scenario::ALL[at], seed)).await;
+        // A night's histories would fill the disk.
+        if let Ok(held) = &outcome
+            && held.verdict == Verdict::Valid
+        {
+            std::fs::remove_dir_all(&held.directory)?;
+        }
+        total.add(outcome, scenario::ALL[at].name)?;
     }
     Ok(total.tell())
 }
@@ -324,6 +363,18 @@ impl Total {
         );
         self.valid == self.runs
     }
+}
+
+/// Judges histories again; whether all of them hold.
+fn judge(histories: &[PathBuf]) -> Result<bool> {
+    let mut held = true;
+    for path in histories {
+        let breaches = check::all(&history::read(path)?);
+        println!("{}: {} breaches", path.display(), breaches.len());
+        breaches.iter().for_each(|breach| println!("    {}: {:.600}", breach.law, breach.what));
+        held &= breaches.is_empty();
+    }
+    Ok(held)
 }
 
 /// A cluster's directory is removed by whoever made it; one whose maker was killed is still here.

@@ -35,7 +35,7 @@ const SELDOM: &str = "1%return";
 /// All of them. Each that is in the source is in here, and each that is in here is in the source.
 pub const ALL: &[Mutant] = &[
     mutant("log-not-synced", ALWAYS, "power-cut", "an entry is acknowledged before its disk has it"),
-    mutant("vote-not-synced", ALWAYS, "power-cut", "a vote is given before its disk has it"),
+    mutant("vote-not-synced", ALWAYS, "vote-cut", "a vote is given before its disk has it"),
     mutant("follower-writes-nothing", ALWAYS, "all-kill", "a follower acknowledges entries that it never writes"),
     mutant("failed-sync-tried-again", ALWAYS, "failed-sync", "a failed sync is tried again"),
     mutant("retry-carried-out-again", ALWAYS, "leader-kill", "a command that comes again is carried out again"),

@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 /// Who may use it.
@@ -24,11 +25,30 @@ pub const SECRET_KEY: &str = "chaos-secret-key";
 /// The one bucket.
 pub const BUCKET: &str = "archive";
 
+/// A kind of request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// An object is put.
+    Put,
+    /// An object is got.
+    Get,
+    /// Objects are listed.
+    List,
+    /// Anything else.
+    Other,
+}
+
 /// What goes wrong with requests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// Every one is answered with this status, and is not carried out.
     Status(u16),
+    /// Every one is carried out, and answered with this status all the same.
+    LostAnswer(u16),
+    /// The connection breaks when half of what is sent has come.
+    TornUpload,
     /// No answer comes.
     Silence,
     /// Bodies of answers come a byte a second.
@@ -53,7 +73,7 @@ pub struct S3 {
 
 #[derive(Debug, Default)]
 struct State {
-    fault: Mutex<Option<Fault>>,
+    fault: Mutex<Option<(Option<Call>, Fault)>>,
     /// The last listing of each query, for a stale one.
     listings: Mutex<std::collections::BTreeMap<String, (StatusCode, Bytes)>>,
     hit: std::sync::atomic::AtomicU64,
@@ -118,7 +138,12 @@ impl S3 {
 
     /// From now on this goes wrong; `None`: nothing.
     pub fn set(&self, fault: Option<Fault>) {
-        *self.state.fault.lock().expect("no code panics while it holds it") = fault;
+        self.set_for(None, fault);
+    }
+
+    /// The same with requests of one kind alone.
+    pub fn set_for(&self, call: Option<Call>, fault: Option<Fault>) {
+        *self.state.fault.lock().expect("no code panics while it holds it") = fault.map(|fault| (call, fault));
     }
 
     /// How many requests a fault has met.
@@ -129,10 +154,17 @@ impl S3 {
 }
 
 async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>> {
-    let fault = *state.fault.lock().expect("no code panics while it holds it");
     let is_get = request.method() == Method::GET;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let is_list = is_get && query.contains("list-type");
+    let call = match *request.method() {
+        Method::GET if is_list => Call::List,
+        Method::GET => Call::Get,
+        Method::PUT => Call::Put,
+        _ => Call::Other,
+    };
+    let fault = *state.fault.lock().expect("no code panics while it holds it");
+    let fault = fault.filter(|(wanted, _)| wanted.is_none_or(|wanted| wanted == call)).map(|(_, fault)| fault);
     if fault.is_some() {
         state.hit.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
@@ -143,6 +175,11 @@ async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming
             return Ok(response);
         }
         Some(Fault::Silence) => std::future::pending().await,
+        Some(Fault::TornUpload) if call == Call::Put => {
+            let mut body = request.into_body();
+            let _ = body.frame().await;
+            anyhow::bail!("the connection is broken");
+        }
         _ => {}
     }
     let response = Service::call(&service, request).await.map_err(|e| anyhow::anyhow!("{e:?}"))?;
@@ -158,6 +195,10 @@ async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming
     }
     let is_object = is_get && !is_list && parts.status == StatusCode::OK;
     match fault {
+        Some(Fault::LostAnswer(status)) => {
+            parts.status = StatusCode::from_u16(status)?;
+            bytes = Bytes::new();
+        }
         Some(Fault::CutBody) if is_object => bytes.truncate(bytes.len() / 2),
         Some(Fault::FlippedBit) if is_object && !bytes.is_empty() => {
             let mut flipped = bytes.to_vec();

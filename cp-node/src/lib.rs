@@ -15,6 +15,7 @@ mod archiver;
 pub mod bootstrap;
 mod escrow;
 mod feed;
+mod links;
 mod maintenance;
 mod members;
 mod metrics;

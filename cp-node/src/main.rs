@@ -1,5 +1,7 @@
 //! `cp-node`: the command line of a control-plane node.
 
+mod ca;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,6 +84,11 @@ enum Command {
         file: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
+    },
+    /// An authority of one's own, for the certificates of `mtls`.
+    Ca {
+        #[command(subcommand)]
+        what: ca::CaCommand,
     },
     /// Looks at the settings.
     Config {
@@ -225,6 +232,10 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Leave(common) => {
             let node = block_on(node::leave(&common.load()?, &Seams::real()))?;
             println!("node {node} has left the cluster; its process stops by itself");
+            Ok(())
+        }
+        Command::Ca { what } => {
+            println!("{}", ca::execute(what).map_err(|e| Failure { code: 1, message: e.to_string() })?);
             Ok(())
         }
         Command::Config { what: ConfigCommand::Validate(common) } => {

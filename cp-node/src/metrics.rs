@@ -110,6 +110,13 @@ impl Live {
         put.gauge("raft_leader_id", "Who leads as far as this node knows; 0: nobody", status.leader.unwrap_or(0))?;
         put.gauge("raft_last_log_index", "The last entry in the log", status.last_log_index)?;
         put.gauge("raft_applied_index", "The last applied entry", status.applied_index)?;
+        if let Some(credentials) = &self.describe.credentials {
+            put.seconds(
+                "certificate_not_after_timestamp",
+                "Until when this node's certificate holds, since 1970",
+                Duration::from_secs(credentials.not_after()),
+            )?;
+        }
         put.gauge("raft_peers_unreachable", "Peers that did not answer the last call", self.describe.reach.failing())?;
         put.gauge("config_revision", "The revision of the configuration", status.revision)?;
         put.gauge("config_epoch", "The life of the cluster", status.epoch)?;

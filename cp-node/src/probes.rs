@@ -51,7 +51,7 @@ impl axum::serve::Listener for Accepting {
                 Ok(stream) => return (stream, self.0.address()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection for a probe could not be accepted");
-                    tokio::time::sleep(crate::net::ACCEPT_PAUSE).await;
+                    tokio::time::sleep(crate::links::ACCEPT_PAUSE).await;
                 }
             }
         }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub status: StatusSettings,
     /// The durable record.
     pub record: RecordSettings,
+    /// Who this node is for other nodes and for proxies: certificates. Without them, whoever connects is believed.
+    pub mtls: mtls::Files,
     /// What seals secrets.
     pub secrets: SecretSettings,
     /// Consensus.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use mtls::Credentials;
 use openraft::ServerState;
 use protocol::Position;
 use protocol::grpc::DescribeReply;
@@ -37,6 +38,8 @@ pub(crate) struct Describe {
     /// The archiver, once it has started, where there is an archive.
     pub(crate) archiver: Arc<OnceLock<Archiver>>,
     pub(crate) record: Record,
+    /// Who this node is, where it has a certificate.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 /// A node as `/status` and the Admin API show it.

@@ -15,12 +15,16 @@ pub mod access_log;
 pub mod archive;
 pub mod disk;
 pub mod feed;
+#[cfg(test)]
+mod fuzz;
+pub mod handover;
 pub mod health;
 pub mod net;
 pub mod path;
 pub mod proxy;
 pub mod run;
 pub mod settings;
+pub mod standalone;
 pub mod standing;
 pub mod status;
 pub mod table;

@@ -1,16 +1,17 @@
 //! The program `dp-proxy`: `run` it, look at its settings, ask whether it is ready.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use daemon::settings::SettingsError;
-use daemon::signals::{Rotation, Termination};
-use daemon::{build, logging};
+use daemon::signals::{Renewal, Rotation, Termination};
+use daemon::{build, logging, supervisor};
+use dp_proxy::handover::{self, HandoverError};
 use dp_proxy::net;
-use dp_proxy::run::{Proxy, Seams, StartError};
+use dp_proxy::run::{Life, Proxy, Seams, StartError};
 use dp_proxy::settings::{BadSettings, Checked, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -45,8 +46,14 @@ struct SettingsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves until it is told to end: SIGTERM or SIGINT drains, a second one ends at once. SIGUSR1 opens the access log anew.
-    Run,
+    /// Serves until it is told to end: SIGTERM or SIGINT drains, a second one ends at once. SIGUSR1 opens the access log
+    /// anew, SIGUSR2 starts the program anew in this process's place, without losing a connection.
+    Run {
+        /// Takes over from the process that runs with this data directory, if there is one: its listeners, its disk, its
+        /// place. That one ends what is under way, and itself. This is what SIGUSR2 starts.
+        #[arg(long)]
+        take_over: bool,
+    },
     /// Looks at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -75,6 +82,10 @@ enum Failure {
     Start(#[from] StartError),
     #[error("{0}")]
     System(#[from] std::io::Error),
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error("{0}")]
+    CannotServe(String),
     #[error("a worker has ended, see above")]
     Worker,
     #[error("ended before everything was drained")]
@@ -113,9 +124,9 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let settings: Settings = daemon::settings::load(&cli.settings.config, std::env::vars(), &cli.settings.set)?;
     let checked = settings.check()?;
     match cli.command {
-        Command::Run => {
+        Command::Run { take_over } => {
             logging::start(&settings.log)?;
-            runtime()?.block_on(run(checked))
+            runtime()?.block_on(run(checked, take_over))
         }
         Command::Config(ConfigCommand::Validate) => {
             println!("the settings can be used");
@@ -135,18 +146,39 @@ fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-async fn run(settings: Checked) -> Result<(), Failure> {
-    let (mut termination, mut rotation) = (Termination::listen()?, Rotation::listen()?);
+async fn run(settings: Checked, take_over: bool) -> Result<(), Failure> {
+    let (mut termination, mut rotation, mut renewal) =
+        (Termination::listen()?, Rotation::listen()?, Renewal::listen()?);
+    // Found now: the file may have been replaced by the time that it is started anew.
+    let program = std::env::current_exe()?;
     info!(version = build::VERSION, commit = build::COMMIT, node = settings.node.name, "starting");
-    let mut proxy = Proxy::start(settings, Seams::default()).await?;
+    let estate = match take_over {
+        true => handover::take_over(&settings.handover).await?,
+        false => None,
+    };
+    let mut proxy = Proxy::start_with(settings, Seams::default(), estate.unwrap_or_default()).await?;
     info!(
         status = %proxy.status_address(), metrics = %proxy.metrics_address(), proxy = ?proxy.addresses(), "started"
     );
+    let mut life = proxy.life();
     loop {
         tokio::select! {
             () = rotation.next() => proxy.reopen_logs(),
+            () = renewal.next() => start_anew(&program),
+            Ok(()) = life.changed() => match &*life.borrow_and_update() {
+                Life::Starting => {}
+                Life::Serving => supervisor::tell(&format!("READY=1\nSTATUS=serving, version {}", build::VERSION)),
+                Life::Succeeded(pid) => {
+                    if let Some(pid) = pid {
+                        supervisor::tell(&format!("MAINPID={pid}"));
+                    }
+                    break;
+                }
+                Life::Failed(reason) => return Err(Failure::CannotServe(reason.clone())),
+            },
             signal = termination.next() => {
                 info!(signal, "asked to end");
+                supervisor::tell("STOPPING=1");
                 break;
             }
             () = proxy.failed() => {
@@ -155,14 +187,46 @@ async fn run(settings: Checked) -> Result<(), Failure> {
             }
         }
     }
+    let is_succeeded = matches!(&*life.borrow(), Life::Succeeded(_));
+    let end = async {
+        match is_succeeded {
+            true => proxy.leave().await,
+            false => proxy.drain().await,
+        }
+    };
     tokio::select! {
-        _ = proxy.drain() => Ok(()),
+        _ = end => Ok(()),
         signal = termination.next() => {
             warn!(signal, "asked to end at once");
             Err(Failure::CutOff)
         }
     }
 }
+
+/// Starts the program anew, with the words that this process was started with, to take over from it.
+fn start_anew(program: &Path) {
+    let mut words: Vec<_> = std::env::args_os().skip(1).collect();
+    if !words.iter().any(|word| word == TAKE_OVER) {
+        words.push(TAKE_OVER.into());
+    }
+    info!(program = %program.display(), "starting the program anew, to take over");
+    match std::process::Command::new(program).args(words).spawn() {
+        Ok(mut successor) => {
+            let pid = successor.id();
+            // Told even when it ends long before this process does.
+            std::thread::spawn(move || match successor.wait() {
+                Ok(status) => warn!(successor = pid, %status, "the process that was to take over has ended"),
+                Err(e) => warn!(successor = pid, error = %e, "the process that was to take over cannot be watched"),
+            });
+        }
+        Err(e) => {
+            error!(program = %program.display(), error = %e, "the program cannot be started anew, this process goes on")
+        }
+    }
+}
+
+/// What [`start_anew`] adds to the command line.
+const TAKE_OVER: &str = "--take-over";
 
 /// How long a running proxy may take to say whether it is ready.
 const HEALTHCHECK_TIME: Duration = Duration::from_secs(5);

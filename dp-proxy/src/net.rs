@@ -5,8 +5,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mtls::Credentials;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -56,6 +58,25 @@ impl Dial for Tcp {
     }
 }
 
+/// Another way of dialling, with certificates shown by both ends.
+#[derive(Debug)]
+pub struct Proved {
+    /// How bytes get there.
+    pub by: Arc<dyn Dial>,
+    /// Who this proxy is, and whom it believes.
+    pub credentials: Credentials,
+}
+
+impl Dial for Proved {
+    fn dial<'d>(&'d self, authority: &'d str) -> Dialling<'d> {
+        Box::pin(async move {
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            let link = self.credentials.connect(self.by.dial(authority).await?, host).await?;
+            Ok(Box::new(link) as Box<dyn Duplex>)
+        })
+    }
+}
+
 /// Connects to an address, without Nagle's delay. Cancel-safe.
 ///
 /// # Errors
@@ -93,6 +114,73 @@ pub fn bind_shared(address: SocketAddr, count: usize) -> io::Result<Vec<TcpSocke
         sockets.push(socket);
     }
     Ok(sockets)
+}
+
+/// A socket that is to accept: bound here, or listening already in the process that handed it over.
+#[derive(Debug)]
+pub(crate) enum Entrance {
+    /// Bound, not listening: clients are refused.
+    Bound(TcpSocket),
+    /// Listening: clients wait in it.
+    Inherited(std::net::TcpListener),
+}
+
+impl Entrance {
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Bound(socket) => socket.local_addr(),
+            Self::Inherited(listener) => listener.local_addr(),
+        }
+    }
+
+    /// Lets it accept. Within the runtime that is to.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn listen(self) -> io::Result<TcpListener> {
+        match self {
+            Self::Bound(socket) => listen(socket),
+            Self::Inherited(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)
+            }
+        }
+    }
+}
+
+/// Entrances for `count` workers at one address, at least one for each: those that were inherited, and new ones beside
+/// them where there are fewer. None of the inherited is left out: clients may be waiting in it.
+///
+/// # Errors
+/// Those of the operating system, with the address.
+pub(crate) fn share(
+    address: SocketAddr,
+    count: usize,
+    inherited: Vec<std::net::TcpListener>,
+) -> io::Result<Vec<Vec<Entrance>>> {
+    if inherited.is_empty() {
+        let bound = bind_shared(address, count)?;
+        return Ok(bound.into_iter().map(|socket| vec![Entrance::Bound(socket)]).collect());
+    }
+    let mut entrances: Vec<Vec<Entrance>> = (0..count).map(|_| Vec::new()).collect();
+    for (index, listener) in inherited.into_iter().enumerate() {
+        entrances[index % count].push(Entrance::Inherited(listener));
+    }
+    for own in entrances.iter_mut().filter(|own| own.is_empty()) {
+        own.push(Entrance::Bound(bind_as(address, true)?));
+    }
+    Ok(entrances)
+}
+
+/// An entrance at an address that is nobody else's: the inherited one, where there is one.
+///
+/// # Errors
+/// Those of the operating system, with the address.
+pub(crate) fn open(address: SocketAddr, inherited: Vec<std::net::TcpListener>) -> io::Result<Entrance> {
+    match inherited.into_iter().next() {
+        Some(listener) => Ok(Entrance::Inherited(listener)),
+        None => bind(address).map(Entrance::Bound),
+    }
 }
 
 fn bind_as(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {

@@ -1,4 +1,6 @@
-//! A whole proxy: put together, started, drained.
+//! A whole proxy: put together, started, drained, succeeded by another process.
+
+mod opening;
 
 use std::fs::File;
 use std::io;
@@ -8,6 +10,8 @@ use std::time::Duration;
 
 use daemon::seams::{SystemClock, SystemRandom};
 use protocol::seam::{Random, WallClock};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -15,13 +19,16 @@ use tracing::{info, warn};
 use crate::access_log::{LogStats, OpenLog};
 use crate::disk::{self, OpenError};
 use crate::feed::{self, Feed, Identity};
+use crate::handover::{Estate, Leaving};
 use crate::health;
-use crate::net::{self, Dial, Tcp};
+use crate::net::{self, Dial, Proved, Tcp};
 use crate::proxy::Workers;
-use crate::settings::{AccessLogSettings, Checked, DrainSettings};
+use crate::settings::{AccessLogSettings, Checked, DrainSettings, Handover, StandaloneSettings};
+use crate::standalone::{self, Standalone};
 use crate::standing::Board;
-use crate::status::{self, Readiness, Site, Sources};
+use crate::status::{Readiness, Site, Sources};
 use crate::table::{ClientTls, TableCell, TlsTerms};
+use opening::{Opening, Servers, Sites, end_all};
 
 /// What a proxy takes from the outside world beside its settings.
 #[expect(missing_debug_implementations, reason = "clocks and sources of randomness have nothing to print")]
@@ -57,6 +64,19 @@ pub enum StartError {
     },
 }
 
+/// How far a proxy has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// There is nothing to serve yet.
+    Starting,
+    /// It accepts.
+    Serving,
+    /// A process with this id serves in its place: it is time for [`Proxy::leave`].
+    Succeeded(Option<u32>),
+    /// It cannot serve, for this reason.
+    Failed(String),
+}
+
 /// A running proxy. When this is dropped it ends at once, with whatever is under way.
 #[derive(Debug)]
 pub struct Proxy {
@@ -69,11 +89,15 @@ pub struct Proxy {
     metrics: SocketAddr,
     control: SocketAddr,
     drain: DrainSettings,
-    /// Listens when the first table is there.
+    handover: Handover,
+    life: watch::Receiver<Life>,
+    /// Listens when the first table is there, then waits for a successor.
     opening: JoinHandle<()>,
-    servers: Vec<JoinHandle<()>>,
-    _feed: Feed,
-    _lock: Option<File>,
+    /// Probes of nodes, and what keeps certificates fresh.
+    upkeep: Vec<JoinHandle<()>>,
+    servers: Servers,
+    feed: Option<Feed>,
+    lock: Option<File>,
 }
 
 impl Proxy {
@@ -83,21 +107,36 @@ impl Proxy {
     /// # Errors
     /// [`StartError`].
     pub async fn start(settings: Checked, seams: Seams) -> Result<Self, StartError> {
+        Self::start_with(settings, seams, Estate::default()).await
+    }
+
+    /// The same with what another process has handed over ([`take_over`](crate::handover::take_over)). It serves once a
+    /// table is compiled; until then the other one does.
+    ///
+    /// # Errors
+    /// [`StartError`]: then the other process goes on.
+    pub async fn start_with(settings: Checked, seams: Seams, mut estate: Estate) -> Result<Self, StartError> {
         let system = |what| move |error| StartError::System { what, error };
-        let mut disk =
-            disk::open(&settings.data_dir, &settings.node.group.as_str().into(), seams.clock.clone(), &*seams.random)?;
+        let mut disk = open_disk(&settings, &seams, estate.take_lock())?;
         let lock = disk.take_lock();
-        let status = net::bind(settings.status).and_then(net::listen).map_err(system("status.listen"))?;
-        let metrics = net::bind(settings.metrics).and_then(net::listen).map_err(system("metrics.listen"))?;
-        let control = net::bind(settings.control).and_then(net::listen).map_err(system("control.listen"))?;
+        let mut open = |address, what| -> Result<Arc<TcpListener>, StartError> {
+            let entrance = net::open(address, estate.take(address));
+            entrance.and_then(net::Entrance::listen).map(Arc::new).map_err(system(what))
+        };
+        let status = open(settings.status, "status.listen")?;
+        let metrics = open(settings.metrics, "metrics.listen")?;
+        let control = open(settings.control, "control.listen")?;
         let cell = TableCell::default();
         let board = Arc::new(Board::default());
         let readiness = Arc::new(Readiness::new(board.clone()));
         let log_stats = Arc::<LogStats>::default();
         let access_log = open_access_log(&settings.proxy.access_log, &log_stats, &seams)?;
         let log = access_log.as_ref().map(OpenLog::handle);
-        let workers = Workers::start(&settings.proxy, settings.workers, &cell, log.as_ref());
+        let workers = Workers::start(&settings.proxy, settings.workers, &cell, log.as_ref(), &mut estate);
         let workers = workers.map_err(system("proxy.listen"))?;
+        let link = estate.take_link();
+        // What is left are sockets at addresses that are not wanted any more.
+        drop(estate);
         let sources = Arc::new(Sources {
             node: settings.node.clone(),
             readiness: readiness.clone(),
@@ -106,20 +145,29 @@ impl Proxy {
             cell: cell.clone(),
             figures: workers.figures(),
             access_log: log_stats,
+            credentials: settings.credentials.clone(),
         });
         let addresses = (status.local_addr(), metrics.local_addr(), control.local_addr());
-        let servers = vec![
-            tokio::spawn(health::run(cell.health().clone(), seams.random.clone())),
-            tokio::spawn(status::serve(status, Site::Status, sources.clone())),
-            tokio::spawn(status::serve(metrics, Site::Metrics, sources.clone())),
-            tokio::spawn(status::serve(control, Site::Control, sources)),
-        ];
+        let mut upkeep = vec![tokio::spawn(health::run(cell.health().clone(), seams.random.clone()))];
+        let sites =
+            Sites { listeners: [(status, Site::Status), (metrics, Site::Metrics), (control, Site::Control)], sources };
+        let standalone = standalone(&settings, &seams, &disk)?;
+        // What came from a file is sealed with this node's own keys where no others are set.
+        let keyring = settings.keyring.or_else(|| standalone.as_ref().map(|standalone| standalone.keyring.clone()));
+        let dial: Arc<dyn Dial> = match settings.credentials {
+            None => seams.dial,
+            Some(credentials) => {
+                upkeep.push(tokio::spawn(credentials.clone().keep_fresh()));
+                Arc::new(Proved { by: seams.dial, credentials })
+            }
+        };
         let feed = feed::start(feed::Start {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
             archive: settings.archive,
+            standalone,
             tls: Arc::new(TlsTerms {
-                keyring: settings.keyring,
+                keyring,
                 http2: settings.proxy.http2.enabled,
                 anonymous: Arc::new(ClientTls::anonymous(settings.trust.clone())),
                 trust: settings.trust,
@@ -128,28 +176,36 @@ impl Proxy {
             disk,
             cell,
             board: board.clone(),
-            dial: seams.dial,
+            dial,
             random: seams.random,
         });
         let feed = feed.map_err(system("feed"))?;
-        let mut live = feed.live();
-        let opening = {
-            let (ready, listen) = (readiness.clone(), workers.listener());
-            let shown = (workers.addresses().to_vec(), workers.tls_addresses().to_vec());
-            tokio::spawn(async move {
-                if live.wait_for(|live| *live).await.is_err() {
-                    return;
-                }
-                match listen.await {
-                    Ok(()) => {
-                        ready.set_listening();
-                        info!(addresses = ?shown.0, tls_addresses = ?shown.1, "serving");
-                    }
-                    Err(e) => tracing::error!(error = %e, "the listeners cannot be opened"),
-                }
-            })
+        let (life, watched) = watch::channel(Life::Starting);
+        let servers = Servers::default();
+        // While a predecessor serves, it also answers how it stands.
+        if link.is_none() {
+            sites.serve(&servers);
+        }
+        let leaving = lock.as_ref().and_then(|lock| lock.try_clone().ok()).map(|lock| Leaving {
+            lock,
+            feed: feed.stander(),
+            workers: workers.lender(),
+            sites: sites.listeners.iter().map(|(listener, _)| listener.clone()).collect(),
+        });
+        let opening = Opening {
+            listen: Box::pin(workers.listener()),
+            leaving,
+            shown: (workers.addresses().to_vec(), workers.tls_addresses().to_vec()),
+            live: feed.live(),
+            readiness: readiness.clone(),
+            sites,
+            servers: servers.clone(),
+            handover: settings.handover.clone(),
+            link,
+            life,
         };
         Ok(Self {
+            opening: tokio::spawn(opening.run()),
             workers,
             access_log,
             readiness,
@@ -158,10 +214,12 @@ impl Proxy {
             metrics: addresses.1.map_err(system("metrics.listen"))?,
             control: addresses.2.map_err(system("control.listen"))?,
             drain: settings.proxy.drain,
-            opening,
+            handover: settings.handover,
+            life: watched,
+            upkeep,
             servers,
-            _feed: feed,
-            _lock: lock,
+            feed: Some(feed),
+            lock,
         })
     }
 
@@ -220,6 +278,12 @@ impl Proxy {
         &self.readiness
     }
 
+    /// How far it has come, and how much further it comes.
+    #[must_use]
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.life.clone()
+    }
+
     /// Waits until something has ended that never should: after that this process is not whole.
     pub async fn failed(&mut self) {
         self.workers.failed().await;
@@ -234,7 +298,29 @@ impl Proxy {
         sleep(delay.0).await;
         self.opening.abort();
         info!(timeout = %limit, "draining: no more connections are taken");
-        let clean = timeout(limit.0.max(Duration::from_millis(1)), self.workers.drain()).await.is_ok();
+        self.end_connections(limit.0).await
+    }
+
+    /// Goes away after another process has taken over ([`Life::Succeeded`]): nothing is accepted any more, clients are told
+    /// to connect anew, and what is under way may end. True when nothing was cut off.
+    pub async fn leave(&mut self) -> bool {
+        self.readiness.set_draining();
+        self.opening.abort();
+        end_all(&self.servers);
+        self.workers.leave();
+        // The successor has the disk: should it have to start anew, this process must not be in its way.
+        self.feed = None;
+        self.lock = None;
+        let delay = &self.drain.delay;
+        info!(%delay, "succeeded: clients are told to connect anew");
+        sleep(delay.0).await;
+        let limit = self.handover.drain_timeout;
+        info!(timeout = %limit, "succeeded: what is under way may end");
+        self.end_connections(limit.0).await
+    }
+
+    async fn end_connections(&self, limit: Duration) -> bool {
+        let clean = timeout(limit.max(Duration::from_millis(1)), self.workers.drain()).await.is_ok();
         if clean {
             info!("drained");
         } else {
@@ -242,6 +328,36 @@ impl Proxy {
         }
         clean
     }
+}
+
+/// Opens the data directory, with the lock where another process has handed it over.
+fn open_disk(settings: &Checked, seams: &Seams, lock: Option<File>) -> Result<disk::Opened, OpenError> {
+    let (group, clock) = (settings.node.group.as_str().into(), seams.clock.clone());
+    match lock {
+        Some(lock) => disk::open_locked(&settings.data_dir, &group, clock, &*seams.random, lock),
+        None => disk::open(&settings.data_dir, &group, clock, &*seams.random),
+    }
+}
+
+/// How the file is read, where there is one.
+fn standalone(settings: &Checked, seams: &Seams, disk: &disk::Opened) -> Result<Option<Standalone>, StartError> {
+    let Some((StandaloneSettings { poll, .. }, file)) =
+        settings.standalone.as_ref().and_then(|standalone| Some((standalone, standalone.file.clone()?)))
+    else {
+        return Ok(None);
+    };
+    let bad = |error| StartError::System { what: "standalone.file", error };
+    let held = disk.recovered.state().map(protocol::ConfigState::position);
+    if held.is_some_and(|position| position.epoch.number > 0) {
+        let dir = settings.data_dir.display();
+        let why = format!("{dir} has the configuration of a control plane: give a proxy without one another data_dir");
+        return Err(bad(io::Error::other(why)));
+    }
+    let keyring = match &settings.keyring {
+        Some(keyring) => keyring.clone(),
+        None => standalone::own_keyring(&settings.data_dir, &*seams.random).map_err(bad)?,
+    };
+    Ok(Some(Standalone { file, poll: poll.0, keyring, clock: seams.clock.clone() }))
 }
 
 fn open_access_log(
@@ -259,6 +375,7 @@ fn open_access_log(
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.opening.abort();
-        self.servers.iter().for_each(JoinHandle::abort);
+        self.upkeep.iter().for_each(JoinHandle::abort);
+        end_all(&self.servers);
     }
 }

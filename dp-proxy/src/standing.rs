@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::archive::ArchiveBoard;
 use crate::feed::Node;
+use crate::standalone::FileBoard;
 use crate::table::Rejected;
 
 /// What a proxy serves, and from whom.
@@ -49,6 +50,8 @@ pub enum Source {
     Disk,
     /// From the archive or a given file; no control plane has confirmed it since the start.
     Archive,
+    /// From the file of a proxy without a control plane.
+    File,
     /// From a control plane, or confirmed by one since the start.
     ControlPlane,
 }
@@ -86,6 +89,8 @@ pub struct Board {
     pub update_time: Histogram,
     /// The archive.
     pub archive: Arc<ArchiveBoard>,
+    /// The file of a proxy without a control plane.
+    pub file: Arc<FileBoard>,
 }
 
 impl Board {

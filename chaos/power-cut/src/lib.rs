@@ -15,8 +15,11 @@
 //! intercepted: they count as nothing. What the library could not follow (a writable shared mapping, `fallocate`, a
 //! symbolic link) ends the process, loudly, rather than make a proof worthless.
 //!
+//! Besides, it shows a process a wall clock that is set from outside ([`record::CLOCK`]); it can do either without the other.
+//!
 //! Nothing in here may touch a file through `std`: it would come back to this library, and find its lock taken.
 
+mod clock;
 mod intercept;
 mod layer;
 pub mod record;

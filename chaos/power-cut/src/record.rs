@@ -10,6 +10,13 @@ pub const DIRECTORY: &str = "POWER_CUT_DIRECTORY";
 /// Environment: the file that the journal is appended to, outside the directory.
 pub const JOURNAL: &str = "POWER_CUT_JOURNAL";
 
+/// Environment: the file that says how far the wall clock is off. Three numbers, `i64` of this machine: nanoseconds that
+/// are added to it; how many microseconds it gains each second, from when on; and that moment, in nanoseconds since 1970.
+pub const CLOCK: &str = "POWER_CUT_CLOCK";
+
+/// How long the file of [`CLOCK`] is.
+pub const CLOCK_BYTES: usize = 24;
+
 /// The bytes before a record's payload.
 pub const HEADER_BYTES: usize = 24;
 

@@ -21,6 +21,8 @@ pub(crate) struct Checker {
     pub(crate) truth: Option<Truth>,
     /// Who led in a term.
     leaders: BTreeMap<u64, u64>,
+    /// The highest term that each node has told, in all its lives.
+    terms: BTreeMap<u64, u64>,
     /// What each node said last, in this life.
     nodes: BTreeMap<u64, Seen>,
     /// Entries by id: what they carry, and which entry they follow.
@@ -37,7 +39,6 @@ type Carried = ([u8; 32], Option<LogId>);
 
 #[derive(Default)]
 struct Seen {
-    term: u64,
     applied: Option<u64>,
     revision: u64,
     snapshot: Option<u64>,
@@ -86,6 +87,7 @@ impl Checker {
             shared,
             truth: None,
             leaders: BTreeMap::new(),
+            terms: BTreeMap::new(),
             nodes: BTreeMap::new(),
             entries: HashMap::new(),
             proxies: BTreeMap::new(),
@@ -164,7 +166,7 @@ impl Checker {
     }
 
     fn check_nodes(&mut self, world: &mut World) -> Result<(), String> {
-        let Self { truth, nodes, leaders, .. } = self;
+        let Self { truth, nodes, leaders, terms, .. } = self;
         let truth = truth.as_ref().expect("it is there once a node is");
         for (number, inside) in &world.nodes {
             let (term, led, snapshot) = {
@@ -187,9 +189,11 @@ impl Checker {
             }
             let seen = nodes.entry(*number).or_default();
             let now = applied(inside);
-            if term < seen.term {
-                return Err(format!("cp{number} went back from term {} to {term}", seen.term));
+            let highest = terms.entry(*number).or_default();
+            if term < *highest {
+                return Err(format!("cp{number} told term {highest} and now {term}: it has forgotten its vote"));
             }
+            *highest = term;
             if now < seen.applied {
                 return Err(format!("cp{number} went back from applied {:?} to {now:?}", seen.applied));
             }
@@ -224,7 +228,7 @@ impl Checker {
             {
                 return Err(format!("cp{number} has applied {id}, committed is {:?}", truth.committed(id.index)));
             }
-            *seen = Seen { term, applied: now, revision: position.revision, snapshot };
+            *seen = Seen { applied: now, revision: position.revision, snapshot };
         }
         Ok(())
     }

@@ -259,6 +259,7 @@ impl ProxyMachine {
                 payload_bytes_max: 16 << 20,
             },
             archive: None,
+            standalone: None,
             router: dp_proxy::table::Router::default(),
             tls: Arc::default(),
             disk,

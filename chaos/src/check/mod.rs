@@ -7,10 +7,12 @@ mod elections;
 mod exactly_once;
 mod monotonic;
 mod order;
+mod routed;
 #[cfg(test)]
 mod sample;
 pub mod search;
 mod stream;
+mod terms;
 mod traffic;
 mod transactions;
 mod truth;
@@ -44,7 +46,9 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("linearizable-by-search", wgl::check),
     ("positions-never-go-back", monotonic::check),
     ("one-order", order::check),
+    ("proxies-route-what-they-say", routed::check),
     ("stream-contract", stream::check),
+    ("terms-never-go-back", terms::check),
     ("no-request-fails", traffic::no_failure),
     ("one-generation-per-request", traffic::no_mixture),
     ("transactions-are-atomic", transactions::check),

@@ -68,18 +68,13 @@ fn real_time(history: &[Event], truth: &Truth) -> Vec<String> {
     breaches
 }
 
-/// A read shows the last write of each key up to its position.
+/// A read shows the last write of each key up to its position, or nothing when that was a delete.
 fn contents(op: &Op, truth: &Truth) -> Vec<String> {
     let Outcome::Ok { position, found } = &op.outcome else { return Vec::new() };
     let mut breaches = Vec::new();
     for (key, found) in found {
-        let last = truth.last(key, position.1);
-        let seen = found.map(|found| (found.modified, found.value));
-        if seen != last {
-            breaches.push(format!(
-                "cp-{} showed {seen:?} at {key} as of {position}; the last write up to there is {last:?}",
-                op.node
-            ));
+        if let Some(what) = truth.denies(key, position.1, *found, op.returned) {
+            breaches.push(format!("cp-{} showed {what}", op.node));
         }
         if let Some(found) = found
             && let Some(index) = truth.by_value.get(&found.value)
@@ -98,10 +93,10 @@ fn conditions(truth: &Truth) -> Vec<String> {
         let (Some(revision), Some(wanted), [(key, value)]) = (write.revision, write.if_match, &write.writes[..]) else {
             continue;
         };
-        let before = truth.last(key, revision - 1).map_or(0, |(revision, _)| revision);
+        let before = truth.held(key, revision - 1).map_or(0, |found| found.modified);
         if before != wanted {
             breaches.push(format!(
-                "{value} was written at {key} as revision {revision} on the condition that {wanted} was its last \
+                "{value:?} was written at {key} as revision {revision} on the condition that {wanted} was its last \
                  change; that was {before}"
             ));
         }
@@ -111,7 +106,7 @@ fn conditions(truth: &Truth) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, cas, read, request, stale, unknown, write};
+    use super::super::sample::{breaches, cas, delete, read, request, stale, unknown, write};
 
     #[test]
     fn legal_histories_are_let_through() {
@@ -121,6 +116,10 @@ mod tests {
             &[write("a", 1, 0, 1, Some(1)), write("a", 2, 2, 3, Some(2)), stale("a", Some((1, 1)), 1, 4, 5)],
             &[unknown("a", 1, 0, 1), read("a", None, 0, 2, 3), read("a", Some((1, 1)), 1, 4, 5)],
             &[write("a", 1, 0, 1, Some(1)), cas("a", 2, 1, 2, 3, 2), cas("a", 3, 2, 4, 5, 3)],
+            &[write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), read("a", None, 2, 4, 5)],
+            &[write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), stale("a", Some((1, 1)), 1, 4, 5)],
+            &[write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, None), read("a", None, 2, 4, 5)],
+            &[write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, None), read("a", Some((1, 1)), 2, 4, 5)],
         ];
         for history in all {
             assert_eq!(breaches(super::check, history), 0, "{history:?}");
@@ -144,6 +143,13 @@ mod tests {
             &[write("a", 1, 0, 1, Some(1)), cas("a", 2, 1, 2, 3, 2), cas("a", 3, 1, 4, 5, 3)],
             // From the future.
             &[read("a", Some((1, 1)), 1, 0, 1), write("a", 1, 2, 3, Some(1))],
+            // A delete that left it there, and one that took it before it was asked for.
+            &[write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), read("a", Some((1, 1)), 2, 4, 5)],
+            &[write("a", 1, 0, 1, Some(1)), read("a", None, 1, 2, 3), delete(&["a"], 4, 5, Some(2))],
+            // A delete against real time.
+            &[write("a", 1, 0, 1, Some(2)), delete(&["a"], 2, 3, Some(1))],
+            // A condition that names what was deleted since.
+            &[write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), cas("a", 2, 1, 4, 5, 3)],
             // A request id excuses nothing: a read between the acknowledgement and a second attempt must see the first.
             &[request("a", 1, "id", 0, 1, Some(1)), read("a", None, 0, 2, 3), request("a", 1, "id", 4, 5, Some(1))],
         ];

@@ -1,7 +1,7 @@
 //! Short words for hand-made histories.
 
 use super::Truth;
-use crate::history::{At, Call, Event, Found, Micros, Op, Outcome, Value};
+use crate::history::{At, Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value};
 
 pub(super) fn breaches(check: fn(&[Event], &Truth) -> Vec<String>, history: &[Event]) -> usize {
     check(history, &Truth::of(history)).len()
@@ -16,7 +16,7 @@ pub(super) fn done(revision: u64) -> Outcome {
 }
 
 pub(super) fn transaction(writes: &[(&str, Value)], from: Micros, to: Micros, revision: Option<u64>) -> Event {
-    let writes = writes.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect();
+    let writes = writes.iter().map(|(key, value)| ((*key).to_owned(), Some(*value))).collect();
     let outcome = revision.map_or(Outcome::Fail { status: 503 }, done);
     op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
 }
@@ -26,17 +26,44 @@ pub(super) fn write(key: &str, value: Value, from: Micros, to: Micros, revision:
 }
 
 pub(super) fn unknown(key: &str, value: Value, from: Micros, to: Micros) -> Event {
-    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: None, request: None };
+    let call = Call::Write { writes: vec![(key.to_owned(), Some(value))], if_match: None, request: None };
     op(call, Outcome::Unknown { why: "504".to_owned() }, from, to)
 }
 
+pub(super) fn delete(keys: &[&str], from: Micros, to: Micros, revision: Option<u64>) -> Event {
+    let writes = keys.iter().map(|key| ((*key).to_owned(), None)).collect();
+    let outcome = revision.map_or(Outcome::Unknown { why: "504".to_owned() }, done);
+    op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
+}
+
+/// A delete under a condition that nobody has an answer to.
+pub(super) fn cas_delete(key: &str, if_match: u64, from: Micros, to: Micros) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), None)], if_match: Some(if_match), request: None };
+    op(call, Outcome::Unknown { why: "504".to_owned() }, from, to)
+}
+
+/// A step of the first node's feed that deletes a key.
+pub(super) fn gone(prev: u64, to: u64, key: &str, at: Micros) -> Event {
+    let digest = "x".to_owned();
+    let changes = vec![(key.to_owned(), None)];
+    let kind = FrameKind::Delta { prev: At(1, prev), position: At(1, to), changes, reached: digest.clone(), digest };
+    Event::Frame(Frame { node: 1, at, kind })
+}
+
+/// A delete that found nothing there.
+pub(super) fn nothing_to_delete(key: &str, from: Micros, to: Micros) -> Event {
+    let call = Call::Write { writes: vec![(key.to_owned(), None)], if_match: None, request: None };
+    op(call, Outcome::Fail { status: 404 }, from, to)
+}
+
 pub(super) fn request(key: &str, value: Value, id: &str, from: Micros, to: Micros, revision: Option<u64>) -> Event {
-    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: None, request: Some(id.to_owned()) };
+    let call =
+        Call::Write { writes: vec![(key.to_owned(), Some(value))], if_match: None, request: Some(id.to_owned()) };
     op(call, revision.map_or(Outcome::Unknown { why: "504".to_owned() }, done), from, to)
 }
 
 pub(super) fn cas(key: &str, value: Value, if_match: u64, from: Micros, to: Micros, revision: u64) -> Event {
-    let call = Call::Write { writes: vec![(key.to_owned(), value)], if_match: Some(if_match), request: None };
+    let call = Call::Write { writes: vec![(key.to_owned(), Some(value))], if_match: Some(if_match), request: None };
     op(call, done(revision), from, to)
 }
 

@@ -23,8 +23,10 @@ pub enum Step {
     Read(Option<Value>),
     /// Wrote this.
     Write(Value),
-    /// Wrote the second where the first was.
-    Swap(Value, Value),
+    /// Deleted what was there: there was something.
+    Delete,
+    /// Wrote the second where the first was, or deleted it.
+    Swap(Value, Option<Value>),
 }
 
 /// What came of a search.
@@ -120,7 +122,8 @@ fn apply(state: Option<Value>, step: Step) -> Option<Option<Value>> {
     match step {
         Step::Read(seen) => (seen == state).then_some(state),
         Step::Write(value) => Some(Some(value)),
-        Step::Swap(from, to) => (state == Some(from)).then_some(Some(to)),
+        Step::Delete => state.is_some().then_some(None),
+        Step::Swap(from, to) => (state == Some(from)).then_some(to),
     }
 }
 
@@ -178,7 +181,10 @@ mod tests {
         Entry { invoked, returned: None, step: Step::Write(value) }
     }
     fn s(from: u64, to: u64, invoked: u64, returned: u64) -> Entry {
-        Entry { invoked, returned: Some(returned), step: Step::Swap(from, to) }
+        Entry { invoked, returned: Some(returned), step: Step::Swap(from, Some(to)) }
+    }
+    fn d(invoked: u64, returned: u64) -> Entry {
+        Entry { invoked, returned: Some(returned), step: Step::Delete }
     }
 
     #[test]
@@ -196,6 +202,8 @@ mod tests {
             &[w(1, 0, 1), s(1, 2, 2, 9), s(2, 3, 2, 9), r(3, 10, 11)],
             &[w(1, 0, 1), u(9, 1), s(9, 2, 2, 3), r(2, 4, 5)],
             &[w(1, 0, 4), w(2, 1, 5), w(3, 2, 6), r(1, 3, 9), r(2, 3, 9), r(3, 3, 9)],
+            &[w(1, 0, 1), d(2, 9), r(1, 3, 4), r(0, 5, 6), w(2, 10, 11), r(2, 12, 13)],
+            &[w(1, 0, 1), Entry { returned: None, ..d(2, 0) }, r(0, 3, 4)],
         ];
         for history in all {
             assert_eq!(search(history, STEPS_MAX), Verdict::Legal, "{history:?}");
@@ -218,6 +226,11 @@ mod tests {
             &[w(1, 0, 1), s(1, 2, 2, 3), r(1, 4, 5)],
             &[w(1, 0, 1), u(2, 2), r(2, 3, 4), r(1, 5, 6)],
             &[w(1, 0, 1), w(2, 2, 9), w(3, 2, 9), r(2, 3, 4), r(3, 5, 6), r(2, 7, 8)],
+            &[d(0, 1)],
+            &[w(1, 0, 1), d(2, 3), r(1, 4, 5)],
+            &[w(1, 0, 1), d(2, 3), d(4, 5)],
+            &[w(1, 0, 1), d(2, 9), r(0, 3, 4), r(1, 5, 6)],
+            &[w(1, 0, 1), d(2, 3), s(1, 2, 4, 5)],
         ];
         for history in all {
             assert_eq!(search(history, STEPS_MAX), Verdict::Illegal, "{history:?}");
@@ -248,13 +261,14 @@ mod tests {
                 } else {
                     value += 1;
                     let step = match state {
-                        Some(old) if luck.below(3) == 0 => Step::Swap(old, value),
+                        Some(old) if luck.below(3) == 0 => Step::Swap(old, (luck.below(4) > 0).then_some(value)),
+                        Some(_) if luck.below(5) == 0 => Step::Delete,
                         _ => Step::Write(value),
                     };
-                    state = Some(value);
+                    state = apply(state, step).expect("it was made for this state");
                     step
                 };
-                let lost = matches!(step, Step::Write(_)) && luck.below(10) == 0;
+                let lost = matches!(step, Step::Write(_) | Step::Delete) && luck.below(10) == 0;
                 let returned = (!lost).then_some(moment + after + 1);
                 Entry { invoked: moment.saturating_sub(before), returned, step }
             })
@@ -273,7 +287,7 @@ mod tests {
             let writes: Vec<Entry> =
                 history.iter().copied().filter(|e| !matches!(e.step, Step::Read(_)) && e.returned.is_some()).collect();
             let (Some(first), Some(last)) = (writes.first(), writes.last()) else { continue };
-            let (Step::Write(old) | Step::Swap(_, old)) = first.step else { continue };
+            let (Step::Write(old) | Step::Swap(_, Some(old))) = first.step else { continue };
             if first.returned < Some(last.invoked) {
                 history.push(r(old, end + 1, end + 2));
                 assert_eq!(search(&history, STEPS_MAX), Verdict::Illegal, "history {number}: {history:?}");

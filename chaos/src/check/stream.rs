@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Truth;
-use crate::history::{At, Event, Found, Frame, FrameKind, frames};
+use crate::history::{At, Event, Found, Frame, FrameKind, Micros, frames};
 
 pub(super) fn check(history: &[Event], truth: &Truth) -> Vec<String> {
     let mut clients: BTreeMap<u16, Client> = BTreeMap::new();
@@ -43,7 +43,7 @@ impl Client {
                 }
                 self.state = state.iter().cloned().collect();
                 (self.position, self.changed_at) = (*position, *changed_at);
-                self.complete(&who, truth);
+                self.complete(&who, frame.at, truth);
             }
             FrameKind::Delta { prev, position, changes, .. } => {
                 if *prev != self.changed_at {
@@ -68,12 +68,15 @@ impl Client {
                     };
                 }
                 (self.position, self.changed_at) = (*position, *position);
-                let missing: Vec<String> = truth
-                    .by_revision(prev.1, position.1)
+                let missing = truth
+                    .changed(prev.1, position.1)
                     .filter(|key| !keys.contains(key))
-                    .map(|key| format!("{key} was changed between {prev} and {position}, the step does not have it"))
-                    .collect();
-                missing.into_iter().for_each(breach);
+                    .map(|key| format!("{key} was changed between {prev} and {position}, the step does not have it"));
+                let wrong = changes.iter().filter_map(|(key, found)| {
+                    let what = truth.denies(key, position.1, *found, frame.at)?;
+                    Some(format!("the step to {position} has {what}"))
+                });
+                missing.chain(wrong).for_each(breach);
             }
             FrameKind::Heartbeat { position, changed_at, .. } => {
                 if *position < self.position {
@@ -82,7 +85,7 @@ impl Client {
                 if *changed_at != self.changed_at {
                     breach(format!("a bookmark speaks of a change at {changed_at}, the last was {}", self.changed_at));
                 }
-                let untold = truth.by_revision(self.position.1, position.1).next().cloned();
+                let untold = truth.changed(self.position.1, position.1).next().cloned();
                 if let Some(key) = untold {
                     breach(format!("a bookmark of {position}, but {key} was changed behind {}", self.position));
                 }
@@ -91,15 +94,11 @@ impl Client {
         }
     }
 
-    /// A full state has the last write of every key up to its position.
-    fn complete(&mut self, who: &str, truth: &Truth) {
+    /// A full state has the last write of every key up to its position, and nothing that was deleted.
+    fn complete(&mut self, who: &str, time: Micros, truth: &Truth) {
         for key in truth.by_key.keys() {
-            let last = truth.last(key, self.position.1);
-            let held = self.state.get(key).map(|found| (found.modified, found.value));
-            if last != held {
-                let at = self.position;
-                self.breaches
-                    .push(format!("{who}: the full state of {at} has {held:?} at {key}, the last write is {last:?}"));
+            if let Some(what) = truth.denies(key, self.position.1, self.state.get(key).copied(), time) {
+                self.breaches.push(format!("{who}: the full state has {what}"));
             }
         }
     }
@@ -107,7 +106,7 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, write};
+    use super::super::sample::{breaches, delete, gone, write};
     use crate::history::{At, Event, Found, Frame, FrameKind};
 
     fn frame(kind: FrameKind) -> Event {
@@ -146,6 +145,29 @@ mod tests {
 
     fn written() -> Vec<Event> {
         vec![write("a", 1, 0, 1, Some(1)), write("b", 2, 2, 3, Some(2)), write("a", 3, 4, 5, Some(3))]
+    }
+
+    #[test]
+    fn of_what_was_deleted_a_feed_tells_in_the_step_that_deletes_it_and_a_full_state_has_nothing() {
+        let judged = |deleted: Event, frames: &[Event]| {
+            let mut history = written();
+            history.extend([deleted, opened(0), full(3, &[("a", 3, 3), ("b", 2, 2)])]);
+            history.extend_from_slice(frames);
+            breaches(super::check, &history)
+        };
+        let told = || delete(&["b"], 6, 7, Some(4));
+        let untold = || delete(&["b"], 6, 7, None);
+        assert_eq!(judged(told(), &[gone(3, 4, "b", 9), bookmark(4, 4), full(4, &[("a", 3, 3)])]), 0);
+        assert_eq!(judged(untold(), &[gone(3, 4, "b", 9), bookmark(4, 4), full(4, &[("a", 3, 3)])]), 0);
+        assert_eq!(judged(told(), &[bookmark(4, 3)]), 1, "left out");
+        assert_eq!(judged(told(), &[gone(3, 4, "a", 9)]), 2, "another one, and not this one");
+        assert_eq!(judged(told(), &[step(3, 4, &[("b", 2, 2)])]), 2, "still there, and from before the step");
+        assert_eq!(judged(told(), &[full(4, &[("a", 3, 3), ("b", 2, 2)])]), 1, "still there in a full state");
+        assert_eq!(
+            judged(untold(), &[gone(3, 4, "b", 9), full(4, &[("a", 3, 3), ("b", 2, 2)])]),
+            1,
+            "a step showed it"
+        );
     }
 
     fn judged(frames: &[Event]) -> usize {

@@ -25,7 +25,7 @@ fn excused(history: &[Event]) -> Vec<(Micros, Micros)> {
         let is_begun = |later: &&&FaultMark| later.what.ends_with(BEGUN) || !later.begins;
         let is_healed = |later: &&&FaultMark| !later.begins;
         let end = match mark.what.split(',').next()? {
-            "kill_proxies" | "nobody_left" => marks[index + 1..].iter().find(is_begun),
+            "kill_proxies" | "nobody_left" | "cut_proxy_write" => marks[index + 1..].iter().find(is_begun),
             "pause_proxy" => marks[index + 1..].iter().find(is_healed),
             _ => return None,
         };

@@ -27,6 +27,17 @@ pub(super) fn check(history: &[Event], truth: &Truth) -> Vec<String> {
                     ));
                 }
             }
+            for key in seen.iter().filter(|(_, found)| found.is_none()).map(|(key, _)| *key) {
+                let deletes = truth.by_key.get(key).and_then(|writes| writes.range(..=position.1).next_back());
+                let Some((revision, None)) = deletes else { continue };
+                let write = &truth.writes[truth.by_revision[revision]];
+                if let Some((other, _)) = write.writes.iter().find(|(other, _)| !seen.contains_key(&**other)) {
+                    breaches.push(format!(
+                        "the step of cp-{} to {position} has {key} gone and not {other}, which were deleted together",
+                        frame.node
+                    ));
+                }
+            }
             breaches
                 .extend(torn(&seen, truth).map(|what| format!("a step of cp-{} to {position}: {what}", frame.node)));
         }
@@ -48,7 +59,7 @@ fn torn<'a>(seen: &'a BTreeMap<&str, Option<Found>>, truth: &'a Truth) -> impl I
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, reads, transaction};
+    use super::super::sample::{breaches, delete, reads, transaction};
 
     #[test]
     fn half_a_transaction_is_found() {
@@ -57,8 +68,12 @@ mod tests {
         let whole = reads(&[("a", Some((3, 2))), ("b", Some((4, 2)))], 2, false, 4, 5);
         assert_eq!(breaches(super::check, &[both.clone(), next.clone(), whole]), 0);
         let half = reads(&[("a", Some((3, 2))), ("b", Some((2, 1)))], 2, false, 4, 5);
-        assert_eq!(breaches(super::check, &[both.clone(), next, half]), 1);
+        assert_eq!(breaches(super::check, &[both.clone(), next.clone(), half]), 1);
         let none = reads(&[("a", Some((1, 1))), ("b", None)], 1, false, 4, 5);
-        assert_eq!(breaches(super::check, &[both, none]), 1);
+        assert_eq!(breaches(super::check, &[both.clone(), none]), 1);
+        let gone = [both, next, delete(&["a", "b"], 4, 5, Some(3))];
+        let then = |last| gone.iter().cloned().chain([last]).collect::<Vec<_>>();
+        assert_eq!(breaches(super::check, &then(reads(&[("a", None), ("b", None)], 3, false, 6, 7))), 0);
+        assert_eq!(breaches(super::check, &then(reads(&[("a", Some((3, 2))), ("b", None)], 3, false, 6, 7))), 1);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Call, Event, Found, FrameKind, Micros, Op, Outcome, Value};
+use crate::history::{Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value, frames};
 
 /// One logical write: several attempts under one request id are one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Write {
-    /// What was written together.
-    pub writes: Vec<(String, Value)>,
+    /// What was written together; nothing where it was deleted.
+    pub writes: Vec<(String, Option<Value>)>,
     /// Its condition.
     pub if_match: Option<u64>,
     /// The first time that it was asked for.
@@ -30,10 +30,10 @@ pub struct Truth {
     pub writes: Vec<Write>,
     /// By value: which write it is of.
     pub by_value: HashMap<Value, usize>,
-    /// Of each key, its writes that are known to have happened, by revision.
-    pub by_key: BTreeMap<String, BTreeMap<u64, Value>>,
-    /// By revision: the keys that it wrote.
-    revisions: BTreeMap<u64, Vec<String>>,
+    /// Of each key, its writes and deletes that are known to have happened, by revision.
+    pub by_key: BTreeMap<String, BTreeMap<u64, Option<Value>>>,
+    /// By revision: which write it is.
+    pub by_revision: BTreeMap<u64, usize>,
     /// Witnesses that cannot both be right.
     pub contradictions: Vec<String>,
 }
@@ -70,18 +70,15 @@ impl Truth {
                 _ => {}
             }
         }
-        for (key, writes) in &truth.by_key {
-            for revision in writes.keys() {
-                truth.revisions.entry(*revision).or_default().push(key.clone());
-            }
-        }
+        // When all that has a value is known: conditions tell deletes apart.
+        frames(history).for_each(|frame| truth.witness_deletes(frame));
         truth
     }
 
-    /// Keys that are known to have been written after one revision and up to another.
-    pub(super) fn by_revision(&self, after: u64, up_to: u64) -> impl Iterator<Item = &String> {
+    /// Keys that are known to have been written or deleted after one revision and up to another.
+    pub(super) fn changed(&self, after: u64, up_to: u64) -> impl Iterator<Item = &String> {
         let range = if after < up_to { after + 1..up_to + 1 } else { 0..0 };
-        self.revisions.range(range).flat_map(|(_, keys)| keys)
+        self.by_revision.range(range).flat_map(|(_, index)| self.writes[*index].writes.iter().map(|(key, _)| key))
     }
 
     fn take_op<'a>(&mut self, op: &'a Op, by_request: &mut HashMap<&'a str, usize>) {
@@ -116,23 +113,69 @@ impl Truth {
     }
 
     fn index(&mut self) {
-        let mut by_revision: BTreeMap<u64, usize> = BTreeMap::new();
-        for (index, write) in self.writes.iter().enumerate() {
-            for (key, value) in &write.writes {
-                if self.by_value.insert(*value, index).is_some() {
+        for index in 0..self.writes.len() {
+            for value in self.writes[index].writes.iter().filter_map(|(_, value)| *value) {
+                if self.by_value.insert(value, index).is_some() {
                     self.contradictions.push(format!("the workload wrote {value} twice"));
                 }
-                if let Some(revision) = write.revision {
-                    self.by_key.entry(key.clone()).or_default().insert(revision, *value);
-                }
             }
-            if let Some(revision) = write.revision
-                && let Some(other) = by_revision.insert(revision, index)
-            {
-                let other = &self.writes[other];
-                self.contradictions.push(format!("revision {revision} was given to two writes: {other:?}, {write:?}"));
+            if let Some(revision) = self.writes[index].revision {
+                self.place(index, revision);
             }
         }
+    }
+
+    /// A write has this revision.
+    fn place(&mut self, index: usize, revision: u64) {
+        let write = &mut self.writes[index];
+        write.revision = Some(revision);
+        for (key, value) in &write.writes {
+            self.by_key.entry(key.clone()).or_default().insert(revision, *value);
+        }
+        if let Some(other) = self.by_revision.insert(revision, index).filter(|other| *other != index) {
+            let (one, other) = (&self.writes[index], &self.writes[other]);
+            self.contradictions.push(format!("revision {revision} was given to two writes: {other:?}, {one:?}"));
+        }
+    }
+
+    /// A delete leaves no value that names it. Where nobody was told of it, a step that does nothing else shows its revision,
+    /// and it is taken to be the first of those that are possible there.
+    fn witness_deletes(&mut self, frame: &Frame) {
+        let FrameKind::Delta { prev, position, changes, .. } = &frame.kind else { return };
+        let revision = position.1;
+        let gone: Vec<&String> = changes.iter().filter(|(_, found)| found.is_none()).map(|(key, _)| key).collect();
+        if gone.is_empty() || prev.1 + 1 != revision || self.by_revision.contains_key(&revision) {
+            return;
+        }
+        let possible = self.writes.iter().position(|write| {
+            let of_these = write.writes.iter().all(|(key, value)| value.is_none() && gone.contains(&key));
+            let holds = |wanted: u64| {
+                write
+                    .writes
+                    .iter()
+                    .all(|(key, _)| self.held(key, revision - 1).is_some_and(|held| held.modified == wanted))
+            };
+            of_these
+                && write.revision.is_none()
+                && write.possible
+                && write.invoked <= frame.at
+                && write.if_match.is_none_or(holds)
+        });
+        match possible {
+            Some(index) => self.place(index, revision),
+            None => {
+                let who = format!("the feed of cp-{}", frame.node);
+                self.contradictions.push(format!("{who} saw {gone:?} deleted at {position}, which nobody asked for"));
+            }
+        }
+    }
+
+    /// Whether a key may have been deleted before this time by somebody who was not told, and whom no step showed.
+    #[must_use]
+    pub fn may_be_gone(&self, key: &str, before: Micros) -> bool {
+        let deletes = |write: &&Write| write.writes.iter().any(|(other, value)| other == key && value.is_none());
+        let unseen = |write: &&Write| write.possible && write.revision.is_none() && write.invoked <= before;
+        self.writes.iter().filter(unseen).any(|write| deletes(&write))
     }
 
     fn witness(&mut self, who: &str, key: &str, found: Option<Found>) {
@@ -144,7 +187,7 @@ impl Truth {
         if !write.acknowledged && !write.possible {
             self.contradictions.push(format!("{who} saw {value} at {key}, whose write was refused"));
         }
-        if !write.writes.contains(&(key.to_owned(), value)) {
+        if !write.writes.contains(&(key.to_owned(), Some(value))) {
             self.contradictions.push(format!("{who} saw {value} at {key}, which was written elsewhere: {write:?}"));
         }
         match write.revision {
@@ -152,19 +195,36 @@ impl Truth {
                 .contradictions
                 .push(format!("{who} saw {value} at {key} with revision {modified}; elsewhere it has {revision}")),
             Some(_) => {}
-            None => {
-                write.revision = Some(modified);
-                for (key, value) in &write.writes.clone() {
-                    self.by_key.entry(key.clone()).or_default().insert(modified, *value);
-                }
-            }
+            None => self.place(index, modified),
         }
     }
 
-    /// The last write of a key that is known, up to a revision.
+    /// What a key holds at a revision, and since which, as far as it is known.
     #[must_use]
-    pub fn last(&self, key: &str, up_to: u64) -> Option<(u64, Value)> {
-        let (revision, value) = self.by_key.get(key)?.range(..=up_to).next_back()?;
-        Some((*revision, *value))
+    pub fn held(&self, key: &str, at: u64) -> Option<Found> {
+        let (revision, value) = self.by_key.get(key)?.range(..=at).next_back()?;
+        Some(Found { value: (*value)?, modified: *revision })
+    }
+
+    /// What is wrong with what somebody saw of a key at a revision, at this time.
+    #[must_use]
+    pub fn denies(&self, key: &str, at: u64, seen: Option<Found>, time: Micros) -> Option<String> {
+        let held = self.held(key, at);
+        let deleted = seen.is_none() && self.may_be_gone(key, time);
+        (seen != held && !deleted).then(|| format!("{seen:?} at {key} as of {at}; up to there it is {held:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{breaches, cas_delete, delete, gone, write};
+
+    #[test]
+    fn a_delete_that_only_a_step_has_shown_is_one_whose_condition_holds_there() {
+        let none = |_: &[crate::history::Event], truth: &super::Truth| truth.contradictions.clone();
+        let before = [write("a", 1, 0, 1, Some(1)), cas_delete("a", 1, 2, 3), write("a", 2, 4, 5, Some(2))];
+        let told = |last: &[crate::history::Event]| [&before[..], last].concat();
+        assert_eq!(breaches(none, &told(&[delete(&["a"], 6, 7, None), gone(2, 3, "a", 9)])), 0);
+        assert_eq!(breaches(none, &told(&[gone(2, 3, "a", 9)])), 1, "its condition does not hold there");
     }
 }

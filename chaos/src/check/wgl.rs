@@ -16,20 +16,30 @@ pub(super) fn check(history: &[Event], truth: &Truth) -> Vec<String> {
         for (key, value) in &write.writes {
             // Which value a condition named is known from the revision, as a client knows it that has read it.
             let named = write.if_match.map(|revision| truth.by_key.get(key).and_then(|w| w.get(&revision)).copied());
-            let step = match named {
-                Some(Some(before)) => Step::Swap(before, *value),
+            let step = match (named, value) {
+                (Some(Some(Some(before))), value) => Step::Swap(before, *value),
                 // On a write that never was.
-                Some(None) => Step::Swap(Value::MAX, *value),
-                None => Step::Write(*value),
+                (Some(None | Some(None)), value) => Step::Swap(Value::MAX, *value),
+                (None, Some(value)) => Step::Write(*value),
+                (None, None) => Step::Delete,
             };
             keys.entry(key).or_default().push(Entry { invoked: write.invoked, returned: write.returned, step });
         }
     }
     for op in ops(history) {
-        let (Call::Read { stale: false, .. }, Outcome::Ok { found, .. }) = (&op.call, &op.outcome) else { continue };
-        for (key, found) in found {
-            let step = Step::Read(found.map(|found| found.value));
-            keys.entry(key).or_default().push(Entry { invoked: op.invoked, returned: Some(op.returned), step });
+        let mut saw = |key, value| {
+            let entry = Entry { invoked: op.invoked, returned: Some(op.returned), step: Step::Read(value) };
+            keys.entry(key).or_default().push(entry);
+        };
+        match (&op.call, &op.outcome) {
+            (Call::Read { stale: false, .. }, Outcome::Ok { found, .. }) => {
+                found.iter().for_each(|(key, found)| saw(key, found.map(|found| found.value)));
+            }
+            // There was nothing to delete.
+            (Call::Write { writes, .. }, Outcome::Fail { status: 404 }) => {
+                writes.iter().take_while(|_| writes.len() == 1).for_each(|(key, _)| saw(key, None));
+            }
+            _ => {}
         }
     }
     let judge = |(key, entries): (&&str, &Vec<Entry>)| match search(&seen(entries)[..], STEPS_MAX) {
@@ -46,12 +56,15 @@ fn seen(entries: &[Entry]) -> Vec<Entry> {
         entries.iter().any(|entry| match entry.step {
             Step::Read(seen) => seen == Some(value),
             Step::Swap(from, _) => from == value,
-            Step::Write(_) => false,
+            Step::Write(_) | Step::Delete => false,
         })
     };
+    // What was deleted had been written, by whomever.
+    let is_deleted = entries.iter().any(|entry| entry.step == Step::Delete && entry.returned.is_some());
     let matters = |entry: &&Entry| match entry.step {
-        Step::Write(value) | Step::Swap(_, value) => entry.returned.is_some() || shows(value),
-        Step::Read(_) => true,
+        Step::Write(value) | Step::Swap(_, Some(value)) => entry.returned.is_some() || is_deleted || shows(value),
+        // What a delete leaves bears nobody's name.
+        Step::Read(_) | Step::Delete | Step::Swap(_, None) => true,
     };
     let mut kept: Vec<Entry> = entries.iter().filter(matters).copied().collect();
     kept.sort_by_key(|entry| entry.invoked);
@@ -66,7 +79,7 @@ fn seen(entries: &[Entry]) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, cas, read, unknown, write};
+    use super::super::sample::{breaches, cas, delete, nothing_to_delete, read, unknown, write};
 
     #[test]
     fn it_agrees_with_what_is_plain() {
@@ -82,5 +95,25 @@ mod tests {
         assert_eq!(breaches(super::check, &stale), 1);
         let double = [write("a", 1, 0, 1, Some(1)), cas("a", 2, 1, 2, 3, 2), cas("a", 3, 1, 4, 5, 3)];
         assert_eq!(breaches(super::check, &double), 1);
+    }
+
+    #[test]
+    fn it_knows_what_was_deleted() {
+        let fine = [
+            write("a", 1, 0, 1, Some(1)),
+            delete(&["a"], 2, 3, Some(2)),
+            nothing_to_delete("a", 4, 5),
+            read("a", None, 2, 6, 7),
+            write("a", 2, 8, 9, Some(3)),
+        ];
+        assert_eq!(breaches(super::check, &fine), 0);
+        let unseen = [unknown("a", 1, 0, 1), delete(&["a"], 2, 3, Some(2)), read("a", None, 2, 4, 5)];
+        assert_eq!(breaches(super::check, &unseen), 0, "nobody saw the write, and it was deleted");
+        let left = [write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), read("a", Some((1, 1)), 2, 4, 5)];
+        assert_eq!(breaches(super::check, &left), 1);
+        let twice = [write("a", 1, 0, 1, Some(1)), delete(&["a"], 2, 3, Some(2)), delete(&["a"], 4, 5, Some(3))];
+        assert_eq!(breaches(super::check, &twice), 1);
+        let missed = [write("a", 1, 0, 1, Some(1)), nothing_to_delete("a", 2, 3)];
+        assert_eq!(breaches(super::check, &missed), 1);
     }
 }

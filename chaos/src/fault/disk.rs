@@ -59,6 +59,11 @@ const SYNCS: &str = "fdatasync,fsync";
 /// What makes a node's files longer; sockets and logs are written with others.
 const WRITES: &str = "pwrite64,ftruncate,fallocate";
 
+/// What changes anything on a node's disk.
+const CHANGES: &str = "pwrite64,ftruncate,fallocate,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat";
+/// The steps by which a proxy's files become durable.
+const STEPS: &str = "fdatasync,fsync,rename,renameat,renameat2";
+
 pub(super) async fn slow(arena: &mut Arena, whom: Whom, ms: u64, luck: &mut Luck) -> Result<Box<dyn Running>> {
     Ok(Box::new(traced(arena, whom, SYNCS, &format!("delay_enter={}", ms * 1000), luck).await?))
 }
@@ -72,6 +77,40 @@ pub(super) async fn failed_sync(arena: &mut Arena, whom: Whom, luck: &mut Luck) 
 pub(super) async fn full(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Result<Box<dyn Running>> {
     let traced = traced(arena, whom, WRITES, "error=ENOSPC", luck).await?;
     ends(arena, traced).await
+}
+
+pub(super) async fn read_only(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let traced = traced(arena, whom, CHANGES, "error=EROFS", luck).await?;
+    ends(arena, traced).await
+}
+
+/// The last proxy begins with an empty disk, and dies in one of the first calls that make what it was sent durable.
+pub(super) async fn cut_write_of_proxy(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let dp = arena.cluster.dps.last_mut().context("no proxy")?;
+    dp.kill().await?;
+    std::fs::remove_dir_all(dp.data_dir())?;
+    dp.run()?;
+    // It stands still until somebody looks into its calls.
+    dp.process()?.pause()?;
+    let pid = dp.process()?.pid();
+    let happens = format!("signal=KILL:when={}", luck.between(1, 4));
+    attach(arena, pid, STEPS, &happens).await?;
+    let dp = arena.cluster.dps.last_mut().context("no proxy")?;
+    dp.process()?.resume()?;
+    until("the proxy dies while it writes", END_MAX, async || {
+        ensure!(!dp.process()?.runs(), "it goes on");
+        Ok(())
+    })
+    .await?;
+    // It has ended already: it is only taken note of.
+    let _ = dp.kill().await;
+    if let Some(tracer) = arena.tracer.take() {
+        let _ = tracer.terminate(END_MAX).await;
+    }
+    let dp = arena.cluster.dps.last_mut().context("no proxy")?;
+    dp.run()?;
+    dp.ready().await?;
+    Ok(Box::new(Traced(None)))
 }
 
 /// The last proxy: it serves what it is told all the same, and says that a restart would take it back.

@@ -1,9 +1,12 @@
 //! What can go wrong, a file each: how it begins, how it is healed, and what it is called. A fault is data first
 //! ([`Fault`], as a schedule's file has it), and becomes a [`Running`] one in an [`Arena`].
 
+mod archive;
+mod clock;
 mod corrupt;
 mod disk;
 mod kill;
+mod members;
 mod network;
 mod pause;
 mod postgres;
@@ -19,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::Arena;
 use crate::luck::Luck;
+use crate::s3;
 
 /// On whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -88,6 +92,8 @@ pub enum Fault {
     Lagging,
     /// The power of every node goes at once: what no sync covered is lost.
     PowerCut,
+    /// The leader dies, and the power of every node goes when another one has voted: all that no sync covered is lost.
+    VoteCut,
     /// A follower's disk is thrown away; it must not come back as itself.
     Wipe,
     /// A byte of a stopped follower's files is not what it was.
@@ -109,12 +115,45 @@ pub enum Fault {
         /// On whom.
         whom: Whom,
     },
+    /// One node's disk can be read, and nothing about it changed any more.
+    ReadOnlyDisk {
+        /// On whom.
+        whom: Whom,
+    },
     /// Every sync of a proxy's disk fails.
     FailedProxySyncs,
     /// A follower's disk is lost for good, and a new node takes its place while the leader dies.
     Replace,
     /// Every node is stopped in order and started again, one after the other.
     Rolling,
+    /// A proxy with an empty disk is killed while it writes what it was sent.
+    CutProxyWrite,
+    /// The wall clock jumps, and is right again at the end.
+    ClockStep {
+        /// Whose.
+        whom: Whom,
+        /// By so much, forth or back.
+        seconds: i64,
+    },
+    /// The wall clock is too fast or too slow.
+    ClockRate {
+        /// Whose.
+        whom: Whom,
+        /// By so many microseconds each second.
+        ppm: i64,
+    },
+    /// A follower's vote is taken from it while the leader dies.
+    Demote,
+    /// The object store fails.
+    S3 {
+        /// With these requests; nothing: with all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<s3::Call>,
+        /// How.
+        how: s3::Fault,
+    },
+    /// A standby that lacks the last of what the primary has confirmed takes its place.
+    FailOverPostgres,
     /// PostgreSQL is killed.
     KillPostgres,
     /// PostgreSQL takes connections and answers nothing.
@@ -148,11 +187,19 @@ impl Fault {
             Self::PauseProxy => proxies::pause(arena),
             Self::Lagging => network::lagging(arena, luck).await,
             Self::PowerCut => power::start(arena, luck).await,
+            Self::VoteCut => power::after_vote(arena).await,
             Self::Wipe => disk::wipe(arena, luck).await,
             Self::Flip => corrupt::start(arena, luck).await,
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
             Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
+            Self::ReadOnlyDisk { whom } => disk::read_only(arena, whom, luck).await,
+            Self::CutProxyWrite => disk::cut_write_of_proxy(arena, luck).await,
+            Self::ClockStep { whom, seconds } => clock::set(arena, whom, (seconds, 0), luck).await,
+            Self::ClockRate { whom, ppm } => clock::set(arena, whom, (0, ppm), luck).await,
+            Self::Demote => members::start(arena, luck).await,
+            Self::S3 { call, how } => archive::start(arena, call, how),
+            Self::FailOverPostgres => postgres::fail_over(arena).await,
             Self::FailedProxySyncs => disk::failed_syncs_of_proxy(arena).await,
             Self::Replace => replace::start(arena, luck).await,
             Self::Rolling => rolling::start(arena).await,

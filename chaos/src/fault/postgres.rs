@@ -1,5 +1,7 @@
 //! The record's PostgreSQL dies, or answers nothing.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -10,6 +12,7 @@ use crate::arena::Arena;
 enum Gone {
     Killed,
     Frozen,
+    Replaced,
 }
 
 pub(super) async fn kill(arena: &mut Arena) -> Result<Box<dyn Running>> {
@@ -22,6 +25,22 @@ pub(super) fn freeze(arena: &Arena) -> Result<Box<dyn Running>> {
     Ok(Box::new(Gone::Frozen))
 }
 
+/// How long a standby is away while the primary confirms what it will lack.
+const TAIL: Duration = Duration::from_millis(800);
+
+/// The record's servers swap their places: the new primary has what it had a while ago.
+pub(super) async fn fail_over(arena: &mut Arena) -> Result<Box<dyn Running>> {
+    let primary = arena.postgres.as_mut().context("this arena has no PostgreSQL")?;
+    let standby = arena.standby.as_mut().context("this arena has no standby")?;
+    standby.kill().await?;
+    tokio::time::sleep(TAIL).await;
+    primary.kill().await?;
+    standby.start().await?;
+    standby.promote().await?;
+    std::mem::swap(primary, standby);
+    Ok(Box::new(Gone::Replaced))
+}
+
 impl Running for Gone {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
@@ -29,6 +48,7 @@ impl Running for Gone {
             match self {
                 Self::Killed => postgres.start().await,
                 Self::Frozen => postgres.thaw(),
+                Self::Replaced => Ok(()),
             }
         }
         .boxed_local()

@@ -20,6 +20,8 @@ pub enum Event {
     Frame(Frame),
     /// Where somebody says that he stands.
     Stand(Stand),
+    /// Whether a proxy knows a client's route.
+    Routed(Routed),
     /// A fault began or was healed.
     Fault(FaultMark),
     /// A second of the probe.
@@ -52,10 +54,10 @@ pub type Value = u64;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Call {
-    /// Writes all of these, or none.
+    /// Writes and deletes all of these, or none.
     Write {
-        /// Key and value.
-        writes: Vec<(String, Value)>,
+        /// Key and value; nothing when it is deleted.
+        writes: Vec<(String, Option<Value>)>,
         /// The revision that the only key must have been changed at last.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         if_match: Option<u64>,
@@ -188,6 +190,21 @@ pub struct Stand {
     pub term: u64,
     /// The leader that it knows, or the node that it follows.
     pub follows: u64,
+}
+
+/// A request for a client's route that a proxy has answered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Routed {
+    /// The proxy.
+    pub dp: String,
+    /// The key of the route.
+    pub key: String,
+    /// Where the proxy said that it stood, before it was asked.
+    pub position: At,
+    /// When it had answered.
+    pub at: Micros,
+    /// What it answered: 404 is to have no such route.
+    pub status: u16,
 }
 
 /// The beginning or the end of a fault.

@@ -6,12 +6,25 @@ use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
 use crate::fault::Whom::{All, Follower, Leader};
 use crate::luck::Luck;
+use crate::s3;
 
 /// Three nodes and two proxies.
-const PLAIN: Needs = Needs { cps: 3, dps: 2, postgres: false, watched_disks: false, settings: &[] };
+const PLAIN: Needs = Needs {
+    cps: 3,
+    dps: 2,
+    postgres: false,
+    standby: false,
+    archive: false,
+    clocks: false,
+    watched_disks: false,
+    settings: &[],
+};
 /// The log is cut off early, so that who was away needs a snapshot.
 const SHORT_LOG: Needs = Needs { settings: &["raft.snapshot_entries=200", "raft.keep_entries=100"], ..PLAIN };
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
+const STANDBY: Needs = Needs { standby: true, ..RECORD };
+const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
+const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
 /// Every scenario.
@@ -43,17 +56,24 @@ pub const ALL: &[Scenario] = &[
     plain("nobody-left", "every node dies, and proxies are restarted meanwhile", PLAIN, nobody_left, &[Resume]),
     plain("proxy-kill", "proxies die and start from their own disks", PLAIN, proxy_kill, &[]),
     plain("power-cut", "the power of all nodes goes at once", POWER, power_cut, &[Election]),
+    plain("vote-cut", "the power of all nodes goes when one has just voted", POWER, vote_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
     plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[]),
     plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[]),
     plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[]),
+    plain("read-only-disk", "nothing on a node's disk can be changed any more", PLAIN, read_only, &[]),
+    plain("cut-proxy-write", "a proxy dies while it writes its first configuration", PLAIN, cut_proxy_write, &[]),
     plain("failed-proxy-syncs", "no sync of a proxy's disk succeeds", PLAIN, failed_proxy_syncs, &[]),
     plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[]),
     plain("rolling", "every node is restarted in order", PLAIN, rolling, &[Election, Resume]),
     plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[]),
     plain("postgres-freeze", "the record answers nothing", RECORD, postgres_freeze, &[]),
+    plain("postgres-failover", "the record fails over, and has lost its tail", STANDBY, postgres_failover, &[]),
+    plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[]),
+    plain("members", "a follower loses its vote while the leader dies", PLAIN, members, &[Election]),
+    plain("archive-faults", "S3 fails, call by call, while leaders change", ARCHIVE, archive_faults, &[Election]),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
 
@@ -140,6 +160,10 @@ fn power_cut(luck: &mut Luck) -> Vec<Step> {
     (0..5).map(|_| step(luck, PowerCut, (10, 500))).collect()
 }
 
+fn vote_cut(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, VoteCut, (10, 200))).collect()
+}
+
 fn all_kill(luck: &mut Luck) -> Vec<Step> {
     (0..3).map(|_| step(luck, Kill { whom: All }, (100, 1500))).collect()
 }
@@ -175,6 +199,66 @@ fn slow_disk(luck: &mut Luck) -> Vec<Step> {
 
 fn rolling(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, Rolling, (100, 200))]
+}
+
+fn read_only(luck: &mut Luck) -> Vec<Step> {
+    let on = |whom| ReadOnlyDisk { whom };
+    vec![step(luck, on(Leader), (500, 1500)), step(luck, on(Follower), (500, 1500))]
+}
+
+fn cut_proxy_write(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, CutProxyWrite, (100, 500))).collect()
+}
+
+fn clocks(luck: &mut Luck) -> Vec<Step> {
+    let step_of = |whom, seconds| ClockStep { whom, seconds };
+    let rate_of = |whom, ppm| ClockRate { whom, ppm };
+    [
+        step_of(Leader, 3_600),
+        step_of(Leader, -86_400),
+        step_of(Follower, -3_600),
+        rate_of(Leader, 500_000),
+        rate_of(All, -500_000),
+        step_of(All, 40 * 365 * 86_400),
+    ]
+    .into_iter()
+    .map(|fault| step(luck, fault, (1000, 1500)))
+    .collect()
+}
+
+fn members(luck: &mut Luck) -> Vec<Step> {
+    (0..3).map(|_| step(luck, Demote, (300, 1200))).collect()
+}
+
+fn archive_faults(luck: &mut Luck) -> Vec<Step> {
+    use s3::{Call, Fault as How};
+    let all = [
+        (Some(Call::Put), How::Status(500)),
+        (Some(Call::Put), How::LostAnswer(500)),
+        (Some(Call::Put), How::TornUpload),
+        (Some(Call::Put), How::Status(409)),
+        (Some(Call::Put), How::Status(412)),
+        (Some(Call::Put), How::Silence),
+        (Some(Call::Get), How::Status(503)),
+        (Some(Call::Get), How::CutBody),
+        (Some(Call::Get), How::FlippedBit),
+        (Some(Call::Get), How::SlowBody),
+        (Some(Call::List), How::StaleList),
+        (None, How::Status(403)),
+    ];
+    let mut steps = Vec::new();
+    for (number, (call, how)) in all.into_iter().enumerate() {
+        steps.push(step(luck, S3 { call, how }, (1200, 2000)));
+        // A new leader begins its archiver on what the last fault has left.
+        if number % 4 == 2 {
+            steps.push(step(luck, Kill { whom: Leader }, (300, 600)));
+        }
+    }
+    steps
+}
+
+fn postgres_failover(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, FailOverPostgres, (1000, 2000)), step(luck, Kill { whom: Leader }, (500, 1000))]
 }
 
 fn postgres_kill(luck: &mut Luck) -> Vec<Step> {

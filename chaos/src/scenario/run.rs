@@ -64,6 +64,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     fs::write(directory.join("repro"), again)?;
     let recorder = Recorder::create(&directory.join("history.jsonl"))?;
     let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
+    arena.recorder = Some(recorder.clone());
     let lived = live(&mut arena, &schedule, &mut luck, order.seed, &recorder).await;
     keep_logs(arena.cluster.dir(), &directory)?;
     let cluster_dir = arena.cluster.dir().to_owned();
@@ -100,7 +101,7 @@ struct Notes {
 
 async fn live(arena: &mut Arena, schedule: &[Step], luck: &mut Luck, seed: u64, recorder: &Recorder) -> Result<Notes> {
     let board = Board::default();
-    let size = Size { clients: 6, pause: Duration::from_millis(8), rate: 100 };
+    let size = Size { clients: 6, pause: Duration::from_millis(8), rate: 250 };
     let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
     let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
     // Whatever ended it: who still asks something does not know what comes of it.
@@ -140,6 +141,10 @@ async fn go_through(
     workload.stop().await?;
     if arena.postgres.is_some() {
         notes.breaches.extend(audit(arena).await?.map(|what| Breach { law: "record-is-a-gapless-prefix", what }));
+    }
+    if let Some(archive) = &arena.archive {
+        let held = archive.audit(&mut arena.cluster).await;
+        notes.breaches.extend(held.err().map(|why| Breach { law: "archive-is-the-cluster", what: format!("{why:#}") }));
     }
     Ok(notes)
 }

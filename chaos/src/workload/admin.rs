@@ -1,6 +1,6 @@
 //! Clients of the Admin API: each does one thing at a time, by its seed, and notes what came of it. Some write, some read
-//! what they or others wrote (as of now, or stale), some write on a condition, some several keys at once, and some send
-//! again what they have no answer to, under its id; at times also what they do have an answer to.
+//! what they or others wrote (as of now, or stale), some write on a condition, some several keys at once, some delete in any of
+//! these ways, and some send again what they have no answer to, under its id; at times also what they do have an answer to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,10 @@ const KEYS: u64 = 8;
 const PAIRS: u64 = 3;
 /// How long a client waits for an answer: longer than a node may take.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// Of so many writes that could as well be deletes, one is.
+const DELETES_IN: u64 = 4;
+/// What a delete of nothing is answered with.
+const NOT_FOUND: u16 = 404;
 /// Attempts at one request before a client lets its outcome be.
 const ATTEMPTS_MAX: usize = 12;
 
@@ -53,7 +57,7 @@ impl Client {
                 self.node = self.any_node();
             }
             let key = format!("routes/k{}", self.luck.below(KEYS));
-            match self.luck.below(12) {
+            match self.luck.below(14) {
                 0..=2 => drop(self.write(vec![key], None, None).await),
                 3 | 4 => drop(self.read(vec![key], false).await),
                 5 => drop(self.read(vec![key], true).await),
@@ -62,6 +66,12 @@ impl Client {
                     let pair = pair(self.luck.below(PAIRS));
                     drop(self.write(pair, None, None).await);
                 }
+                // Pairs are deleted as they are written: together.
+                12 => {
+                    let pair = pair(self.luck.below(PAIRS));
+                    drop(self.delete(pair).await);
+                }
+                13 => drop(self.delete(vec![key]).await),
                 9 => drop(self.read((0..PAIRS).flat_map(pair).collect(), false).await),
                 _ => self.insist(key, &stop).await,
             }
@@ -73,19 +83,20 @@ impl Client {
         usize::try_from(self.luck.below(self.nodes.len() as u64)).unwrap_or_default()
     }
 
-    /// Reads, and writes when nobody has written meanwhile.
+    /// Reads, and writes or deletes when nobody has written meanwhile.
     async fn swap(&mut self, key: String) {
         let read = self.read(vec![key.clone()], false).await;
         let Outcome::Ok { found, .. } = read else { return };
         let Some((_, Some(found))) = found.first() else { return };
-        self.write(vec![key], Some(found.modified), None).await;
+        let value = self.sometimes_nothing();
+        self.attempt(vec![(key, value)], Some(found.modified), None).await;
     }
 
     /// Sends a request under an id until its outcome is known, to one node after the other; and then once more.
     async fn insist(&mut self, key: String, stop: &AtomicBool) {
         self.requests += 1;
         let request = format!("{}-{}", self.name, self.requests);
-        let value = self.next_value();
+        let value = self.sometimes_nothing();
         for _ in 0..ATTEMPTS_MAX {
             let writes = vec![(key.clone(), value)];
             match self.attempt(writes, None, Some(request.clone())).await {
@@ -95,6 +106,8 @@ impl Client {
                     return;
                 }
                 Outcome::Ok { .. } => return,
+                // There was nothing to delete.
+                Outcome::Fail { status: NOT_FOUND } => return,
                 _ if stop.load(Ordering::Relaxed) => return,
                 _ => {}
             }
@@ -105,14 +118,23 @@ impl Client {
         self.shared.value.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// A value, or nothing: one time in [`DELETES_IN`] what would be written is deleted.
+    fn sometimes_nothing(&mut self) -> Option<Value> {
+        (self.luck.below(DELETES_IN) > 0).then(|| self.next_value())
+    }
+
+    async fn delete(&mut self, keys: Vec<String>) -> Outcome {
+        self.attempt(keys.into_iter().map(|key| (key, None)).collect(), None, None).await
+    }
+
     async fn write(&mut self, keys: Vec<String>, if_match: Option<u64>, request: Option<String>) -> Outcome {
-        let writes = keys.into_iter().map(|key| (key, self.next_value())).collect();
+        let writes = keys.into_iter().map(|key| (key, Some(self.next_value()))).collect();
         self.attempt(writes, if_match, request).await
     }
 
     async fn attempt(
         &mut self,
-        writes: Vec<(String, Value)>,
+        writes: Vec<(String, Option<Value>)>,
         if_match: Option<u64>,
         request: Option<String>,
     ) -> Outcome {
@@ -134,13 +156,18 @@ impl Client {
         let invoked = self.recorder.invoked(&self.name, number(self.node), call.clone());
         let outcome = ask(&mut self.nodes[self.node], &call).await;
         invoked.returned(outcome.clone());
-        // A condition that did not hold says nothing against the node.
-        if !matches!(outcome, Outcome::Ok { .. } | Outcome::Fail { status: 412 }) {
+        // A condition that did not hold, and nothing to delete, say nothing against the node.
+        if !matches!(outcome, Outcome::Ok { .. } | Outcome::Fail { status: NOT_FOUND | 412 }) {
             self.node = (self.node + 1) % self.nodes.len();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         outcome
     }
+}
+
+/// Keys of routes that clients write, with the path that leads to each.
+pub(super) fn routes() -> Vec<(String, String)> {
+    (0..KEYS).map(|n| (format!("routes/k{n}"), format!("/k{n}"))).collect()
 }
 
 /// Has a node read every key that clients use.
@@ -197,11 +224,18 @@ async fn ask(api: &mut Api, call: &Call) -> Outcome {
             headers.extend(request.as_deref().map(|request| ("idempotency-key", request)));
             headers.extend(if_match.as_deref().map(|revision| ("if-match", revision)));
             if let [(key, value)] = &writes[..] {
-                api.call("PUT", &format!("/apisix/admin/{key}"), &headers, body(key, *value).to_string()).await
+                let path = format!("/apisix/admin/{key}");
+                match value {
+                    Some(value) => api.call("PUT", &path, &headers, body(key, *value).to_string()).await,
+                    None => api.call("DELETE", &path, &headers, String::new()).await,
+                }
             } else {
-                let operation = |(key, value): &(String, Value)| {
+                let operation = |(key, value): &(String, Option<Value>)| {
                     let (kind, id) = key.split_once('/').unwrap_or_default();
-                    json!({"op": "put", "kind": kind, "id": id, "value": body(key, *value)})
+                    match value {
+                        Some(value) => json!({"op": "put", "kind": kind, "id": id, "value": body(key, *value)}),
+                        None => json!({"op": "delete", "kind": kind, "id": id}),
+                    }
                 };
                 let operations: Vec<Json> = writes.iter().map(operation).collect();
                 api.call("POST", "/v1/transactions", &headers, json!({"operations": operations}).to_string()).await
@@ -242,7 +276,7 @@ fn judge(call: &Call, reply: &Reply) -> Result<Outcome> {
             };
             Outcome::Ok { position: position()?, found: keys.iter().map(found).collect::<Result<_>>()? }
         }
-        (_, status @ (503 | 412)) => Outcome::Fail { status },
+        (_, status @ (NOT_FOUND | 412 | 503)) => Outcome::Fail { status },
         (_, status) => bail!("{status}: {}", reply.text().trim_end()),
     })
 }

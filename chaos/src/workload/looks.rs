@@ -77,7 +77,8 @@ pub(super) fn start(
     }
 }
 
-async fn look_at_proxy(client: &mut Client) -> Result<(At, String, u64)> {
+/// Position, digest, and the node that it follows.
+pub(super) async fn look_at_proxy(client: &mut Client) -> Result<(At, String, u64)> {
     let seen = client.get("/status/config").await?.expect(&[200])?.json()?;
     let number = |name: &str| seen[name].as_u64().with_context(|| format!("no {name}"));
     let digest = seen["digest"].as_str().context("no digest")?.to_owned();

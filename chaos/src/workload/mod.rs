@@ -6,6 +6,7 @@ mod feed;
 mod looks;
 mod origin;
 mod probe;
+mod routed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,6 +111,7 @@ impl Workload {
             others.spawn(probe.run(stop.clone()));
         }
         looks::start(cluster, recorder, board, &stop, &mut others);
+        routed::start(cluster, recorder, &stop, &mut others);
         Ok(Self { stop_clients, stop, shared, clients, others, admin, recorder: recorder.clone(), _origins: origins })
     }
 

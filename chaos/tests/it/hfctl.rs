@@ -153,6 +153,31 @@ async fn what_is_wrong_is_said_with_its_place_and_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn users_get_tokens_and_top_shows_the_cluster() {
+    let cluster = Cluster::start(Layout::Test { cluster: 0 }, 1, 0, &[]).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let hfctl = hfctl(&cluster, dir.path());
+    assert!(hfctl.ok(&["user"]).await.starts_with("there are no users"));
+    assert_eq!(hfctl.ok(&["user", "set", "ci", "--role", "viewer"]).await, "user ci is created: viewer\n");
+    let token = hfctl.ok(&["token", "create", "ci", "--days", "90", "--desc", "the pipeline"]).await;
+    assert!(token.starts_with("hft_") && token.lines().count() == 1, "nothing but the token: {token}");
+    std::fs::write(dir.path().join("token"), &token).unwrap();
+    let as_ci = ["--key-file", "token"];
+    assert!(hfctl.ok(&[&["list", "routes"][..], &as_ci].concat()).await.starts_with("ID"));
+    let done = hfctl.run(&[&["user", "set", "me", "--role", "admin"][..], &as_ci].concat()).await;
+    assert!(done.code == 1 && done.err.contains("invalid method for role viewer"), "{}", done.err);
+    let list = hfctl.ok(&["token", "list", "ci"]).await;
+    let id = token.split('_').nth(1).unwrap();
+    assert!(list.contains(id) && list.contains("the pipeline"), "{list}");
+    assert_eq!(hfctl.ok(&["token", "revoke", "ci", id]).await, format!("token {id} of ci is revoked\n"));
+    let done = hfctl.run(&[&["list", "routes"][..], &as_ci].concat()).await;
+    assert!(done.code == 1 && done.err.contains("wrong apikey"), "{}", done.err);
+    assert_eq!(hfctl.ok(&["user", "delete", "ci"]).await, "user ci and its tokens are deleted\n");
+    let top = hfctl.ok(&["top"]).await;
+    assert!(top.starts_with("revision 4; 0 of 0 proxies serve 1-4\n") && top.contains("cp-1  leader"), "{top}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_are_compared_applied_pruned_dumped_and_waited_for() {
     let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 1, 1, &[]).await.unwrap();
     let dir = tempfile::tempdir().unwrap();

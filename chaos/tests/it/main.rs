@@ -4,6 +4,7 @@
 mod admin_load;
 mod archive;
 mod behind;
+mod certificates;
 mod coming_back;
 mod crash;
 mod demo;

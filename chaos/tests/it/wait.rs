@@ -8,6 +8,7 @@ use chaos::http::Reply;
 use chaos::layout::Layout;
 use chaos::patience::until;
 use chaos::upstream::Upstream;
+use chaos::wide_fleet::{self, Plan};
 use serde_json::json;
 
 use super::admin_load::anyhow_ensure;
@@ -81,6 +82,13 @@ async fn after_a_200_the_first_request_to_every_proxy_gets_the_new_answer_while_
     }
     let served: usize = seen.iter().filter(|(status, _)| **status != 202).map(|(_, count)| count).sum();
     assert_eq!(served, 4 * CHANGES, "with all nodes up every wait is a success: {seen:?}");
+}
+
+/// A short one of `chaos fleet`, whose full length is 10,000 changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_proxies_in_three_regions_serve_what_was_answered_with_200() {
+    let told = wide_fleet::run(Plan { proxies: 50, changes: 60, kill_every: 25, seed: 7 }).await.unwrap();
+    assert!(told.kills >= 2 && told.scoped > 0 && told.first_requests > 60 * 16, "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

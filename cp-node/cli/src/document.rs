@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use daemon::document::{self, Dialect, Item};
 use plugins::CATALOG;
 use protocol::json;
 use protocol::resource::{KindInfo, admit};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -22,12 +23,7 @@ pub(crate) struct Resource {
 
 /// A kind by its name in paths (`routes`) or in sentences (`route`).
 pub(crate) fn kind(name: &str) -> Result<&'static KindInfo, Failure> {
-    let plain = name.replace(['-', ' '], "_");
-    let by_singular = || protocol::resource::KINDS.iter().find(|kind| kind.singular.replace(' ', "_") == plain);
-    KindInfo::find(&plain).or_else(by_singular).ok_or_else(|| {
-        let names: Vec<&str> = protocol::resource::KINDS.iter().map(|kind| kind.name).collect();
-        Failure::Usage(format!("{name:?} is no kind of resource; kinds are: {}", names.join(", ")))
-    })
+    document::kind(name).map_err(Failure::Usage)
 }
 
 /// The text of a file, or of standard input for `-`.
@@ -44,12 +40,12 @@ fn text(path: &Path) -> Result<String, Failure> {
 pub(crate) fn value(path: &Path) -> Result<Value, Failure> {
     let text = text(path)?;
     let bad = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
-    if path.extension().is_some_and(|extension| extension == "json") {
-        // The same strict reader that a node uses: what would be refused there is refused here.
-        json::parse(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
-        return serde_json::from_str(&text).map_err(|e| bad(e.to_string()));
-    }
-    serde_saphyr::from_str(&text).map_err(|e| bad(e.to_string()))
+    let parsed = if is_json(path) { document::json(&text) } else { document::yaml(&text) };
+    parsed.map_err(bad)
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
 }
 
 /// Checks a body as a node would.
@@ -108,53 +104,17 @@ pub(crate) fn resources(paths: &[PathBuf], apisix: bool) -> Result<Vec<Resource>
 }
 
 fn of_file(path: &Path, apisix: bool) -> Result<Vec<(String, Resource)>, Failure> {
-    let bad = |place: &str, why: &str| format!("{}: {place}: {why}", path.display());
-    let value = if apisix { apisix_value(path)? } else { value(path)? };
-    let Value::Object(lists) = value else {
-        return Err(Failure::Usage(bad("$", "must be an object of lists of resources, by kind")));
+    let (value, dialect) = match apisix {
+        true => (apisix_value(path)?, Dialect::Apisix),
+        false => (value(path)?, Dialect::Holdfast),
     };
-    let (mut all, mut problems) = (Vec::new(), Vec::new());
-    for (name, list) in lists {
-        let kind = match kind(&name) {
-            Ok(kind) => kind,
-            // Plugins are part of the programs here: there is nothing to switch on.
-            Err(_) if apisix && name == "plugins" => continue,
-            Err(e) => {
-                problems.push(bad(&format!("$.{name}"), &e.to_string()));
-                continue;
-            }
-        };
-        let items = match list {
-            Value::Array(items) => items,
-            Value::Null if apisix => continue,
-            _ => {
-                problems.push(bad(&format!("$.{name}"), "must be a list"));
-                continue;
-            }
-        };
-        for (index, item) in items.into_iter().enumerate() {
-            let place = format!("$.{name}[{index}]");
-            let Value::Object(mut value) = item else {
-                problems.push(bad(&place, "must be an object"));
-                continue;
-            };
-            // APISIX counts from 1.
-            let Some(id) = take_id(&mut value).or_else(|| apisix.then(|| format!("arr_{}", index + 1))) else {
-                problems.push(bad(&place, "needs an id"));
-                continue;
-            };
-            // As a node's whole configuration has them, and APISIX's files.
-            let (kind, id) = match id.split_once("/credentials/") {
-                Some((consumer, id)) if kind.name == "consumers" => {
-                    (self::kind("credentials")?, format!("{consumer}/{id}"))
-                }
-                _ => (kind, id),
-            };
-            let value = Value::Object(value);
-            match check(&format!("{}: {place}", path.display()), kind, &id, &value) {
-                Ok(()) => all.push((place, Resource { kind, id, value })),
-                Err(e) => problems.push(e.to_string()),
-            }
+    let (items, problems) = document::items(value, dialect);
+    let mut problems: Vec<_> = problems.into_iter().map(|why| format!("{}: {why}", path.display())).collect();
+    let mut all = Vec::new();
+    for Item { place, kind, id, value } in items {
+        match check(&format!("{}: {place}", path.display()), kind, &id, &value) {
+            Ok(()) => all.push((place, Resource { kind, id, value })),
+            Err(e) => problems.push(e.to_string()),
         }
     }
     if problems.is_empty() { Ok(all) } else { Err(Failure::Usage(problems.join("\n"))) }
@@ -167,45 +127,13 @@ pub(crate) fn references(resource: &Resource) -> Vec<String> {
     admitted.iter().flat_map(|admitted| &admitted.references).map(ToString::to_string).collect()
 }
 
-/// The one value of APISIX's `apisix.yaml`: whole only when it ends in `#END`, with `${{VAR}}` and `${{VAR:=default}}`
-/// from the environment.
+/// The one value of APISIX's `apisix.yaml` or `apisix.json`, with variables from the environment.
 fn apisix_value(path: &Path) -> Result<Value, Failure> {
-    let text = text(path)?;
-    let bad = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
-    if path.extension().is_some_and(|extension| extension == "json") {
+    if is_json(path) {
         return value(path);
     }
-    if !text.trim_end().ends_with("#END") {
-        return Err(bad("missing valid end flag: the file must end in #END, else it may not be whole".to_owned()));
-    }
-    let text = substitute(&text, |name| std::env::var(name).ok()).map_err(bad)?;
-    serde_saphyr::from_str(&text).map_err(|e| bad(e.to_string()))
-}
-
-fn substitute(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut done = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${{") {
-        let (inside, behind) = after.split_once("}}").ok_or("a ${{ without its }}")?;
-        let (name, default) = match inside.split_once(":=") {
-            Some((name, default)) => (name.trim(), Some(default.trim().to_owned())),
-            None => (inside.trim(), None),
-        };
-        done.push_str(before);
-        let value = value(name).or(default);
-        done.push_str(&value.ok_or_else(|| format!("the variable {name} is not set, and has no default here"))?);
-        rest = behind;
-    }
-    done.push_str(rest);
-    Ok(done)
-}
-
-fn take_id(value: &mut Map<String, Value>) -> Option<String> {
-    match value.remove("id") {
-        Some(Value::String(id)) => Some(id),
-        Some(Value::Number(id)) => Some(id.to_string()),
-        _ => value.get("username")?.as_str().map(str::to_owned),
-    }
+    let bad = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
+    document::apisix_yaml(&text(path)?, |name| std::env::var(name).ok()).map_err(bad)
 }
 
 #[cfg(test)]
@@ -289,11 +217,5 @@ mod tests {
         assert_eq!(all[0].value["upstream"]["nodes"], serde_json::json!({"h:1": 1}));
         let (_dir, path) = file("apisix.yaml", "routes: []\n");
         assert!(resources(&[path], true).unwrap_err().to_string().contains("#END"));
-        assert_eq!(
-            substitute("a ${{ X }}-${{Y:=2}}", |name| (name == "X").then(|| "1".into())),
-            Ok("a 1-2".to_owned())
-        );
-        assert!(substitute("${{X}}", |_| None).unwrap_err().contains("X is not set"));
-        assert!(substitute("${{X", |_| None).is_err());
     }
 }

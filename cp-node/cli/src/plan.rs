@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::json::differences;
+use protocol::resource::conceal;
 use serde_json::{Value, json};
+use ureq::http::Method;
 
 use crate::client::Client;
 use crate::document::Resource;
@@ -13,6 +15,9 @@ use crate::verbs::{id_of, path};
 
 /// Fields of an answer that are not the user's.
 const NOT_THE_USERS: [&str; 3] = ["id", "create_time", "update_time"];
+
+/// The kind of which reads do not show everything.
+const KEEPS_KEYS: &str = "ssls";
 
 /// A value of a difference is shown up to here.
 const SHOWN_CHARS_MAX: usize = 100;
@@ -90,7 +95,35 @@ pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Labe
             changes.push(Change { kind, id, how: How::Pruned, old, new: Value::Null, modified: Some(modified) });
         }
     }
+    look_at_keys(client, &mut changes)?;
     Ok(changes)
+}
+
+/// No read shows private keys, so that a node has to say whether those of a file are the ones that it has.
+fn look_at_keys(client: &mut Client, changes: &mut [Change]) -> Result<(), Failure> {
+    let unsure = changes.iter_mut().filter(|change| {
+        let mut new = change.new.clone();
+        conceal(change.kind, &mut new);
+        change.how == How::Replaced && change.kind == KEEPS_KEYS && new == change.old
+    });
+    let mut unsure: Vec<&mut Change> = unsure.collect();
+    if unsure.is_empty() {
+        return Ok(());
+    }
+    let operations: Vec<Value> = unsure.iter().filter_map(|change| change.operation()).collect();
+    let answer = dry_run(client, &operations)?;
+    for (change, result) in unsure.iter_mut().zip(answer["results"].as_array().into_iter().flatten()) {
+        if result["result"] == "unchanged" {
+            change.how = How::Unchanged;
+        }
+    }
+    Ok(())
+}
+
+/// Asks a node what the operations would come to.
+pub(crate) fn dry_run(client: &mut Client, operations: &[Value]) -> Result<Value, Failure> {
+    let body = json!({ "operations": operations, "dry_run": true }).to_string();
+    Ok(client.send(&Method::POST, "/v1/transactions", &[], Some(&body))?.body)
 }
 
 /// A value of an answer without what the server put into it.
@@ -138,7 +171,12 @@ impl Change {
         if self.how != How::Replaced {
             return Vec::new();
         }
-        let differences = differences(&self.old, &self.new).into_iter();
+        let mut shown = self.new.clone();
+        conceal(self.kind, &mut shown);
+        if self.kind == KEEPS_KEYS && shown == self.old {
+            return vec!["    the private key".to_owned()];
+        }
+        let differences = differences(&self.old, &shown).into_iter();
         differences
             .map(|difference| match (difference.old, difference.new) {
                 (Some(old), Some(new)) => format!("    {}: {} -> {}", difference.path, short(&old), short(&new)),
@@ -186,6 +224,16 @@ mod tests {
         let text = show(&[replaced, change(How::Pruned, json!({"uri": "/a"}), Value::Null)]);
         let expected = "RESOURCE   RESULT\nroutes/r1  replaced\n  + $.desc: \"d\"\n  - $.name: \"x\"\n    $.uri: \"/a\" -> \"/b\"\nroutes/r1  deleted\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_private_key_is_never_shown() {
+        let old = json!({"cert": "c", "sni": "a"});
+        let replaced = |new: Value| Change { kind: "ssls", ..change(How::Replaced, old.clone(), new) };
+        let text = show(&[replaced(json!({"cert": "c", "sni": "b", "key": "SECRET"}))]);
+        assert!(text.contains("$.sni: \"a\" -> \"b\"") && !text.contains("SECRET"), "{text}");
+        let text = show(&[replaced(json!({"cert": "c", "sni": "a", "key": "SECRET"}))]);
+        assert!(text.contains("the private key") && !text.contains("SECRET"), "{text}");
     }
 
     #[test]

@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 
 use axum::http::{HeaderMap, Method, header};
+use protocol::ConfigState;
+use protocol::command::BasedOn;
+use protocol::entry::UnixMillis;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::answer::Answer;
 use super::request::Query;
+use super::users::{self, Denied};
 use crate::settings::{AdminKey, Role};
 
-/// The keys. Only their hashes are kept.
+/// The keys of the settings. Only their hashes are kept.
 pub(crate) struct Keys(Vec<Key>);
 
 struct Key {
@@ -25,6 +29,8 @@ pub(super) struct Principal {
     pub(super) name: String,
     /// Whether secrets are shown to it where APISIX shows them.
     pub(super) sees_secrets: bool,
+    /// The user and token that say so, as they were when this was found out; nothing for a key of the settings.
+    pub(super) based_on: Vec<BasedOn>,
 }
 
 /// A key that cannot be used.
@@ -80,11 +86,38 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// Who a request is from, if it may do what it asks for.
-    pub(super) fn check(&self, method: &Method, headers: &HeaderMap, query: &Query) -> Result<Principal, Answer> {
+    /// Whether one of them has this name.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.0.iter().any(|key| key.name == name)
+    }
+
+    /// Who a request is from, if it may do what it asks for: one of these keys, or a user's token that `config` knows.
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        query: &Query,
+        config: impl FnOnce() -> ConfigState,
+        now: UnixMillis,
+    ) -> Result<Principal, Answer> {
         let Some(given) = given_key(headers, query) else {
             return Err(Answer::unauthorised("missing apikey"));
         };
+        let (principal, role) = match self.of_the_settings(&given) {
+            Some(found) => found,
+            None => match users::principal(&config(), &given, now) {
+                Some(Ok(found)) => found,
+                Some(Err(Denied::Expired)) => return Err(Answer::unauthorised("expired apikey")),
+                Some(Err(Denied::Unknown)) | None => return Err(Answer::unauthorised("wrong apikey")),
+            },
+        };
+        if role == Role::Viewer && method != Method::GET && method != Method::HEAD {
+            return Err(Answer::unauthorised("invalid method for role viewer"));
+        }
+        Ok(principal)
+    }
+
+    fn of_the_settings(&self, given: &str) -> Option<(Principal, Role)> {
         let sha256: [u8; 32] = Sha256::digest(given.as_bytes()).into();
         // Every key is compared, in constant time: the answer's time tells nothing of the keys.
         let mut found = None;
@@ -93,11 +126,9 @@ impl Keys {
                 found = Some(key);
             }
         }
-        let Some(key) = found else { return Err(Answer::unauthorised("wrong apikey")) };
-        if key.role == Role::Viewer && method != Method::GET && method != Method::HEAD {
-            return Err(Answer::unauthorised("invalid method for role viewer"));
-        }
-        Ok(Principal { name: key.name.clone(), sees_secrets: key.role == Role::Admin })
+        let key = found?;
+        let sees_secrets = key.role == Role::Admin;
+        Some((Principal { name: key.name.clone(), sees_secrets, based_on: Vec::new() }, key.role))
     }
 }
 
@@ -132,7 +163,7 @@ mod tests {
         if !name.is_empty() {
             headers.insert(name, HeaderValue::from_str(value).unwrap());
         }
-        match keys().check(&method, &headers, &Query::parse(query)) {
+        match keys().check(&method, &headers, &Query::parse(query), ConfigState::serving, 0) {
             Ok(principal) => format!("ok {}", principal.name),
             Err(answer) => answer.text(),
         }

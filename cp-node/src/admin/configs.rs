@@ -87,7 +87,7 @@ fn read(config: &ConfigState, view: View<'_>) -> Result<Answer, Answer> {
         all.insert(format!("{}_conf_version", kind.name), json!(version));
         let mut items = Vec::new();
         let mut show = |key: &ResourceKey, body: &str, id: Option<String>| {
-            let mut value: Value = serde_json::from_str(&view.of(key, body)).unwrap_or_default();
+            let mut value: Value = serde_json::from_str(&view.to_put_back(key, body)).unwrap_or_default();
             if let (Some(fields), Some(id)) = (value.as_object_mut(), id) {
                 fields.insert("id".to_owned(), json!(id));
             }

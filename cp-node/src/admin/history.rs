@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::request::{Call, parse, read_body};
 use super::secrets::View;
-use super::{Desk, render, write};
+use super::{Desk, render, wait, write};
 use crate::record::{HistoryError, HistoryFilter, PAGE_MAX, Told};
 
 /// Rows in one page when the client does not say.
@@ -185,7 +185,8 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
     let (position, written) = write::propose(desk, call, &terms, Vec::new(), action).await?;
     let keys: Vec<_> = written.iter().map(|written| render::key_path(&written.key)).collect();
     let answer = json!({ "revision": position.revision, "reverted": asked.revision, "keys": keys });
-    Ok(Answer::json(StatusCode::OK, answer.to_string()).at(position))
+    let answer = Answer::json(StatusCode::OK, answer.to_string()).at(position);
+    Ok(wait::settle(desk, &terms, position, &written, answer).await)
 }
 
 /// Holds the record against the state: what is current, or with `history_above` a stretch of the history.

@@ -32,6 +32,12 @@ pub(super) const WAIT_MILLIS_MAX: u64 = 120_000;
 /// Answers of a node that wait for the fleet at the same time: each asks every node for its proxies.
 pub(crate) const WAITS_MAX: usize = 256;
 
+/// The most tokens of one user: two are enough to change one for the other.
+pub(super) const TOKENS_MAX: usize = 16;
+
+/// The longest time that a token may be good for, in seconds; one without a time is good until it is revoked.
+pub(super) const TOKEN_SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
+
 /// Entries of each list in the answer to a dry run; the rest is counted.
 pub(super) const DRY_RUN_ENTRIES_MAX: usize = 1000;
 
@@ -67,6 +73,8 @@ pub(super) fn answer(desk: &Desk) -> Answer {
     limit("idempotency_age", IDEMPOTENCY_MILLIS, "milliseconds", "the memory of an Idempotency-Key");
     limit("wait", WAIT_MILLIS_MAX, "milliseconds", "waiting for the fleet");
     limit("waits", wide(WAITS_MAX), "requests", "waiting for the fleet at a node");
+    limit("tokens", wide(TOKENS_MAX), "tokens", "a user");
+    limit("token_age", TOKEN_SECONDS_MAX, "seconds", "a token that expires");
     limit("dry_run_entries", wide(DRY_RUN_ENTRIES_MAX), "entries", "each list of a dry run's answer");
     Answer::json(StatusCode::OK, Value::Object(all).to_string())
 }

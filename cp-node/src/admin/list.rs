@@ -33,7 +33,8 @@ pub(super) fn list(
     }
     let total = matching.len();
     if let Some((page, size)) = page {
-        matching.sort_by_key(|(key, entry)| (entry.created.revision, (*key).clone()));
+        // By key it is ordered already: of one revision, as a transaction leaves it, there is nothing to do.
+        matching.sort_by_key(|(_, entry)| entry.created.revision);
         let from = (page - 1).saturating_mul(size).min(total);
         let to = from.saturating_add(size).min(total);
         matching = matching[from..to].to_vec();

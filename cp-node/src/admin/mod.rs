@@ -21,6 +21,7 @@ mod secrets;
 mod server;
 mod shadow;
 mod transactions;
+mod users;
 mod wait;
 mod write;
 

@@ -1,11 +1,11 @@
 //! `GET /v1/openapi.json`: this API as OpenAPI 3.1, made of the table of kinds, their schemas and the list below.
 
 use axum::http::{Method, StatusCode};
-use protocol::resource::{IdRule, KINDS, KindInfo};
+use protocol::resource::{DESC_CHARS_MAX, IdRule, KINDS, KindInfo};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
-use super::limits::{OPERATIONS_MAX, PAGE_SIZE_MAX, PAGE_SIZE_MIN, WAIT_MILLIS_MAX};
+use super::limits::{OPERATIONS_MAX, PAGE_SIZE_MAX, PAGE_SIZE_MIN, TOKEN_SECONDS_MAX, WAIT_MILLIS_MAX};
 use super::request::Call;
 
 /// Serves the description.
@@ -19,15 +19,16 @@ pub(super) fn serve(call: &Call) -> Result<Answer, Answer> {
 fn document() -> Value {
     let mut paths = Map::new();
     let mut schemas = shared_schemas();
-    for kind in KINDS.iter().filter(|kind| has_plain_path(kind.id_rule)) {
+    for kind in KINDS {
+        let Some(path) = path_of(kind) else { continue };
         // A kind without a schema takes an object, of which nothing more is said.
         let mut schema = kind.schema().unwrap_or_else(|| json!({ "type": "object" }));
         if let Some(schema) = schema.as_object_mut() {
             schema.remove("$schema");
         }
         schemas.insert(kind.name.to_owned(), schema);
-        paths.insert(format!("/apisix/admin/{}", kind.name), collection(kind));
-        paths.insert(format!("/apisix/admin/{}/{{id}}", kind.name), one(kind));
+        paths.insert(format!("{path}/{{id}}"), one(kind));
+        paths.insert(path, collection(kind));
         paths.insert(format!("/apisix/admin/schema/validate/{}", kind.name), json!({ "post": validate(kind) }));
         paths.insert(
             format!("/apisix/admin/schema/{}", kind.name),
@@ -56,9 +57,22 @@ fn document() -> Value {
     })
 }
 
-/// Whether resources stand right below the name of their kind.
-fn has_plain_path(rule: IdRule) -> bool {
-    matches!(rule, IdRule::Plain | IdRule::Username | IdRule::Plugin)
+/// Where the resources of a kind stand; `None`: nowhere yet.
+fn path_of(kind: &KindInfo) -> Option<String> {
+    match kind.id_rule {
+        IdRule::Plain | IdRule::Username | IdRule::Plugin => Some(format!("/apisix/admin/{}", kind.name)),
+        IdRule::UnderConsumer => Some(format!("/apisix/admin/consumers/{{username}}/{}", kind.name)),
+        IdRule::UnderManager => None,
+    }
+}
+
+/// The parameters of a kind's paths, `own` beside those of what its resources stand under.
+fn at(kind: &KindInfo, own: &[Value]) -> Value {
+    let mut all = own.to_vec();
+    if kind.id_rule == IdRule::UnderConsumer {
+        all.push(json!({ "name": "username", "in": "path", "required": true, "schema": reference("Id") }));
+    }
+    Value::Array(all)
 }
 
 fn shared_schemas() -> Map<String, Value> {
@@ -134,7 +148,9 @@ fn collection(kind: &KindInfo) -> Value {
     let page = json!({ "type": "integer", "minimum": 1 });
     let size = json!({ "type": "integer", "minimum": PAGE_SIZE_MIN, "maximum": PAGE_SIZE_MAX });
     let text = json!({ "type": "string" });
-    let mut get = operation("List the resources", &[(200, "List")], &[400, 401, 503]);
+    item.insert("parameters".to_owned(), at(kind, &[]));
+    // What stands under something that is not there is not found.
+    let mut get = operation("List the resources", &[(200, "List")], &[400, 401, 404, 503]);
     get["responses"]["400"] = json!({
         "description": "Refused, with the reason",
         "content": {
@@ -162,10 +178,10 @@ fn collection(kind: &KindInfo) -> Value {
 
 fn one(kind: &KindInfo) -> Value {
     let mut item = Map::new();
-    let at = json!({ "name": "id", "in": "path", "required": true, "schema": reference("Id") });
+    let id = json!({ "name": "id", "in": "path", "required": true, "schema": reference("Id") });
     let mut get = operation("Show a resource", &[(200, "Item")], &[400, 401, 404, 503]);
     get["parameters"] = json!([query("consistency", &json!({ "enum": ["linearizable", "stale"] }))]);
-    item.insert("parameters".to_owned(), json!([at]));
+    item.insert("parameters".to_owned(), at(kind, &[id]));
     item.insert("get".to_owned(), get);
     let mut put = write("Create or replace", kind, &[(200, "Written"), (201, "Written"), (202, "Written")]);
     put["requestBody"] = body(&reference(kind.name));
@@ -225,6 +241,30 @@ fn others() -> Vec<(&'static str, Value)> {
     for (status, what) in [("202", "Done; proxies follow"), ("204", "The digest is that of the last one")] {
         put["responses"][status] = json!({ "description": what });
     }
+    let mut revert =
+        plain("Take a change back, by a new one", &[200, 202, 400, 401, 404, 409, 412, 413, 422, 503, 504]);
+    revert["requestBody"] = body(&json!({
+        "type": "object", "required": ["revision"], "additionalProperties": false,
+        "properties": { "revision": { "type": "integer", "minimum": 0 }, "force": { "type": "boolean" } },
+    }));
+    let name = json!([{ "name": "name", "in": "path", "required": true, "schema": reference("Id") }]);
+    let token = json!([name[0], { "name": "token", "in": "path", "required": true, "schema": reference("Id") }]);
+    let mut put_user =
+        plain("Create a user, or give it another role", &[200, 201, 400, 401, 409, 412, 413, 422, 503, 504]);
+    put_user["requestBody"] = body(&json!({
+        "type": "object", "required": ["role"], "additionalProperties": false,
+        "properties": { "role": { "enum": ["admin", "viewer"] } },
+    }));
+    let delete_user = plain("Delete a user with its tokens", &[200, 400, 401, 404, 409, 412, 422, 503, 504]);
+    let mut make_token = plain("Make a token; it is told once", &[201, 400, 401, 404, 409, 412, 413, 422, 503, 504]);
+    make_token["requestBody"] = body(&json!({
+        "type": "object", "additionalProperties": false,
+        "properties": {
+            "expires_seconds": { "type": "integer", "minimum": 1, "maximum": TOKEN_SECONDS_MAX },
+            "desc": { "type": "string", "maxLength": DESC_CHARS_MAX },
+        },
+    }));
+    let revoke = plain("Revoke a token", &[200, 400, 401, 404, 409, 412, 422, 503, 504]);
     let get = |summary: &str, errors: &[u16]| json!({ "get": plain(summary, errors) });
     vec![
         ("/apisix/admin/plugins/list", get("The names of plugins", &[200, 400, 401])),
@@ -239,6 +279,12 @@ fn others() -> Vec<(&'static str, Value)> {
         ("/apisix/admin/configs", json!({ "get": plain("The whole configuration", &[200, 401, 503]), "put": put })),
         ("/apisix/admin/configs/validate", json!({ "post": check })),
         ("/v1/transactions", json!({ "post": transaction })),
+        ("/v1/history", get("Who changed what, and when", &[200, 400, 401, 404, 503])),
+        ("/v1/revert", json!({ "post": revert })),
+        ("/v1/users", get("The users, with their tokens", &[200, 400, 401, 503])),
+        ("/v1/users/{name}", json!({ "parameters": name, "put": put_user, "delete": delete_user })),
+        ("/v1/users/{name}/tokens", json!({ "parameters": name, "post": make_token })),
+        ("/v1/users/{name}/tokens/{token}", json!({ "parameters": token, "delete": revoke })),
         ("/v1/limits", get("Every bound of this API", &[200, 401])),
         ("/v1/status", get("This node", &[200, 401])),
         ("/v1/cluster", get("The members", &[200, 401])),

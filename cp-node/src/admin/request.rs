@@ -26,7 +26,7 @@ pub(super) struct Call {
 }
 
 /// The query's arguments, percent-decoded, in their order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {

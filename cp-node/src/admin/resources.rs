@@ -11,8 +11,10 @@ use protocol::{Kind, ResourceKey};
 use super::answer::Answer;
 use super::limits::ATTEMPTS;
 use super::request::{Call, WriteTerms, parse, read_body};
+use super::secrets::View;
 use super::server::of_a_resource;
 use super::{Desk, history, list, render, wait, write};
+use crate::feed::capability;
 
 /// How often a POST of something secret tries another id. Each time somebody else has taken one meanwhile.
 const POST_ATTEMPTS: u64 = 16;
@@ -101,7 +103,14 @@ async fn get(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer>
         _ => None,
     };
     if let Some(below) = below {
-        return list::list(&config, desk.view(&call.principal), target.kind, &below, &call.query);
+        let (secrets, opened) = (desk.secrets.clone(), call.principal.sees_secrets);
+        let query = call.query.clone();
+        // A long list is a second of work: not on a thread that serves others.
+        let listing = daemon::blocking::spawn(move || {
+            let view = if opened { View::Open(&secrets) } else { View::Masked };
+            list::list(&config, view, target.kind, &below, &query)
+        });
+        return listing.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
     }
     let key = ResourceKey::new(target.kind.name, target.id.as_deref().unwrap_or_default());
     match config.get(&key) {
@@ -179,7 +188,8 @@ async fn post_sealed(
         let action = Action::Write(Write::Put { key, draft, if_match: None, only_new: true });
         match write::propose_one(desk, call, terms, Vec::new(), action).await {
             Ok((position, done)) => {
-                return Ok(write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings));
+                let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
+                return Ok(wait::settle(desk, terms, position, &[done], answer).await);
             }
             Err(refused) if refused.status == StatusCode::CONFLICT => {}
             Err(refused) => return Err(refused),
@@ -192,6 +202,7 @@ async fn post_sealed(
 fn draft(desk: &Desk, key: &ResourceKey, admitted: &mut Admitted, ttl_seconds: Option<u64>) -> Result<Draft, Answer> {
     let known = desk.feed.config();
     let current = known.get(key).map(|entry| &**entry);
+    admitted.warnings.extend(desk.fleet.warnings(&capability::needed(key.kind.as_str(), &admitted.body)));
     write::draft(&desk.secrets, key, admitted, current, ttl_seconds).map_err(|report| Answer::report(&report))
 }
 

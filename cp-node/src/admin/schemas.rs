@@ -69,7 +69,7 @@ pub(super) fn plugin_list(call: &Call) -> Result<Answer, Answer> {
         }
         [] if call.query.get("all") == Some("true") => {
             let all: serde_json::Map<_, _> =
-                known.iter().map(|plugin| (plugin.name.to_owned(), description(plugin))).collect();
+                known.iter().map(|plugin| (plugin.name.to_owned(), plugin.description())).collect();
             Ok(of_a_resource(Answer::json(StatusCode::OK, Value::Object(all).to_string())))
         }
         [name] if known.iter().any(|plugin| plugin.name == name) => {
@@ -81,16 +81,6 @@ pub(super) fn plugin_list(call: &Call) -> Result<Answer, Answer> {
             &format!("plugin not found in subsystem {subsystem}"),
         ))),
     }
-}
-
-/// Everything about a plugin, as APISIX's dashboard reads it.
-fn description(plugin: &Plugin) -> Value {
-    let mut all = json!({ "priority": plugin.priority, "version": plugin.version, "schema": plugin.schema() });
-    if let Some(schema) = plugin.consumer_schema() {
-        all["type"] = json!("auth");
-        all["consumer_schema"] = schema;
-    }
-    all
 }
 
 /// `POST schema/validate/<kind>`: whether a body would be taken, without an id and without looking at others.

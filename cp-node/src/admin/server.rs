@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, Query};
-use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, wait};
-use crate::net::{self, Listener, Stream};
+use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, users, wait};
+use crate::links;
+use crate::net::{Listener, Stream};
 
 /// How long connections are served on after the listener has closed. Each is closed with its next answer, so that clients
 /// which use theirs are elsewhere when the rest are closed: one that is closed just as a request comes leaves its client in
@@ -69,7 +70,7 @@ impl axum::serve::Listener for Accepting {
                 Some(Ok(stream)) => return (stream, self.address.clone()),
                 Some(Err(error)) => {
                     tracing::warn!(%error, "a connection to the Admin API could not be accepted");
-                    tokio::time::sleep(net::ACCEPT_PAUSE).await;
+                    tokio::time::sleep(links::ACCEPT_PAUSE).await;
                 }
                 None => self.listener = None,
             }
@@ -139,7 +140,7 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
         return Err(Answer::no_such_path());
     }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let principal = desk.keys.check(&parts.method, &parts.headers, &query)?;
+    let principal = desk.keys.check(&parts.method, &parts.headers, &query, || desk.feed.config(), desk.clock.now())?;
     let is_admin = words[0] == "apisix";
     let skip = if is_admin { 2 } else { 1 };
     let path = path[skip..].to_vec();
@@ -158,9 +159,10 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
     }
     match path[..] {
         ["openapi.json"] => openapi::serve(&call),
-        ["limits"] if call.method == Method::GET => Ok(limits::answer(desk)),
-        ["limits"] => Err(Answer::method_not_offered(call.method.as_str(), "this path")),
+        ["limits" | "limits.json"] if call.method == Method::GET => Ok(limits::answer(desk)),
+        ["limits" | "limits.json"] => Err(Answer::method_not_offered(call.method.as_str(), "this path")),
         ["revisions", revision, "convergence"] => wait::convergence(desk, &call, revision).await,
+        ["users", ..] => users::serve(desk, call, body).await,
         ["backup"] => backup::serve(desk, call).await,
         ["transactions"] => transactions::serve(desk, call, body).await,
         ["history"] | ["revert"] | ["record"] | ["record", _] => history::serve(desk, call, body).await,

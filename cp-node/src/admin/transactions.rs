@@ -12,6 +12,8 @@
 //! References are checked against the result, so the order of the operations does not matter. With `"dry_run": true` the
 //! answer is what would happen.
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use plugins::CATALOG;
@@ -29,6 +31,7 @@ use super::limits::{ATTEMPTS, OPERATIONS_MAX};
 use super::request::{Call, parse, read_body};
 use super::secrets::Secrets;
 use super::{Desk, dry_run, render, wait, write};
+use crate::feed::capability;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,8 +104,9 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
             admit_all(&parsed, config.as_ref(), &known, &secrets)
         });
         let admitted = admitting.await;
-        let (transaction, based_on, warnings) =
+        let (transaction, based_on, mut warnings) =
             admitted.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
+        warnings.extend(desk.fleet.warnings(&needed(&transaction)));
         match write::propose(desk, &call, &terms, based_on, Action::Transaction(transaction)).await {
             Ok((position, written)) => {
                 let results: Vec<Value> = written
@@ -130,6 +134,17 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         }
     }
     Err(Answer::error(StatusCode::CONFLICT, "what the transaction's patches read was changed by others each time"))
+}
+
+/// What it takes to serve everything that is written.
+fn needed(transaction: &Transaction) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for write in &transaction.writes {
+        if let Write::Put { key, draft, .. } = write {
+            all.extend(capability::needed(key.kind.as_str(), &draft.body));
+        }
+    }
+    all
 }
 
 fn read(body: &[u8]) -> Result<Document<'_>, Answer> {

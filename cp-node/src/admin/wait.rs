@@ -5,17 +5,18 @@
 //! two nodes know, its latest connection counts. What cannot be known (a member that does not answer, or that has started
 //! so recently that it may have forgotten somebody) is never taken for good.
 
+mod change;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use protocol::entry::DEFAULT_GROUP;
+use change::{Change, Standing};
 use protocol::grpc::peer_client::PeerClient;
-use protocol::grpc::{Ack, FleetProxy, FleetReply, FleetRequest, Hello, Route};
+use protocol::grpc::{FleetProxy, FleetReply, FleetRequest, Hello, Route};
 use protocol::outcome::Written;
-use protocol::{ConfigState, Kind, Position, ResourceKey, Text};
+use protocol::{Position, ResourceKey};
 use raft_store::types::NodeId;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -27,7 +28,7 @@ use super::Desk;
 use super::answer::Answer;
 use super::limits::{WAIT_MILLIS_MAX, WAITS_MAX};
 use super::request::{Call, Query, WriteTerms};
-use crate::feed::{Fleet, serves};
+use crate::feed::Fleet;
 use crate::raft::LinkClass;
 
 /// How long a member may hold a question back.
@@ -41,12 +42,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Proxies that an answer names; of the rest it has the number.
 const NAMED_MAX: usize = 100;
-
-/// How far references are followed from a resource that a proxy rejects: a route, its service, its upstream, a certificate.
-const REFERENCES_DEPTH_MAX: usize = 4;
-
-/// A proxy that names so many rejected resources may have more of them.
-const REJECTED_NAMED_MAX: usize = 256;
 
 /// What a client waits for.
 pub(super) struct Wait {
@@ -155,111 +150,6 @@ impl Quorum {
             )]
             Self::Percent(share) => (concerned as f64 * share / 100.0).ceil() as usize,
         }
-    }
-}
-
-/// What is to be served.
-struct Change {
-    position: Position,
-    /// Empty: any rejected resource counts.
-    keys: BTreeSet<ResourceKey>,
-    /// The kinds of what was written and is there, by group.
-    kinds: BTreeSet<(Text, Kind)>,
-    groups: BTreeSet<String>,
-    /// What was written and what this refers to; worked out when a proxy rejects something.
-    reach: OnceLock<BTreeSet<ResourceKey>>,
-    config: ConfigState,
-}
-
-impl Change {
-    fn new(config: ConfigState, position: Position, keys: BTreeSet<ResourceKey>) -> Self {
-        let mut kinds = BTreeSet::new();
-        for key in &keys {
-            let groups = config.get(key).into_iter().flat_map(|entry| &entry.groups);
-            kinds.extend(groups.map(|group| (group.clone(), key.kind.clone())));
-        }
-        // The groups of what is gone are not known any more; every resource of the users is in this one.
-        let mut groups: BTreeSet<String> = [DEFAULT_GROUP.to_owned()].into();
-        groups.extend(kinds.iter().map(|(group, _)| group.to_string()));
-        Self { position, keys, kinds, groups, reach: OnceLock::new(), config }
-    }
-
-    /// These, and everything that they refer to.
-    fn reach<'k>(&self, from: impl IntoIterator<Item = &'k ResourceKey>) -> BTreeSet<ResourceKey> {
-        let mut level: BTreeSet<ResourceKey> = from.into_iter().cloned().collect();
-        let mut all = BTreeSet::new();
-        for _ in 0..=REFERENCES_DEPTH_MAX {
-            let entries = level.iter().filter_map(|key| self.config.get(key));
-            let next = entries.flat_map(|entry| entry.references.iter().cloned()).collect();
-            all.append(&mut level);
-            level = next;
-        }
-        all
-    }
-
-    /// Whether a resource that a proxy rejects has to do with what was written.
-    fn touches(&self, rejected: &ResourceKey) -> bool {
-        self.keys.is_empty()
-            || self.reach([rejected]).iter().any(|key| self.keys.contains(key))
-            || self.reach.get_or_init(|| self.reach(&self.keys)).contains(rejected)
-    }
-
-    /// How a proxy stands to it.
-    fn standing(&self, proxy: &FleetProxy) -> (Standing, String) {
-        let ack = proxy.ack.clone().unwrap_or_default();
-        let there = |ack: &Ack| serves(Some(&Ack { volatile: false, ..ack.clone() }), self.position);
-        let hello = proxy.hello.clone().unwrap_or_default();
-        let unknown = self.kinds.iter().find(|(group, kind)| {
-            group.as_str() == hello.group && !hello.capabilities.contains(&format!("kind/{kind}"))
-        });
-        if let Some((_, kind)) = unknown {
-            return (Standing::TooOld, format!("its version {} does not serve {kind}", hello.version));
-        }
-        if !there(&ack) {
-            let at = ack.position.and_then(|position| Position::try_from(position).ok());
-            let at = at.map_or("has not said what it serves".to_owned(), |at| format!("serves {at}"));
-            return match proxy.lost_ms {
-                Some(ms) => (Standing::Lost, format!("lost {ms} ms ago, {at}")),
-                None => (Standing::Lagging, at),
-            };
-        }
-        if ack.rejected.len() >= REJECTED_NAMED_MAX {
-            return (Standing::Rejected, format!("it rejects {} resources, perhaps more", ack.rejected.len()));
-        }
-        let rejected = ack.rejected.iter().find(|r| self.touches(&ResourceKey::new(&r.kind, &r.id)));
-        if let Some(rejected) = rejected {
-            return (Standing::Rejected, format!("{}/{}: {}", rejected.kind, rejected.id, rejected.reason));
-        }
-        if ack.volatile {
-            return (Standing::Volatile, "it serves the change, and its disk does not hold it".to_owned());
-        }
-        (Standing::Serving, String::new())
-    }
-}
-
-/// How a proxy stands to a change.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Standing {
-    Serving,
-    Lagging,
-    Lost,
-    Rejected,
-    Volatile,
-    TooOld,
-}
-
-impl Standing {
-    const ALL: [(Self, &str); 6] = [
-        (Self::Serving, "serving"),
-        (Self::Lagging, "lagging"),
-        (Self::Lost, "lost"),
-        (Self::Rejected, "rejected"),
-        (Self::Volatile, "volatile"),
-        (Self::TooOld, "too_old"),
-    ];
-
-    fn word(self) -> &'static str {
-        Self::ALL.iter().find(|(standing, _)| *standing == self).map_or("", |(_, word)| word)
     }
 }
 

@@ -6,13 +6,13 @@ use protocol::command::{Action, BasedOn, Command, Draft};
 use protocol::entry::DEFAULT_GROUP;
 use protocol::outcome::{Written, WrittenHow};
 use protocol::resource::Admitted;
-use protocol::{Entry, Outcome, Position, Report, ResourceKey};
+use protocol::{Entry, Outcome, Position, Rejection, Report, ResourceKey};
 use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, WriteTerms};
 use super::secrets::Secrets;
-use super::{Desk, render};
+use super::{Desk, render, users};
 
 /// What the log is to hold of an admitted body that is to stand under `key`, where `current` stands now. The one door to
 /// it: what is secret is sealed here, in `admitted` too.
@@ -41,9 +41,10 @@ pub(super) async fn propose(
     desk: &Desk,
     call: &Call,
     terms: &WriteTerms,
-    based_on: Vec<BasedOn>,
+    mut based_on: Vec<BasedOn>,
     action: Action,
 ) -> Result<(Position, Vec<Written>), Answer> {
+    based_on.extend(call.principal.based_on.iter().cloned());
     let command = Command {
         origin: None,
         idempotency: terms.idempotency.clone(),
@@ -68,6 +69,10 @@ pub(super) async fn propose(
             }
             let position = if planted!("answer-names-another-revision") { position.next() } else { position };
             Ok((position, written))
+        }
+        Outcome::Refused { position, rejection: Rejection::Stale { key } } if users::is_principal(&key) => {
+            Err(Answer::unauthorised("the apikey was revoked, or its user changed, while the request was on its way")
+                .at(position))
         }
         Outcome::Refused { position, rejection } => Err(Answer::rejection(&rejection, position)),
         other => Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("a write was answered with {other:?}"))),

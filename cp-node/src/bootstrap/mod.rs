@@ -140,6 +140,9 @@ pub enum BootstrapError {
     /// A listener.
     #[error("{0}")]
     Listen(std::io::Error),
+    /// Certificates.
+    #[error(transparent)]
+    Credentials(#[from] mtls::BadCredentials),
     /// Lost key files do not come back.
     #[error(transparent)]
     Keys(#[from] NotRecovered),

@@ -14,7 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::BootstrapError;
-use crate::net::{self, PeerAddress};
+use crate::links::Links;
+use crate::net::OtherEnd;
 use crate::node::{Seams, grpc_server};
 use crate::settings::Settings;
 
@@ -48,13 +49,14 @@ pub(super) async fn hear(
         tracing::warn!("no proxy is asked how far it is");
         return Ok(Vec::new());
     }
+    let links = Links::load(settings, seams.net.clone())?;
     let listener = seams.net.listen(settings.feed.listen.clone()).await.map_err(BootstrapError::Listen)?;
     tracing::info!(?window, feed = listener.address(), "listening for proxies that know how far the cluster had come");
     let service = Service { cluster: cluster.to_string(), heard: Arc::default() };
     let heard = service.heard.clone();
     let server = grpc_server()
         .add_service(FeedServer::new(service))
-        .serve_with_incoming_shutdown(net::incoming(listener), tokio::time::sleep(window));
+        .serve_with_incoming_shutdown(links.incoming(listener, mtls::Role::Proxy), tokio::time::sleep(window));
     // Streams that do not end by themselves are cut a moment after the window.
     if let Ok(Err(error)) = tokio::time::timeout(window + HELLO_MAX, server).await {
         tracing::error!(%error, "the listener for proxies has stopped");
@@ -74,7 +76,8 @@ impl FeedRpc for Service {
     type SubscribeStream = ReceiverStream<Result<FeedDown, Status>>;
 
     async fn subscribe(&self, request: Request<Streaming<FeedUp>>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let address = request.extensions().get::<PeerAddress>().map_or_else(String::new, |peer| peer.0.to_string());
+        let address =
+            request.extensions().get::<OtherEnd>().map_or_else(String::new, |other| other.address.to_string());
         let (down, stream) = mpsc::channel(1);
         let (service, mut up) = (self.clone(), request.into_inner());
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! The proxies that are connected to this node or were until a moment ago, and what they last said.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,6 +10,11 @@ use protocol::grpc::{Ack, FleetProxy, FleetReply, Hello};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use super::capability;
+
+/// Proxies that a warning names; the rest is counted.
+const LACKING_NAMED_MAX: usize = 5;
 
 /// Lost proxies that are remembered; of more than that the longest lost are forgotten.
 const LOST_MAX: usize = 20_000;
@@ -180,6 +185,28 @@ impl Fleet {
         inner.links.values().filter_map(revision).min()
     }
 
+    /// What is worth a word about something that takes these capabilities: connected proxies that lack one.
+    pub(crate) fn warnings(&self, needed: &BTreeSet<String>) -> Vec<String> {
+        let inner = self.inner();
+        let lacking = needed.iter().filter_map(|capability| {
+            let who = inner.links.values().map(|link| &link.hello).filter(|hello| capability::lacks(hello, capability));
+            let mut names: Vec<&str> = who.map(|hello| hello.name.as_str()).collect();
+            names.sort_unstable();
+            let rest = names.len().saturating_sub(LACKING_NAMED_MAX);
+            let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            let shown = &names[..names.len() - rest];
+            let of = inner.links.len();
+            (!names.is_empty()).then(|| {
+                format!(
+                    "{} of {of} proxies at this node do not know {capability}: {}{more}",
+                    names.len(),
+                    shown.join(", ")
+                )
+            })
+        });
+        lacking.collect()
+    }
+
     /// All of them, by name.
     pub(crate) fn list(&self) -> Vec<DpStatus> {
         let inner = self.inner();
@@ -319,6 +346,25 @@ mod tests {
         let again = Instant::now();
         fleet.look(1, at(5), reply.version, Duration::from_secs(2)).await;
         assert_eq!(again.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn proxies_that_lack_what_is_needed_are_named() {
+        let fleet = Fleet::new(LOST_AFTER, false);
+        let join = |n: usize| {
+            let capabilities = vec!["kind/routes".to_owned(), "plugin/cors".to_owned()];
+            let hello = Hello { name: format!("p{n}"), capabilities, ..Hello::default() };
+            fleet.connect(&hello, "127.0.0.1:1", 10).unwrap()
+        };
+        let links: Vec<Link> = (0..7).map(join).collect();
+        let needed = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        assert!(fleet.warnings(&needed(&["kind/routes", "plugin/cors"])).is_empty());
+        assert_eq!(
+            fleet.warnings(&needed(&["kind/routes", "plugin/new"])),
+            ["7 of 7 proxies at this node do not know plugin/new: p0, p1, p2, p3, p4 and 2 more"]
+        );
+        drop(links);
+        assert!(fleet.warnings(&needed(&["plugin/new"])).is_empty(), "nobody is there");
     }
 
     #[tokio::test(start_paused = true)]

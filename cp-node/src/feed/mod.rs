@@ -3,6 +3,7 @@
 //! A stream is a reader of the feed with a bounded channel behind it. A proxy that does not take what it is sent holds up
 //! its own stream and nothing else; when it takes again, it gets one step over everything that it missed.
 
+pub(crate) mod capability;
 mod fleet;
 mod full;
 mod service;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mtls::Party;
 use protocol::entry::SYSTEM_GROUP;
 use protocol::grpc::feed_server::Feed as FeedRpc;
 use protocol::grpc::{self, FeedDown, FeedUp, Hello, Refused, Welcome, feed_down, feed_up};
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::stream::Stream;
 use super::{Fleet, FullStates};
-use crate::net::PeerAddress;
+use crate::net::OtherEnd;
 use crate::raft::LeaderContact;
 use crate::read::{NoQuorum, ReadIndex};
 
@@ -56,23 +57,30 @@ impl FeedRpc for FeedService {
     type SubscribeStream = ReceiverStream<Result<FeedDown, Status>>;
 
     async fn subscribe(&self, request: Request<Streaming<FeedUp>>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let address = request.extensions().get::<PeerAddress>().map_or_else(String::new, |peer| peer.0.to_string());
+        let other = request.extensions().get::<OtherEnd>().cloned();
         let (down, stream) = mpsc::channel(MESSAGES_WAITING_MAX);
         // The answer's headers go out at once: a proxy sends its hello on an open stream.
-        tokio::spawn(self.clone().serve(request.into_inner(), down, address));
+        tokio::spawn(self.clone().serve(request.into_inner(), down, other));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
 impl FeedService {
-    async fn serve(self, mut up: Streaming<FeedUp>, down: mpsc::Sender<Result<FeedDown, Status>>, address: String) {
+    async fn serve(
+        self,
+        mut up: Streaming<FeedUp>,
+        down: mpsc::Sender<Result<FeedDown, Status>>,
+        other: Option<OtherEnd>,
+    ) {
+        let address = other.as_ref().map_or_else(String::new, |other| other.address.to_string());
+        let party = other.and_then(|other| other.party);
         let hello = match tokio::time::timeout(HELLO_MAX, up.message()).await {
             Ok(Ok(Some(FeedUp { kind: Some(feed_up::Kind::Hello(hello)) }))) => hello,
             Ok(Ok(_)) => return refuse(&down, "the first message must be a hello").await,
             Ok(Err(_)) => return,
             Err(_) => return refuse(&down, "no hello came").await,
         };
-        let (group, position, changed_at) = match self.check(&hello) {
+        let (group, position, changed_at) = match self.check(&hello, party.as_deref()) {
             Ok(standing) => standing,
             Err(reason) => {
                 tracing::warn!(dp = hello.name, address, reason, "a proxy was refused");
@@ -106,9 +114,12 @@ impl FeedService {
     }
 
     /// Who it is and where it stands; otherwise why it is refused.
-    fn check(&self, hello: &Hello) -> Result<(Text, Position, Position), String> {
+    fn check(&self, hello: &Hello, party: Option<&Party>) -> Result<(Text, Position, Position), String> {
         if hello.name.is_empty() {
             return Err("a proxy needs a name".to_owned());
+        }
+        if let Some(party) = party.filter(|party| !party.is_called(&hello.name)) {
+            return Err(format!("a proxy that calls itself {:?} has the certificate of {party}", hello.name));
         }
         if hello.group.is_empty() {
             return Err("a proxy needs a gateway group".to_owned());

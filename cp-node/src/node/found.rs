@@ -12,6 +12,7 @@ use raft_store::types::{Member, Raft};
 
 use super::start::{Storage, open_storage};
 use super::{NodeError, Seams};
+use crate::links::Links;
 use crate::raft::{self, Channels, LinkClass, Network, Peering, Reach, Silence, Transfers};
 use crate::settings::Settings;
 
@@ -48,6 +49,7 @@ pub(crate) async fn found_as(
     then: impl AsyncFnOnce(&Raft) -> Result<(), NodeError>,
 ) -> Result<Identity, NodeError> {
     settings.check()?;
+    let links = Links::load(settings, seams.net.clone())?;
     let data = DataDir::open(&settings.data_dir.0)?;
     let identity = Identity {
         cluster,
@@ -63,7 +65,7 @@ pub(crate) async fn found_as(
     let Storage { log, replica, .. } = open_storage(&data, &identity, settings, seams).await?;
     let network = Network {
         peering: Peering::new(&identity, replica.feed()),
-        channels: Channels::new(seams.net.clone()),
+        channels: Channels::new(links),
         durability: log.durability().clone(),
         transfers: Transfers::default(),
         reach: Reach::default(),
@@ -92,17 +94,23 @@ pub(crate) async fn found_as(
 /// [`NodeError`]; [`raft_store::disk::DiskError::Taken`] when the directory is somebody's already.
 pub async fn join(settings: &Settings, seams: &Seams) -> Result<Identity, NodeError> {
     settings.check()?;
+    let links = Links::load(settings, seams.net.clone())?;
     let data = DataDir::open(&settings.data_dir.0)?;
     data.check_unclaimed()?;
-    join_from(&data, settings, seams).await
+    join_from(&data, settings, seams, links).await
 }
 
-pub(super) async fn join_from(data: &DataDir, settings: &Settings, seams: &Seams) -> Result<Identity, NodeError> {
+pub(super) async fn join_from(
+    data: &DataDir,
+    settings: &Settings,
+    seams: &Seams,
+    links: Links,
+) -> Result<Identity, NodeError> {
     data.clear()?;
     // The same name for every attempt, also after a crash: asking twice gives one id.
     let uuid = data.joining_as(seams.random.bytes16())?;
     let member = member(settings, uuid);
-    let channels = Channels::new(seams.net.clone());
+    let channels = Channels::new(links);
     let mut refusals = Vec::new();
     for round in 0..JOIN_ROUNDS {
         if round > 0 {
@@ -159,11 +167,12 @@ async fn ask_to_join(channels: &Channels, address: &str, member: &Member) -> Res
 pub async fn leave(settings: &Settings, seams: &Seams) -> Result<u64, NodeError> {
     let identity =
         DataDir::peek_identity(&settings.data_dir.0)?.ok_or_else(|| NodeError::Nobody(settings.data_dir.0.clone()))?;
+    let links = Links::load(settings, seams.net.clone())?;
     let address = settings.peer_address().to_owned();
     let failed = |reason: String| NodeError::Leave { node: identity.node, address: address.clone(), reason };
     let route = Route { to: identity.node, ..raft::route_of(identity.cluster, identity.epoch.restore, identity.node) };
     let change = Some(change_members_request::Change::Remove(identity.node));
-    let mut client = Channels::new(seams.net.clone()).peer(&address, LinkClass::Bulk);
+    let mut client = Channels::new(links).peer(&address, LinkClass::Bulk);
     let asked = client.change_members(ChangeMembersRequest { route: Some(route), change });
     tokio::time::timeout(ASK_MAX, asked)
         .await

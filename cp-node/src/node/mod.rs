@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use daemon::seams::{SystemClock, SystemRandom};
+use mtls::BadCredentials;
 use protocol::seam::{Random, WallClock};
 use raft_store::ReplicaError;
 use raft_store::disk::DiskError;
@@ -67,6 +68,9 @@ pub enum NodeError {
     /// The record's connection string cannot be used.
     #[error(transparent)]
     Dsn(#[from] BadDsn),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] BadCredentials),
     /// The data directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -132,7 +136,7 @@ impl NodeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Setting(_) | Self::Key(_) | Self::Dsn(_) | Self::Nobody(_) => 78,
+            Self::Setting(_) | Self::Key(_) | Self::Dsn(_) | Self::Credentials(_) | Self::Nobody(_) => 78,
             _ => 1,
         }
     }

@@ -24,10 +24,11 @@ use crate::admin::{self, Desk, Keys, Secrets};
 use crate::archiver::{self, Archiver};
 use crate::escrow::{self, Escrow};
 use crate::feed::{FeedService, Fleet, FullStates};
+use crate::links::Links;
 use crate::maintenance;
 use crate::members::Members;
 use crate::metrics::Metrics;
-use crate::net::{self, Listener};
+use crate::net::{Listener, Stream};
 use crate::probes::{self, Probes};
 use crate::propose::{Batcher, Proposer};
 use crate::raft::{
@@ -171,11 +172,12 @@ impl Node {
         let escrow = Escrow::load(&settings, seams.random.clone())?;
         let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
         let link = record::Link::new(&settings.record, seams.net.clone())?;
+        let links = Links::load(&settings, seams.net.clone())?;
         let data = DataDir::open(&settings.data_dir.0)?;
         let identity = match data.identity()? {
             Some(identity) => identity,
             None if settings.cluster.join.is_empty() => return Err(NodeError::Nobody(data.path().to_owned())),
-            None => found::join_from(&data, &settings, &seams).await?,
+            None => found::join_from(&data, &settings, &seams, links.clone()).await?,
         };
         if identity.left {
             return Err(NodeError::Left { node: identity.node, data_dir: data.path().to_owned() });
@@ -194,7 +196,9 @@ impl Node {
             feed: feed.address(),
             status: status.as_ref().map(|listener| listener.address()),
         };
-        warn_of_open_links(&settings);
+        if links.credentials().is_none() {
+            warn_of_open_links(&settings);
+        }
         let boot = data.count_boot()?;
         let mut storage = open_storage(&data, &identity, &settings, &seams).await?;
         let log = storage.log.clone();
@@ -211,7 +215,7 @@ impl Node {
         let history = embedded.as_ref().map(|(embedded, _)| embedded.clone());
         let record = Record::new(settings.record.clone(), link, history, storage.replica.backlog());
         let history = embedded.map(|(embedded, tail)| tokio::spawn(embedded.follow(tail)));
-        let channels = Channels::new(seams.net.clone());
+        let channels = Channels::new(links.clone());
         let fleet = Fleet::new(settings.feed.lost_after.0, boot > 1);
         let draining = Arc::new(AtomicBool::new(false));
         let (stop_admin, stopping_admin) = watch::channel(false);
@@ -297,13 +301,16 @@ impl Node {
             record,
         };
         let mut upkeep = core.upkeep;
+        if let Some(credentials) = links.credentials() {
+            upkeep.push(tokio::spawn(credentials.clone().keep_fresh()));
+        }
         upkeep.push(tokio::spawn(writer.run()));
         if let Some(escrow) = escrow {
             let (raft, feed, proposer) = (core.raft.clone(), feed_inside.clone(), core.proposer.clone());
             upkeep.push(tokio::spawn(escrow.keep(identity.node, raft, feed, proposer, seams.clock.clone())));
         }
         let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
-        let feed_server = tokio::spawn(serve_feed(feed, service, stopping_feed));
+        let feed_server = tokio::spawn(serve_feed(links.incoming(feed, mtls::Role::Proxy), service, stopping_feed));
         let probes = Probes { describe: core.describe, metrics };
         let probes = status.map(|listener| tokio::spawn(probes::serve(listener, probes)));
         tracing::info!(
@@ -433,6 +440,7 @@ impl Core {
             draining,
             archiver: Arc::default(),
             record,
+            credentials: channels.links().credentials().cloned(),
         };
         let service = PeerService {
             peering,
@@ -444,7 +452,8 @@ impl Core {
             members: members.clone(),
             describe: describe.clone(),
         };
-        let peer_server = tokio::spawn(serve_peers(listener, service, stopping));
+        let incoming = channels.links().incoming(listener, mtls::Role::ControlPlane);
+        let peer_server = tokio::spawn(serve_peers(incoming, service, stopping));
         let upkeep = vec![
             tokio::spawn(maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone())),
             tokio::spawn(maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone())),
@@ -457,26 +466,28 @@ impl Core {
     }
 }
 
-async fn serve_peers(listener: Box<dyn Listener>, service: PeerService, mut stopping: watch::Receiver<bool>) {
+/// Connections that were taken.
+trait Incoming: futures_util::Stream<Item = std::io::Result<Stream>> + Send {}
+impl<T: futures_util::Stream<Item = std::io::Result<Stream>> + Send> Incoming for T {}
+
+async fn serve_peers(incoming: impl Incoming, service: PeerService, mut stopping: watch::Receiver<bool>) {
     let service = PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let stopped = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    let server = grpc_server().add_service(service).serve_with_incoming_shutdown(net::incoming(listener), stopped);
+    let server = grpc_server().add_service(service).serve_with_incoming_shutdown(incoming, stopped);
     if let Err(error) = server.await {
         tracing::error!(%error, "the peer listener has stopped");
     }
 }
 
-async fn serve_feed(listener: Box<dyn Listener>, service: FeedService, mut stopping: watch::Receiver<bool>) {
+async fn serve_feed(incoming: impl Incoming, service: FeedService, mut stopping: watch::Receiver<bool>) {
     let stopped = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    let server = grpc_server()
-        .add_service(FeedServer::new(service))
-        .serve_with_incoming_shutdown(net::incoming(listener), stopped);
+    let server = grpc_server().add_service(FeedServer::new(service)).serve_with_incoming_shutdown(incoming, stopped);
     if let Err(error) = server.await {
         tracing::error!(%error, "the feed listener has stopped");
     }
@@ -507,7 +518,7 @@ fn warn_of_open_links(settings: &Settings) {
             tracing::warn!(
                 listener = what,
                 address,
-                "this listener is neither encrypted nor authenticated in this version: keep it on a network of its own"
+                "this listener is neither encrypted nor authenticated: set mtls, or keep it on a network of its own"
             );
         }
     }

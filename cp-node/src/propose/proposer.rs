@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Batcher, ProposeError, Undecided};
-use crate::net;
+use crate::links;
 use crate::raft::{Channels, LinkClass, Peering};
 
 /// Commands of this node that may be under way at once. More are refused: the log remembers the outcome of each.
@@ -301,7 +301,7 @@ impl Forwarder {
         let call = client.propose(ProposeRequest { route: Some(route), commands });
         let results = match tokio::time::timeout(FORWARD_MAX, call).await {
             Ok(Ok(reply)) => reply.into_inner().results,
-            Ok(Err(status)) if net::was_never_sent(&status) => {
+            Ok(Err(status)) if links::was_never_sent(&status) => {
                 let reason = format!("node {leader}: {}", status.message());
                 return answer_all(group, Undecided::NotProposed { reason, leader: None });
             }

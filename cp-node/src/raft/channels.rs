@@ -10,7 +10,7 @@ use protocol::codec;
 use protocol::grpc::peer_client::PeerClient;
 use tonic::transport::Channel;
 
-use crate::net::{self, Net};
+use crate::links::Links;
 
 /// Which connection a call goes over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,7 +24,7 @@ pub(crate) enum LinkClass {
 /// The connections. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Channels {
-    net: Arc<dyn Net>,
+    links: Links,
     open: Arc<Mutex<HashMap<(String, LinkClass), Channel>>>,
 }
 
@@ -32,8 +32,13 @@ pub(crate) struct Channels {
 pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 20;
 
 impl Channels {
-    pub(crate) fn new(net: Arc<dyn Net>) -> Self {
-        Self { net, open: Arc::default() }
+    pub(crate) fn new(links: Links) -> Self {
+        Self { links, open: Arc::default() }
+    }
+
+    /// How connections are opened and taken.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 
     /// A client for the node at `address`. Connects when it is first used.
@@ -41,7 +46,7 @@ impl Channels {
         let channel = {
             let mut open = self.open.lock().expect("no code panics while it holds the channels");
             let key = (address.to_owned(), class);
-            open.entry(key).or_insert_with(|| net::channel(&self.net, address)).clone()
+            open.entry(key).or_insert_with(|| self.links.channel(address)).clone()
         };
         PeerClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -28,6 +28,7 @@ use super::contact::LeaderContact;
 use super::election::Elections;
 use super::peering::Peering;
 use crate::members::Members;
+use crate::net::OtherEnd;
 use crate::propose::{Batcher, Undecided};
 use crate::read;
 use crate::status::Describe;
@@ -173,7 +174,13 @@ impl Peer for PeerService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        self.members.join(request.into_inner()).await.map(Response::new)
+        let party = request.extensions().get::<OtherEnd>().and_then(|other| other.party.clone());
+        let request = request.into_inner();
+        if let Some(party) = party.filter(|party| !party.is_called(&request.name)) {
+            let reason = format!("a node that calls itself {:?} has the certificate of {party}", request.name);
+            return Err(Status::permission_denied(reason));
+        }
+        self.members.join(request).await.map(Response::new)
     }
 
     async fn change_members(

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use daemon::seams::SystemClock;
+use protocol::seam::WallClock;
 use serde_json::{Value, json};
 
 use super::node::Api;
@@ -73,6 +76,98 @@ async fn an_ssls_life() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_configuration_with_secrets_can_be_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start(dir.path(), ONE).await;
+    let (cert, key) = pair(&["test.com"]);
+    let body = json!({"cert": cert, "key": key, "sni": "test.com"}).to_string();
+    let (_, created) = api.call("PUT", "/apisix/admin/ssls/x1", &body).await;
+    let jack = json!({"username": "jack", "plugins": {"key-auth": {"key": "jacks-own-key"}}}).to_string();
+    assert_eq!(api.call("PUT", "/apisix/admin/consumers", &jack).await.0, 201);
+    let (_, mut all) = api.call("GET", "/apisix/admin/configs", "").await;
+    assert_eq!(all["ssls"][0]["key"], json!(sealed(&created)), "as the token that it is stored as");
+    let viewer = [("x-api-key", super::node::VIEWER)];
+    let (_, _, seen) = api.raw("GET", "/apisix/admin/configs", &viewer, &[]).await;
+    assert!(!seen.contains("$sealed$") && !seen.contains("jacks-own-key") && seen.contains("jack"), "{seen}");
+    // Put back, it changes nothing but what is said of it; changed in another place, only that.
+    let modified =
+        async |path: &str| api.call("GET", &format!("/apisix/admin/{path}"), "").await.1["modifiedIndex"].clone();
+    let put = async |digest: &str, all: &Value| {
+        api.with("PUT", "/apisix/admin/configs", &[("x-digest", digest)], &all.to_string()).await
+    };
+    let (status, answer) = put("d1", &all).await;
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!((modified("ssls/x1").await, modified("consumers/jack").await), (json!(1), json!(2)));
+    all["ssls"][0]["status"] = json!(0);
+    all.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_conf_version"));
+    assert_eq!(put("d2", &all).await.0, 202);
+    assert_eq!((modified("ssls/x1").await, modified("consumers/jack").await), (json!(4), json!(2)));
+    // A token is good for its own place only.
+    all["ssls"][0]["id"] = json!("x2");
+    let (status, answer) = put("d3", &all).await;
+    assert_eq!(
+        (status, &answer["error_msg"]),
+        (400, &json!("the token does not belong to this place, or was changed"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_ends_soon_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start(dir.path(), ONE).await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["a.com".to_owned()]).unwrap();
+    let in_nine_days = Duration::from_millis(SystemClock.now()) + Duration::from_secs(9 * 86_400 + 3600);
+    params.not_after = (SystemTime::UNIX_EPOCH + in_nine_days).into();
+    let cert = params.self_signed(&key).unwrap().pem();
+    let body = json!({"cert": cert, "key": key.serialize_pem(), "sni": "a.com"}).to_string();
+    let (status, headers, _) =
+        api.raw("PUT", "/apisix/admin/ssls/x", &[("x-api-key", super::node::KEY)], body.as_bytes()).await;
+    assert_eq!((status, &headers["x-holdfast-warning"]), (201, &"the certificate expires in 9 days".parse().unwrap()));
+}
+
+/// Whatever writes resources can wait, and says with a 202 that nobody in the scope serves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_write_can_wait_for_the_fleet() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start(dir.path(), ONE).await;
+    let (cert, key) = pair(&["a.com"]);
+    let ssl = json!({"cert": cert, "key": key, "sni": "a.com"});
+    let route = json!({"uri": "/a", "upstream": {"nodes": {}}});
+    let transaction = json!({"operations": [{"op": "put", "kind": "routes", "id": "t", "value": route}]});
+    let all = json!({"routes": [{"id": "r", "uri": "/b", "upstream": {"nodes": {}}}]});
+    for (method, path, body, otherwise) in [
+        ("PUT", "/apisix/admin/routes/r", route.clone(), 201),
+        ("POST", "/apisix/admin/routes", route.clone(), 201),
+        ("PATCH", "/apisix/admin/routes/r", json!({"priority": 1}), 200),
+        ("PATCH", "/apisix/admin/routes/r/priority", json!(2), 200),
+        ("PUT", "/apisix/admin/ssls/x", ssl.clone(), 201),
+        ("POST", "/apisix/admin/ssls", ssl, 201),
+        ("PUT", "/apisix/admin/consumers", json!({"username": "jack"}), 201),
+        ("DELETE", "/apisix/admin/consumers/jack", json!(null), 200),
+        ("POST", "/v1/transactions", transaction, 200),
+        ("POST", "/v1/revert", json!({"revision": 11}), 200),
+        ("PUT", "/apisix/admin/configs", all, 200),
+        ("DELETE", "/apisix/admin/routes/r", json!(null), 200),
+    ] {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let digest = [("x-api-key", super::node::KEY), ("x-digest", "d")];
+        let nobody = format!("{path}?wait=20&scope=region:nowhere");
+        let (status, headers, answer) = api.raw(method, &nobody, &digest, body.as_bytes()).await;
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let fleet = headers.get("x-holdfast-fleet").map(|value| value.to_str().unwrap());
+        assert_eq!((status, fleet), (202, Some("0/0")), "{method} {path} {answer}");
+        assert_eq!(answer["fleet"]["scope_is_empty"], true, "{method} {path}");
+        assert!(headers.contains_key("x-holdfast-position"), "{method} {path}");
+        // Nobody is concerned: then everybody serves it.
+        if method == "POST" && path.contains("admin") {
+            let (status, headers, _) = api.raw(method, &format!("{path}?wait=20"), &digest, body.as_bytes()).await;
+            assert_eq!((status, &headers["x-holdfast-fleet"]), (otherwise, &"0/0".parse().unwrap()), "{method} {path}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

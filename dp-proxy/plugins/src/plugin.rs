@@ -90,6 +90,17 @@ impl Plugin {
         schema
     }
 
+    /// Everything about it, as APISIX tells it of its plugins.
+    #[must_use]
+    pub fn description(&self) -> Value {
+        let mut all = json!({"priority": self.priority, "version": self.version, "schema": self.schema()});
+        if let Some(schema) = self.consumer_schema() {
+            all["type"] = json!("auth");
+            all["consumer_schema"] = schema;
+        }
+        all
+    }
+
     /// The JSON Schema of a consumer's configuration; `None` for a plugin that does not authenticate.
     #[must_use]
     pub fn consumer_schema(&self) -> Option<Value> {

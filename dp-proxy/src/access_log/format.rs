@@ -151,8 +151,11 @@ impl Format {
                 },
                 Piece::Field(Field::RequestLine) => {
                     let RequestFacts { method, target, version, .. } = request;
-                    draft.bytes.extend_from_slice(format!("{method} {target} {version:?}").as_bytes());
-                    true
+                    // One that could not be read has none.
+                    if !method.is_empty() {
+                        draft.bytes.extend_from_slice(format!("{method} {target} {version:?}").as_bytes());
+                    }
+                    !method.is_empty()
                 }
                 _ => continue,
             };

@@ -63,7 +63,10 @@ pub(super) fn key(path: &Path, random: &dyn Random, findings: &mut Vec<Finding>)
 }
 
 /// Puts bytes under `path` that only this user may read.
-fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// Those of the file system, with the path.
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(durable::TEMPORARY);
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

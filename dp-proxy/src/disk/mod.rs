@@ -16,6 +16,7 @@
 mod base;
 mod identity;
 mod journal;
+mod open;
 mod recover;
 mod store;
 #[cfg(test)]
@@ -27,8 +28,11 @@ use std::sync::Arc;
 
 use protocol::{ConfigState, Entry, ResourceKey};
 
+pub(crate) use identity::write_secret;
+pub use open::{OpenError, Opened, open};
+pub(crate) use open::{Place, open_locked};
 pub use recover::{Finding, Recovered, Step};
-pub use store::{DiskError, DiskStats, OpenError, Opened, Store, mark, open};
+pub use store::{DiskError, DiskStats, Store, mark};
 
 /// Everything that a base holds: enough to start from.
 #[derive(Clone, Debug)]

@@ -1,9 +1,8 @@
 //! The disk's own thread: it appends, syncs, and writes bases, so that nobody who serves ever waits for a disk.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -11,18 +10,18 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{blocking, durable};
+use daemon::blocking;
+use protocol::Position;
 use protocol::codec;
-use protocol::seam::{Random, WallClock};
+use protocol::seam::WallClock;
 use protocol::snapshot::ClusterId;
-use protocol::{Position, Text};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::base::{self, Owner};
 use super::journal::{Mark, Writer};
-use super::recover::{self, Recovered};
+use super::recover::Recovered;
 use super::{BASE, Generation, Image, JOURNAL, Layout, identity};
 
 /// Below this many bytes of journals no new base is written: a base costs two syncs of files and of their directory.
@@ -53,24 +52,6 @@ pub struct DiskStats {
     pub findings: AtomicU64,
 }
 
-/// What was opened.
-#[derive(Debug)]
-pub struct Opened {
-    /// What the disk held.
-    pub recovered: Recovered,
-    /// Where to keep what comes; `None` when nothing can be kept: the directory cannot be written to.
-    pub store: Option<Store>,
-    /// Figures.
-    pub stats: Arc<DiskStats>,
-    /// Held as long as this process uses the directory.
-    lock: Option<File>,
-}
-
-/// A data directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("data_dir: {0}")]
-pub struct OpenError(#[from] io::Error);
-
 /// Keeps what comes. Every method answers when the disk has: the answer may be awaited, or dropped.
 #[derive(Debug)]
 pub struct Store {
@@ -97,108 +78,41 @@ enum Job {
     Stop,
 }
 
-/// Opens a data directory: reads what is there, and starts the thread that keeps what comes.
-///
-/// # Errors
-/// When another process uses the directory, or it does not exist and cannot be made. A directory that can be read and
-/// not written is no error: a proxy that restarts on a broken disk serves what it finds.
-pub fn open(
-    data_dir: &Path,
-    group: &Text,
-    clock: Arc<dyn WallClock>,
-    random: &dyn Random,
-) -> Result<Opened, OpenError> {
-    let layout = Layout { data_dir: data_dir.to_owned() };
-    let stats = Arc::new(DiskStats::default());
-    if !data_dir.is_dir() {
-        durable::create_directory(data_dir)?;
-    }
-    let lock = match durable::lock(&layout.lock()) {
-        Ok(lock) => Some(lock),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(e.into()),
-        Err(e) => {
-            error!(error = %e, "the data directory cannot be written, nothing will be kept");
-            None
-        }
-    };
-    let mut findings = Vec::new();
-    let cluster = identity::cluster(&layout.cluster(), &mut findings);
-    let key = identity::key(&layout.key(), random, &mut findings);
-    let mut recovered = match &key {
-        Ok(key) => recover::recover(&layout, cluster, group, key),
-        Err(_) => Recovered::default(),
-    };
-    recovered.cluster = recovered.cluster.or(cluster);
-    findings.append(&mut recovered.findings);
-    recovered.findings = findings;
-    for finding in &recovered.findings {
-        error!(file = %finding.file.display(), offset = finding.offset, reason = %finding.reason, "found on the disk and not believed");
-    }
-    stats.findings.store(recovered.findings.len() as u64, Ordering::Relaxed);
-    stats.base_bytes.store(recovered.base_bytes, Ordering::Relaxed);
-    stats.journal_bytes.store(recovered.journal_bytes, Ordering::Relaxed);
-    let ready = key.map_err(|e| e.to_string()).and_then(|key| {
-        durable::create_directory(&layout.config()).map_err(|e| e.to_string())?;
-        remove_unfinished(&layout.config());
-        Ok(key)
-    });
-    let store = match ready {
-        Err(e) => {
-            error!(error = %e, "the data directory cannot be written, nothing will be kept");
-            stats.errors.fetch_add(1, Ordering::Relaxed);
-            None
-        }
-        Ok(_) if lock.is_none() => None,
-        Ok(key) => {
-            let owner = Owner { cluster: recovered.cluster.unwrap_or_default(), group: group.clone(), key };
-            let (jobs, queue) = channel();
-            let mut keeper = Keeper {
-                layout,
-                owner,
-                clock,
-                jobs: jobs.clone(),
-                stats: stats.clone(),
-                journal: None,
-                last: recovered.last,
-                since_base: recovered.journal_bytes,
-                base_bytes: recovered.base_bytes,
-                writing_base: false,
-                retry: None,
-            };
-            keeper.go_on_from(&recovered);
-            let desk = if blocking::is_inline() {
-                Desk::Inline(Box::new(Mutex::new(keeper)))
-            } else {
-                let run = move || keeper.run(&queue);
-                let thread = thread::Builder::new().name("disk".into()).spawn(run).map_err(OpenError)?;
-                Desk::Thread { jobs, thread: Some(thread) }
-            };
-            Some(Store { desk })
-        }
-    };
-    Ok(Opened { recovered, store, stats, lock })
-}
-
-impl Opened {
-    /// Takes the lock out, for whoever lives as long as the process.
-    pub fn take_lock(&mut self) -> Option<File> {
-        self.lock.take()
-    }
-}
-
-/// Files that a crash left half written mean nothing.
-fn remove_unfinished(directory: &Path) {
-    for file in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = file.path();
-        if path.extension().is_some_and(|extension| extension == durable::TEMPORARY)
-            && let Err(e) = fs::remove_file(&path)
-        {
-            warn!(file = %path.display(), error = %e, "an unfinished file stays");
-        }
-    }
-}
-
 impl Store {
+    /// Starts the thread, behind what was recovered.
+    ///
+    /// # Errors
+    /// Those of the operating system: no thread.
+    pub(super) fn start(
+        layout: Layout,
+        owner: Owner,
+        clock: Arc<dyn WallClock>,
+        stats: Arc<DiskStats>,
+        recovered: &Recovered,
+    ) -> io::Result<Self> {
+        let (jobs, queue) = channel();
+        let mut keeper = Keeper {
+            layout,
+            owner,
+            clock,
+            jobs: jobs.clone(),
+            stats,
+            journal: None,
+            last: recovered.last,
+            since_base: recovered.journal_bytes,
+            base_bytes: recovered.base_bytes,
+            writing_base: false,
+            retry: None,
+        };
+        keeper.go_on_from(recovered);
+        if blocking::is_inline() {
+            return Ok(Self { desk: Desk::Inline(Box::new(Mutex::new(keeper))) });
+        }
+        let run = move || keeper.run(&queue);
+        let thread = thread::Builder::new().name("disk".into()).spawn(run)?;
+        Ok(Self { desk: Desk::Thread { jobs, thread: Some(thread) } })
+    }
+
     /// Appends records to the journal: frames of deltas as they came. `image` is what stands after them.
     pub fn append(&self, frames: Vec<Bytes>, image: Image) -> oneshot::Receiver<Result<(), DiskError>> {
         self.ask(|answer| Job::Append { frames, image, answer })

@@ -13,6 +13,7 @@ mod link;
 mod payload;
 mod session;
 
+pub(crate) use follow::{Aside, Stander};
 pub use follow::{Feed, Identity, Start, follow, start};
 pub use payload::BadPayload;
 pub use session::{Bounds, Event, Holding, Keep, Leave, Moved, Node, Session};

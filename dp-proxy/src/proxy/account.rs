@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use foldhash::fast::FixedState;
 use http::request::Parts;
+use http::{StatusCode, Version};
 use protocol::Text;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -18,11 +19,11 @@ use super::downstream::client::Client;
 use super::error::UpstreamError;
 use super::figures::{RowKey, Rows, StatusLabels, Times};
 use super::host::Host;
-use super::values::RequestValues;
+use super::values::{RequestValues, Unread};
 use super::worker::Worker;
 use crate::access_log::{Draft, Outcome, RequestFacts};
 use crate::path::canonical;
-use crate::table::{Generation, Handle, MatchedHost, Node};
+use crate::table::{Generation, MatchedHost, Node, Route};
 
 /// The status of a request whose client went away before it was answered; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -59,6 +60,19 @@ struct Noted {
     tries: Tries,
 }
 
+impl Noted {
+    fn of(draft: Draft) -> Self {
+        Self {
+            draft,
+            route: Text::default(),
+            service: Text::default(),
+            matched_uri: String::new(),
+            status: CLIENT_GONE,
+            tries: Tries::default(),
+        }
+    }
+}
+
 /// The nodes that a request was sent to.
 #[derive(Debug, Default)]
 pub(crate) struct Tries {
@@ -86,7 +100,7 @@ impl Tries {
 #[derive(Debug)]
 pub(crate) struct Matched {
     pub(crate) table: Generation,
-    pub(crate) route: Handle,
+    pub(crate) route: Arc<Route>,
     pub(crate) pattern: u16,
     pub(crate) by: MatchedHost,
     /// The host that was asked for.
@@ -112,6 +126,17 @@ impl Account {
         }
     }
 
+    /// A request of which nothing could be read was refused with this status: it counts, and has its line, as others.
+    pub(crate) fn unread(worker: &Rc<Worker>, client: &Rc<Client>, status: StatusCode) {
+        let mut account = Self::open(worker.clone(), client.clone());
+        if let Some(log) = &worker.access_log {
+            let values = Unread { peer: client.peer, local: client.local, secure: client.tls.is_some() };
+            let facts = RequestFacts { values: &values, method: "", target: "", version: Version::HTTP_11 };
+            account.noted = Some(Box::new(Noted::of(log.note(&facts))));
+        }
+        account.answered(status, None);
+    }
+
     /// Notes what the access log tells of the request itself, where there is one.
     pub(crate) fn note(&mut self, parts: &Parts, peer: SocketAddr) {
         let Some(log) = &self.worker.access_log else { return };
@@ -122,14 +147,7 @@ impl Account {
         let values = RequestValues { parts, host: &host, path: &path, peer, local, secure };
         let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
         let facts = RequestFacts { values: &values, method: parts.method.as_str(), target, version: parts.version };
-        self.noted = Some(Box::new(Noted {
-            draft: log.note(&facts),
-            route: Text::default(),
-            service: Text::default(),
-            matched_uri: String::new(),
-            status: CLIENT_GONE,
-            tries: Tries::default(),
-        }));
+        self.noted = Some(Box::new(Noted::of(log.note(&facts))));
     }
 
     /// Keeps what plugins let go when the request is over.
@@ -180,7 +198,6 @@ impl Account {
         let Some(noted) = &mut self.noted else { return };
         noted.status = status;
         let Some(Matched { table, route, pattern, .. }) = &self.matched else { return };
-        let Some(route) = table.route(*route) else { return };
         noted.route = route.id.clone();
         noted.service = table.service(route).map(|service| service.id.clone()).unwrap_or_default();
         noted.matched_uri = route.pattern(*pattern);
@@ -214,21 +231,20 @@ impl Account {
             let key = RowKey { route: 0, pattern: 0, code, node: None, host: 0 };
             return ledger.rows(key, None, || StatusLabels { code, ..StatusLabels::default() });
         };
-        let Matched { table, pattern, by, host, .. } = matched;
-        let route = table.route(matched.route);
+        let Matched { table, route, pattern, by, host } = matched;
         let key = RowKey {
-            route: route.map_or(0, |route| Arc::as_ptr(route).addr()),
+            route: Arc::as_ptr(route).addr(),
             pattern: *pattern,
             code,
             node: node.map(|node| node.endpoint),
             host: matched.host_hash(),
         };
-        ledger.rows(key, route, || StatusLabels {
+        ledger.rows(key, Some(route), || StatusLabels {
             code,
-            route: route.map(|route| route.id.clone()).unwrap_or_default(),
-            matched_uri: route.map(|route| route.pattern(*pattern).into()).unwrap_or_default(),
+            route: route.id.clone(),
+            matched_uri: route.pattern(*pattern).into(),
             matched_host: by.pattern(host),
-            service: route.and_then(|route| table.service(route)).map(|s| s.id.clone()).unwrap_or_default(),
+            service: table.service(route).map(|s| s.id.clone()).unwrap_or_default(),
             node: node.map(|node| node.address().into()).unwrap_or_default(),
         })
     }
@@ -241,9 +257,8 @@ impl Matched {
             MatchedHost::Any => 0,
             MatchedHost::Suffix(bytes) => 1 + bytes as u64,
             MatchedHost::Exact => {
-                let mut hasher = DefaultHasher::new();
-                self.host.hash(&mut hasher);
-                hasher.finish()
+                // Only names of the configuration come here, so nobody can make them collide.
+                FixedState::default().hash_one(&self.host)
             }
         }
     }

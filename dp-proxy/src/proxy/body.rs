@@ -23,7 +23,7 @@ use crate::table::Ticket;
 pub(crate) struct ResponseBody {
     kind: Kind,
     /// Settled when this is dropped: at the end of the answer, or when it is given up.
-    account: Option<Account>,
+    account: Option<Box<Account>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl ResponseBody {
 
     /// Lets `account` be settled when the answer is over.
     pub(crate) fn with_account(mut self, account: Account) -> Self {
-        self.account = Some(account);
+        self.account = Some(Box::new(account));
         self
     }
 

@@ -156,6 +156,19 @@ impl Refusal {
         response
     }
 
+    /// The answer to a call of gRPC: its clients look for the outcome in `grpc-status`, and take an HTTP status only for
+    /// want of one.
+    pub(crate) fn grpc_response(&self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::full(Bytes::new()));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(self.status())));
+        // Percent-encoded where it must be (the protocol's `Percent-Encoded`); these sentences are printable ASCII.
+        let message = self.text().replace('%', "%25");
+        headers.extend(HeaderValue::from_str(&message).ok().map(|message| (GRPC_MESSAGE, message)));
+        response
+    }
+
     /// The answer as bytes, for a connection on which no parser runs any more.
     pub(crate) fn raw(&self) -> Bytes {
         let (status, body) = (self.status(), self.body());
@@ -175,6 +188,23 @@ impl Refusal {
     /// What is said with a status when there is nothing else to say.
     pub(crate) fn body_for(status: StatusCode) -> Bytes {
         body(&plain(status))
+    }
+}
+
+const GRPC_MESSAGE: header::HeaderName = header::HeaderName::from_static("grpc-message");
+
+/// The code of gRPC for an HTTP status, as its clients read one ("HTTP to gRPC Status Code Mapping"), and for time that ran
+/// out what a server would say.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 | 405 => 12,
+        408 | 504 => 4,
+        413 | 429 => 8,
+        502 | 503 => 14,
+        _ => 2,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use protocol::Text;
 
 use super::downstream::tls::HandshakeError;
@@ -194,7 +195,8 @@ impl Figures {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     figures: Arc<Figures>,
-    quick: HashMap<RowKey, (Rc<Rows>, Option<Arc<Route>>)>,
+    /// Asked with every request, by numbers that no client chooses.
+    quick: HashMap<RowKey, (Rc<Rows>, Option<Arc<Route>>), RandomState>,
     statuses: HashMap<StatusLabels, Arc<StatusRow>>,
     routes: HashMap<Text, Arc<RouteRow>>,
 }
@@ -227,7 +229,7 @@ pub(crate) struct Times {
 
 impl Ledger {
     pub(crate) fn new(figures: Arc<Figures>) -> Self {
-        Self { figures, quick: HashMap::new(), statuses: HashMap::new(), routes: HashMap::new() }
+        Self { figures, quick: HashMap::default(), statuses: HashMap::new(), routes: HashMap::new() }
     }
 
     /// The rows of a request, of which `route` is what the key points to.

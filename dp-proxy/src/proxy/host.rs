@@ -51,6 +51,23 @@ impl<'r> Host<'r> {
     }
 }
 
+/// The bytes that a name may have (RFC 3986 §3.2.2), and the brackets and colons of an IPv6 address.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        plain[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=%[]:";
+    let mut at = 0;
+    while at < others.len() {
+        plain[others[at] as usize] = true;
+        at += 1;
+    }
+    plain
+};
+
 const BAD: Refusal = Refusal::BadRequest("malformed Host");
 
 /// The name in an authority, as [`Host::name`] has it; `None` for what is no authority.
@@ -67,12 +84,7 @@ pub(crate) fn name_of(authority: &str) -> Option<Cow<'_, str>> {
         Some(digits) => digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit()),
         None => port.is_empty(),
     };
-    let plain = |b: u8| {
-        b.is_ascii_alphanumeric()
-            || matches!(b, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+')
-            || matches!(b, b',' | b';' | b'=' | b'%' | b'[' | b']' | b':')
-    };
-    if !port_is_good || name.len() > HOST_BYTES_MAX || !name.bytes().all(plain) {
+    if !port_is_good || name.len() > HOST_BYTES_MAX || !name.bytes().all(|b| PLAIN[usize::from(b)]) {
         return None;
     }
     let name = name.strip_suffix('.').unwrap_or(name);

@@ -27,15 +27,16 @@ mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::AccessLog;
-use crate::net;
+use crate::handover::Estate;
+use crate::net::{self, Entrance};
 use crate::settings::ProxySettings;
 use crate::table::TableCell;
 use worker::{Command, Door, Setup};
@@ -63,7 +64,8 @@ struct Handle {
 }
 
 impl Workers {
-    /// Binds the addresses and starts `count` workers. Clients are refused until [`Workers::listen`].
+    /// Binds the addresses that are not part of the estate, and starts `count` workers. Clients are refused, or wait where
+    /// an address was inherited, until [`Workers::listener`].
     ///
     /// # Errors
     /// Those of the operating system, with the address that cannot be bound.
@@ -72,9 +74,10 @@ impl Workers {
         count: usize,
         cell: &TableCell,
         access_log: Option<&AccessLog>,
+        estate: &mut Estate,
     ) -> io::Result<Self> {
         let (mut addresses, mut tls_addresses, mut stream_addresses) = (Vec::new(), Vec::new(), Vec::new());
-        let mut sockets: Vec<Vec<(TcpSocket, Door)>> = (0..count).map(|_| Vec::new()).collect();
+        let mut sockets: Vec<Vec<(Entrance, Door)>> = (0..count).map(|_| Vec::new()).collect();
         let (told, streams) = (&settings.proxy_protocol, &settings.stream);
         let http = |tls, proxy_protocol| Door { tls, proxy_protocol, stream: false };
         let stream = |tls| Door { tls, proxy_protocol: streams.proxy_protocol, stream: true };
@@ -87,14 +90,16 @@ impl Workers {
             (&streams.tls_listen, stream(true)),
         ] {
             for address in listen {
-                let shared = net::bind_shared(*address, count)?;
+                let shared = net::share(*address, count, estate.take(*address))?;
                 let known = match door {
                     Door { stream: true, .. } => &mut stream_addresses,
                     Door { tls: true, .. } => &mut tls_addresses,
                     _ => &mut addresses,
                 };
-                known.extend(shared.first().map(TcpSocket::local_addr).transpose()?);
-                shared.into_iter().zip(&mut sockets).for_each(|(socket, own)| own.push((socket, door)));
+                known.extend(shared.iter().flatten().next().map(Entrance::address).transpose()?);
+                for (entrances, own) in shared.into_iter().zip(&mut sockets) {
+                    own.extend(entrances.into_iter().map(|entrance| (entrance, door)));
+                }
             }
         }
         let mut workers = Vec::with_capacity(count);
@@ -169,6 +174,20 @@ impl Workers {
         }
     }
 
+    /// What gives copies of all sockets that accept.
+    pub(crate) fn lender(&self) -> Lender {
+        let commands = self.workers.iter().filter_map(|worker| worker.commands.as_ref());
+        Lender(commands.map(mpsc::UnboundedSender::downgrade).collect())
+    }
+
+    /// Lets every worker leave its listeners to others, and tell clients with their next answer to connect anew.
+    pub fn leave(&self) {
+        for commands in self.workers.iter().filter_map(|worker| worker.commands.as_ref()) {
+            // A worker that is gone has no listeners.
+            let _ = commands.send(Command::Leave);
+        }
+    }
+
     /// Lets every worker end its connections after the requests that are under way; returns when none is left.
     pub async fn drain(&self) {
         let tell = |worker: &Handle| {
@@ -193,6 +212,27 @@ impl Workers {
             if any { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
+    }
+}
+
+/// Gives copies of all sockets that accept. Held weakly, as by [`Workers::listener`].
+#[derive(Debug)]
+pub(crate) struct Lender(Vec<mpsc::WeakUnboundedSender<Command>>);
+
+impl Lender {
+    /// Copies with which another process accepts what comes to the same sockets.
+    ///
+    /// # Errors
+    /// What the operating system says, and [`io::ErrorKind::BrokenPipe`] when a worker is gone.
+    pub(crate) async fn lend(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut all = Vec::new();
+        for commands in &self.0 {
+            let (answer, answered) = oneshot::channel();
+            // Should the worker be gone, the answer's end closes, which says so.
+            let _ = commands.upgrade().map(|commands| commands.send(Command::Lend(answer)));
+            all.extend(answered.await.unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))?);
+        }
+        Ok(all)
     }
 }
 

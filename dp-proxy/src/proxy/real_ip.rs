@@ -101,4 +101,22 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn fuzz_a_header_names_a_client_or_nobody() {
+        let from = vec!["10.0.0.0/8".to_owned(), "::1".to_owned()];
+        let settings = RealIpSettings { from, recursive: true, ..RealIpSettings::default() };
+        let real_ip = RealIp::new(&settings).unwrap();
+        let (trusted, stranger) = ("10.0.0.1:1".parse().unwrap(), "9.9.9.9:1".parse().unwrap());
+        let seeds: [&[u8]; 3] =
+            [b"1.1.1.1, 10.2.2.2,10.3.3.3:80", b"[2001:db8::1]:443, ::1, [::1]", b"::ffff:1.2.3.4,, ,x"];
+        crate::fuzz::hammer(1, &seeds, |bytes| {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+            let headers = HeaderMap::from_iter([(real_ip.header.clone(), value)]);
+            assert_eq!(real_ip.of(stranger, &headers), stranger);
+            // Whoever is found after one who is trusted was named before them, and only the first may be trusted himself.
+            let found = real_ip.of(trusted, &headers);
+            assert!(found == trusted || bytes.iter().any(u8::is_ascii_hexdigit));
+        });
+    }
 }

@@ -75,7 +75,8 @@ pub(crate) async fn answer(
         client.account_tunnel(account);
         return Ok(response);
     }
-    if number == worker.requests_per_connection_max {
+    let is_last = number == worker.requests_per_connection_max || worker.is_leaving();
+    if is_last && parts.version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.with_account(account)))
@@ -105,6 +106,10 @@ fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Accou
         debug!(method = %parts.method, path = parts.uri.path(), status = status.as_u16(), reason = %refusal, "refused");
     }
     account.answered(status, None);
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if parts.version == Version::HTTP_2 && content_type.starts_with(b"application/grpc") {
+        return refusal.grpc_response();
+    }
     refusal.response()
 }
 
@@ -150,7 +155,7 @@ async fn forward<'r>(
     if let Some(found) = &found {
         account.matched(Matched {
             table: table.clone(),
-            route: found.handle,
+            route: found.route.clone(),
             pattern: found.pattern,
             by: found.host,
             host: (&*host.name).into(),
@@ -181,7 +186,7 @@ async fn forward<'r>(
         secure,
         // What comes behind a body is a request, whatever is asked for.
         upgrade: upgrade.filter(|_| body.is_ended()),
-        body: (!body.is_ended()).then_some(body),
+        body: (!body.is_ended()).then(|| Box::new(body)),
         timeouts: timeouts(found.route, upstream),
     };
     account.upstream_begins();
@@ -292,7 +297,7 @@ struct Outbound<'r> {
     /// The protocol to which the client asks to switch.
     upgrade: Option<&'r HeaderValue>,
     /// Until it is sent.
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     timeouts: Timeouts,
 }
 
@@ -371,7 +376,7 @@ impl<'r> Outbound<'r> {
         // Nothing was sent: what was not touched of the body is still there.
         let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
-        let connection = Connection::new(link, secured, &self.worker.wheel);
+        let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
         let answer = self.exchange(connection, node).await;
         answer
             .map(|(head, receiving)| (head, Receiving::Http1(receiving)))
@@ -381,7 +386,7 @@ impl<'r> Outbound<'r> {
     /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
     async fn exchange(
         &mut self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         node: &Node,
     ) -> Result<(AnswerHead, exchange::Receiving), (Failure, bool)> {
         connection.requests += 1;

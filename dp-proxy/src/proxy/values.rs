@@ -23,6 +23,28 @@ pub(crate) struct RequestValues<'r> {
     pub(crate) secure: bool,
 }
 
+/// A request of which nothing could be read: what is known of it is its connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unread {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// Whether it came by TLS.
+    pub(crate) secure: bool,
+}
+
+impl Values for Unread {
+    fn value(&self, variable: &Variable) -> Value<'_> {
+        Some(match variable {
+            Variable::Known(Known::RemoteAddr) => owned(self.peer.ip()),
+            Variable::Known(Known::RemotePort) => owned(self.peer.port()),
+            Variable::Known(Known::Scheme) => borrowed(if self.secure { "https" } else { "http" }),
+            Variable::Known(Known::ServerAddr) => owned(self.local.ip().to_canonical()),
+            Variable::Known(Known::ServerPort) => owned(self.local.port()),
+            _ => return None,
+        })
+    }
+}
+
 type Value<'v> = Option<Cow<'v, [u8]>>;
 
 impl Values for RequestValues<'_> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,18 +14,19 @@ use std::time::Duration;
 use daemon::settings::units::ByteSize;
 use http::HeaderValue;
 use http::request::Parts;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::account::Account;
 use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits, ClientStream};
 use super::downstream::prefixed::Prefixed;
@@ -41,7 +43,7 @@ use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::access_log::AccessLog;
-use crate::net;
+use crate::net::Entrance;
 use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
 
@@ -53,8 +55,8 @@ pub(super) struct Setup {
     pub(super) cell: TableCell,
     pub(super) figures: Arc<Figures>,
     pub(super) access_log: Option<AccessLog>,
-    /// Bound, not listening.
-    pub(super) sockets: Vec<(TcpSocket, Door)>,
+    /// Bound and not listening, or inherited.
+    pub(super) sockets: Vec<(Entrance, Door)>,
 }
 
 /// What is spoken at a listener.
@@ -72,6 +74,10 @@ pub(super) struct Door {
 pub(super) enum Command {
     /// There is a table: listen. Answered when connections are accepted.
     Listen(oneshot::Sender<io::Result<()>>),
+    /// Give copies of the listeners.
+    Lend(oneshot::Sender<io::Result<Vec<OwnedFd>>>),
+    /// Another process listens in this one's place: take no more connections, and tell clients to connect anew.
+    Leave,
     /// Take no more connections, and end those that are open after the request that is under way. Answered when none is
     /// left.
     Drain(oneshot::Sender<()>),
@@ -103,6 +109,10 @@ pub(crate) struct Worker {
     handshake_timeout: Duration,
     handshakes_max: usize,
     handshakes: Cell<usize>,
+    /// Another process listens here, or nobody: no connection is taken any more.
+    leaving: Cell<bool>,
+    /// Told when leaving begins.
+    leave: Notify,
     draining: Cell<bool>,
     /// Told when draining begins, and whenever a connection ends while it lasts.
     drain: Notify,
@@ -155,22 +165,31 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
     spawn_local(worker.wheel.clone().turn());
     spawn_local(worker.clone().sweep());
     let mut sockets = Some(sockets);
-    let mut accepting = Vec::new();
+    let (mut listeners, mut accepting) = (Vec::new(), Vec::new());
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(answer) => {
                 let sockets = sockets.take().unwrap_or_default().into_iter();
-                let listeners: io::Result<Vec<(TcpListener, Door)>> =
-                    sockets.map(|(socket, door)| Ok((net::listen(socket)?, door))).collect();
-                let result = listeners.map(|listeners| {
+                let opened: io::Result<Vec<(Rc<TcpListener>, Door)>> =
+                    sockets.map(|(socket, door)| Ok((Rc::new(socket.listen()?), door))).collect();
+                let result = opened.map(|opened| {
+                    listeners.extend(opened.iter().map(|(listener, _)| listener.clone()));
                     let accept = |(listener, door)| spawn_local(worker.clone().accept(listener, door));
-                    accepting.extend(listeners.into_iter().map(accept));
+                    accepting.extend(opened.into_iter().map(accept));
                 });
                 let _ = answer.send(result);
+            }
+            Command::Lend(answer) => {
+                let _ = answer.send(listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned()).collect());
+            }
+            Command::Leave => {
+                listeners.clear();
+                worker.leave();
             }
             Command::Drain(answer) => {
                 // Sockets that never listened are closed as well.
                 sockets = None;
+                listeners.clear();
                 let (worker, accepting) = (worker.clone(), std::mem::take(&mut accepting));
                 spawn_local(async move {
                     worker.drain(accepting).await;
@@ -239,6 +258,8 @@ impl Worker {
             handshake_timeout: settings.tls.handshake_timeout.0,
             handshakes_max: settings.tls.handshakes_max.div_ceil(count),
             handshakes: Cell::new(0),
+            leaving: Cell::new(false),
+            leave: Notify::new(),
             draining: Cell::new(false),
             drain: Notify::new(),
             connections: Cell::new(0),
@@ -281,10 +302,15 @@ impl Worker {
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, door: Door) {
-        let mut drained = pin!(self.drain.notified());
-        drained.as_mut().enable();
-        while !self.draining.get() {
+    /// Whether clients are to connect anew for their next request.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, door: Door) {
+        let mut left = pin!(self.leave.notified());
+        left.as_mut().enable();
+        while !self.leaving.get() {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.admit(stream, peer, door),
@@ -293,10 +319,10 @@ impl Worker {
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                () = &mut drained => {}
+                () = &mut left => {}
             }
         }
-        // Clients that are connected already wait in this socket: closing it would reset them.
+        // Clients that are connected already wait in this socket: closing it would reset them, if nobody else has it.
         while let Some(Ok((stream, peer))) = poll_fn(|cx| match listener.poll_accept(cx) {
             std::task::Poll::Ready(accepted) => std::task::Poll::Ready(Some(accepted)),
             std::task::Poll::Pending => std::task::Poll::Ready(None),
@@ -442,7 +468,8 @@ impl Worker {
             answer(worker.clone(), same.stream(&worker.wheel), request)
         });
         let mut connection = pin!(self.http2.serve_connection(io, service));
-        let mut drained = pin!(self.drain.notified());
+        // A GOAWAY in time costs no request: there is no need to wait for the drain.
+        let mut drained = pin!(self.leave.notified());
         drained.as_mut().enable();
         let (mut asked, mut told) = (false, false);
         let result = poll_fn(|cx| {
@@ -450,7 +477,7 @@ impl Worker {
                 let _ = drained.as_mut().poll(cx);
             }
             let max = self.requests_per_connection_max;
-            let is_over = self.draining.get() || max > 0 && client.requests() >= max;
+            let is_over = self.leaving.get() || max > 0 && client.requests() >= max;
             if is_over && !std::mem::replace(&mut told, true) {
                 connection.as_mut().graceful_shutdown();
             }
@@ -499,7 +526,7 @@ impl Worker {
     }
 
     /// Ends a connection so that the client gets what was sent.
-    async fn part<S>(&self, mut stream: S, client: &Client, result: hyper::Result<()>)
+    async fn part<S>(self: &Rc<Self>, mut stream: S, client: &Rc<Client>, result: hyper::Result<()>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -508,6 +535,15 @@ impl Worker {
             debug!(peer = %client.peer, error = %e, "a connection ended");
         }
         let late = client.has_late_head();
+        if late || malformed {
+            let is_large = result.as_ref().is_err_and(hyper::Error::is_parse_too_large);
+            let status = match (late, is_large) {
+                (true, _) => StatusCode::REQUEST_TIMEOUT,
+                (false, true) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                (false, false) => StatusCode::BAD_REQUEST,
+            };
+            Account::unread(self, client, status);
+        }
         if !(late || malformed || result.is_ok() && client.has_unread()) {
             return;
         }
@@ -526,8 +562,16 @@ impl Worker {
         let _ = timeout(LINGER_TIME, linger).await;
     }
 
+    /// Takes no more connections, and tells clients to connect anew: by HTTP/1 with their next answer, so that no request
+    /// meets a connection that is being closed, by HTTP/2 at once.
+    fn leave(&self) {
+        self.leaving.set(true);
+        self.leave.notify_waiters();
+    }
+
     /// Ends everything in order; returns when no connection is left.
     async fn drain(self: Rc<Self>, accepting: Vec<tokio::task::JoinHandle<()>>) {
+        self.leave();
         self.draining.set(true);
         self.drain.notify_waiters();
         for listener in accepting {

@@ -5,7 +5,9 @@
 
 mod access_log;
 mod control_plane;
+mod handover;
 mod proxy;
+mod standalone;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -15,16 +17,19 @@ use std::path::PathBuf;
 
 use archive::ArchiveSettings;
 use daemon::logging::LogSettings;
+use mtls::{Credentials, Role};
 use protocol::crypto::Keyring;
 use serde::{Deserialize, Serialize};
 
 use crate::table::Trust;
 pub use access_log::{AccessLogSettings, LogField};
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
+pub use handover::{Handover, HandoverSettings};
 pub use proxy::{
     DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
     UpstreamSettings,
 };
+pub use standalone::StandaloneSettings;
 pub use stream::{ProxyHeader, StreamSettings};
 
 /// Everything that can be set. Every key may be left out.
@@ -37,8 +42,12 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Whom it follows.
     pub control_plane: ControlPlaneSettings,
+    /// Who it is for the control plane: certificates. Without them, links are plain.
+    pub mtls: mtls::Files,
     /// What it starts from, and goes on from, while no control plane answers.
     pub archive: ArchiveSettings,
+    /// A configuration from a file in their place.
+    pub standalone: StandaloneSettings,
     /// The traffic.
     pub proxy: ProxySettings,
     /// What opens secrets.
@@ -49,6 +58,8 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// The health of nodes.
     pub control: ControlSettings,
+    /// Hot restarts.
+    pub handover: HandoverSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -116,12 +127,15 @@ impl Default for Settings {
             node: NodeSettings::default(),
             data_dir: DATA_DIR.into(),
             control_plane: ControlPlaneSettings::default(),
+            mtls: mtls::Files::default(),
             archive: ArchiveSettings::default(),
+            standalone: StandaloneSettings::default(),
             proxy: ProxySettings::default(),
             secrets: SecretSettings::default(),
             status: StatusSettings::default(),
             metrics: MetricsSettings::default(),
             control: ControlSettings::default(),
+            handover: HandoverSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -165,8 +179,12 @@ pub struct Checked {
     pub data_dir: PathBuf,
     /// Whom it follows.
     pub control_plane: ControlPlane,
+    /// Who it is for the control plane, where certificates are used.
+    pub credentials: Option<Credentials>,
     /// The archive, where there is one.
     pub archive: Option<ArchiveSettings>,
+    /// The file in their place, where there is one.
+    pub standalone: Option<StandaloneSettings>,
     /// The traffic.
     pub proxy: ProxySettings,
     /// What opens secrets, where there is a keyring.
@@ -181,6 +199,8 @@ pub struct Checked {
     pub metrics: SocketAddr,
     /// Where the health of nodes is told.
     pub control: SocketAddr,
+    /// Hot restarts.
+    pub handover: Handover,
 }
 
 /// Keys that cannot be used, each with the reason.
@@ -224,7 +244,12 @@ impl Settings {
             bad.push(("data_dir", "must name a directory".to_owned()));
         }
         let control_plane = self.control_plane.check(&mut bad);
+        let credentials = Credentials::load(&self.mtls, Role::Proxy, &node.name).unwrap_or_else(|e| {
+            bad.push(("mtls", e.to_string()));
+            None
+        });
         let archive = check_archive(&self.archive, &mut bad);
+        let standalone = self.standalone.check(!control_plane.endpoints.is_empty() || archive.is_some(), &mut bad);
         self.proxy.check(&mut bad);
         let keyring = load_keyring(&self.secrets, &mut bad);
         let trust = match &self.proxy.upstream.trusted_ca_file {
@@ -234,6 +259,7 @@ impl Settings {
                 Trust::System
             }),
         };
+        let handover = self.handover.check(&self.data_dir, &mut bad);
         if let Err(e) = self.log.check() {
             bad.push(("log.filter", e.to_string()));
         }
@@ -245,7 +271,9 @@ impl Settings {
             node,
             data_dir: self.data_dir.clone(),
             control_plane,
+            credentials,
             archive,
+            standalone,
             proxy: self.proxy.clone(),
             keyring,
             trust,
@@ -253,6 +281,7 @@ impl Settings {
             status: self.status.listen,
             metrics: self.metrics.listen,
             control: self.control.listen,
+            handover,
         })
     }
 }

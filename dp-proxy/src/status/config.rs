@@ -36,6 +36,7 @@ pub(super) fn render(sources: &Sources) -> Value {
             Source::None => "none",
             Source::Disk => "disk",
             Source::Archive => "archive",
+            Source::File => "file",
             Source::ControlPlane => "control_plane",
         },
         "volatile": standing.volatile,
@@ -51,6 +52,10 @@ pub(super) fn render(sources: &Sources) -> Value {
         "archive": {
             "place": sources.board.archive.place(),
             "refused": sources.board.archive.last_refused(),
+        },
+        "file": {
+            "path": sources.board.file.path(),
+            "refused": sources.board.file.problems(),
         },
         "rejected": rejected,
         "last_good": last_good,

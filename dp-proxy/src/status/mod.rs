@@ -31,6 +31,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mtls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -61,6 +62,8 @@ pub struct Sources {
     pub figures: Vec<Arc<Figures>>,
     /// Its access log.
     pub access_log: Arc<LogStats>,
+    /// Who it is for the control plane, where certificates are used.
+    pub credentials: Option<Credentials>,
 }
 
 /// Which of the listeners a request came to.
@@ -86,7 +89,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 type Answer = Response<Full<Bytes>>;
 
 /// Answers requests on a listener, for ever.
-pub async fn serve(listener: TcpListener, site: Site, sources: Arc<Sources>) {
+pub async fn serve(listener: Arc<TcpListener>, site: Site, sources: Arc<Sources>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the slots are never closed");
@@ -136,6 +139,7 @@ async fn answer(site: Site, sources: &Sources, request: Request<Incoming>) -> An
                 None => error(StatusCode::NOT_FOUND, "there is no such upstream, or its nodes are not checked"),
             }
         }
+        (Site::Control, "/v1/schema", "GET" | "HEAD") => json(StatusCode::OK, views::schemas().to_string()),
         (Site::Control, path, "GET" | "HEAD") if path.starts_with("/v1/") => match views::at(sources, path) {
             Some(told) => json(StatusCode::OK, told.to_string()),
             None => error(StatusCode::NOT_FOUND, "there is nothing here"),

@@ -1,16 +1,28 @@
 //! What the control listener shows of the configuration that this proxy holds, in the shape of APISIX's Control API.
 
+use protocol::resource::KINDS;
 use protocol::{Entry, Kind, ResourceKey};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Sources;
 
 /// The kinds that are shown: the path of all of them, of one, and the kind's name.
-const VIEWS: [(&str, &str, &str); 3] = [
+const VIEWS: [(&str, &str, &str); 4] = [
+    ("/v1/plugin_metadatas", "/v1/plugin_metadata/", "plugin_metadata"),
     ("/v1/routes", "/v1/route/", "routes"),
     ("/v1/services", "/v1/service/", "services"),
     ("/v1/upstreams", "/v1/upstream/", "upstreams"),
 ];
+
+/// The JSON Schemas of all kinds and plugins that this build has.
+pub(super) fn schemas() -> Value {
+    let main: Map<String, Value> =
+        KINDS.iter().filter_map(|kind| Some((kind.singular.replace(' ', "_"), kind.schema()?))).collect();
+    let plugins: Map<String, Value> =
+        plugins::PLUGINS.iter().map(|plugin| (plugin.name.to_owned(), plugin.description())).collect();
+    // None of them is for TCP and UDP.
+    json!({"main": main, "plugins": plugins, "stream_plugins": {}})
+}
 
 /// What stands under a path; `None` where nothing does.
 pub(super) fn at(sources: &Sources, path: &str) -> Option<Value> {

@@ -114,7 +114,6 @@ impl Values for NoValues {
 pub struct Found<'t> {
     /// It.
     pub route: &'t Arc<Route>,
-    pub(crate) handle: Handle,
     /// By which of its patterns.
     pub pattern: u16,
     /// By which pattern of hosts.
@@ -158,7 +157,7 @@ impl Table {
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found<'_>> {
         let (found, host) = self.hosts.find(ask.host, |paths| paths.find(&self.routes, ask))?;
         let host = if host == MatchedHost::Any { found.0.matched_host(ask.host) } else { host };
-        Some(Found { route: found.0, handle: found.1, pattern: found.2, host })
+        Some(Found { route: found.0, pattern: found.1, host })
     }
 
     /// How TLS is made to the nodes of an upstream; `None` where it is not spoken.
@@ -194,11 +193,6 @@ impl Table {
     #[must_use]
     pub fn any_ssl_asks(&self) -> bool {
         self.ssls.any_asks()
-    }
-
-    /// The route under a handle.
-    pub(crate) fn route(&self, handle: Handle) -> Option<&Arc<Route>> {
-        self.routes.get(handle.index())?.as_ref()
     }
 
     /// The service of a route.

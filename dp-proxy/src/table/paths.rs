@@ -96,13 +96,13 @@ impl Paths {
         self.tree.is_empty()
     }
 
-    /// The route that takes the request, with its handle and the number of its pattern: exact paths first, then the longest literal,
+    /// The route that takes the request, with the number of its pattern: exact paths first, then the longest literal,
     /// each by priority; a route that does not take it is passed over.
     pub(crate) fn find<'t>(
         &'t self,
         routes: &'t Vector<Option<Arc<Route>>>,
         ask: &Ask<'_>,
-    ) -> Option<(&'t Arc<Route>, Handle, u16)> {
+    ) -> Option<(&'t Arc<Route>, u16)> {
         let mut passed: SmallVec<[(&Candidates, usize); DEPTH_INLINE]> = SmallVec::new();
         self.tree.each_prefix(ask.path.as_bytes(), |candidates, used| passed.push((candidates, used)));
         let takes = |candidate: &Candidate, used: usize| {
@@ -115,7 +115,7 @@ impl Paths {
                 PathPattern::Template(_, segments) => template::matches(segments, &ask.path[used..]),
                 PathPattern::Exact(_) | PathPattern::Prefix(_) => true,
             };
-            (fits && route.takes(ask)).then_some((route, candidate.route, candidate.pattern))
+            (fits && route.takes(ask)).then_some((route, candidate.pattern))
         };
         if let Some((candidates, used)) = passed.last().filter(|(_, used)| *used == ask.path.len())
             && let Some(found) = candidates.exact().iter().find_map(|candidate| takes(candidate, *used))

@@ -121,3 +121,28 @@ fn what_no_line_can_say_is_refused_with_its_key() {
     assert_eq!(keys, ["proxy.access_log.format", "proxy.access_log.queue_lines"]);
     assert!(bad.to_string().contains("$nosuch"), "{bad}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_read_has_its_line_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let scene = Scene::tuned(&[], |settings| {
+        settings.proxy.limits.header_read_timeout = "200ms".parse().unwrap();
+        into(file.clone())(settings);
+    })
+    .await;
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(100_000));
+    for (bytes, status) in [("no request at all\r\n\r\n", 400), (&*long, 431), ("GET / HTTP/1.1\r\nX", 408)] {
+        let mut client = Client::connect(scene.dp.address()).await;
+        client.send(bytes).await;
+        assert_eq!(client.response().await.unwrap().status, status);
+        until("it has its line", async || {
+            let told = lines(&file).last().map(|line| serde_json::from_str::<Value>(line).unwrap()).unwrap_or_default();
+            (&told["status"], &told["remote_addr"]) == (&json!(status), &json!("127.0.0.1"))
+                && told["method"].is_null()
+                && told["uri"].is_null()
+        })
+        .await;
+    }
+    assert_eq!(lines(&file).len(), 3);
+}

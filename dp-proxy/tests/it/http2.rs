@@ -100,6 +100,30 @@ async fn it_is_spoken_without_tls_where_that_is_set() {
     assert_eq!(slow.response().await.unwrap().status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_gateway_itself_says_to_a_call_of_grpc_is_a_code_of_grpc() {
+    let dead = json!({"uri": "/pkg.Service/Dead", "upstream": {"scheme": "grpc", "nodes": {"127.0.0.1:1": 1}}});
+    let scene = Scene::tuned(&[("routes", "dead", dead)], |settings| settings.proxy.h2c = true).await;
+    let (sender, running) = prior_knowledge(&scene).await;
+    for (path, content_type, status, code) in [
+        ("/pkg.Service/Dead", "application/grpc", 200, Some("14")),
+        ("/pkg.Service/None", "application/grpc+proto", 200, Some("12")),
+        ("/pkg.Service/None", "text/plain", 404, None),
+    ] {
+        let asked = request(Method::POST, path).header("content-type", content_type).body(()).unwrap();
+        let mut sender = sender.clone().ready().await.unwrap();
+        let (answer, _) = sender.send_request(asked, true).unwrap();
+        let answer = timeout(SOON, answer).await.expect("an answer in time").unwrap();
+        let told = answer.headers().get("grpc-status").map(|code| code.to_str().unwrap());
+        assert_eq!((answer.status().as_u16(), told), (status, code), "{path} as {content_type}");
+        if code.is_some() {
+            assert!(answer.body().is_end_stream(), "headers only, which are the trailers");
+            assert!(answer.headers().contains_key("grpc-message"));
+        }
+    }
+    running.abort();
+}
+
 /// A frame (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();

@@ -1,6 +1,7 @@
 //! Public behaviour of the proxy: real sockets, real disks, and everything around it made to misbehave.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod abuse;
 mod access_log;
 mod archive;
 mod behind;
@@ -9,6 +10,7 @@ mod framing;
 mod going_away;
 mod golden;
 mod grpc;
+mod handover;
 mod harness;
 mod health;
 mod http2;
@@ -16,6 +18,7 @@ mod plugins;
 mod program;
 mod restart;
 mod routing;
+mod standalone;
 mod streams;
 mod tls;
 mod traffic;

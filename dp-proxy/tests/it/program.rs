@@ -6,17 +6,9 @@ use std::process::{Command, Output, Stdio};
 use crate::harness::client::Client;
 use crate::harness::control_plane::ControlPlane;
 use crate::harness::origin::Origin;
+use crate::harness::program::{Site, program};
 use crate::harness::proxy::route;
 use crate::harness::until;
-
-fn program(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dp-proxy"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOLDFAST_")) {
-        command.env_remove(name);
-    }
-    command.args(args).stdin(Stdio::null());
-    command
-}
 
 fn error(output: &Output) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -82,37 +74,20 @@ async fn it_runs_is_healthy_and_drains_at_sigterm() {
     control_plane.put("routes", "r", route("/*", origin.address));
     let node = control_plane.node().await;
     let dir = tempfile::tempdir().unwrap();
-    // Ports of its own: taken by somebody else in between, the test says so.
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (proxy, status, metrics, control) = (free(), free(), free(), free());
-    let settings = [
-        format!("data_dir={}", dir.path().display()),
-        format!("proxy.listen=[{proxy}]"),
-        "proxy.drain.delay=100ms".to_owned(),
-        "proxy.tls.listen=[]".to_owned(),
-        format!("status.listen={status}"),
-        format!("metrics.listen={metrics}"),
-        format!("control.listen={control}"),
-        format!("control_plane.endpoints=[{}]", node.address),
-    ];
-    let flags: Vec<String> = settings.iter().map(|setting| format!("--set={setting}")).collect();
-    let with = |word: &str| {
-        let mut command = program(&[word]);
-        command.args(&flags);
-        command
-    };
-    let (code, text) = error(&with("healthcheck").output().unwrap());
+    let more = ["proxy.drain.delay=100ms".to_owned(), format!("control_plane.endpoints=[{}]", node.address)];
+    let site = Site::at(dir.path(), &more);
+    let (code, text) = error(&site.command(&["healthcheck"]).output().unwrap());
     assert_eq!(code, 1);
     assert!(text.contains("not ready"), "{text}");
-    let mut running = with("run").stderr(Stdio::piped()).spawn().unwrap();
+    let mut running = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
     until("it is healthy", async || {
         if let Some(status) = running.try_wait().unwrap() {
             panic!("it has ended: {status}");
         }
-        with("healthcheck").output().unwrap().status.success()
+        site.is_healthy()
     })
     .await;
-    let mut client = Client::connect(proxy).await;
+    let mut client = Client::connect(site.proxy).await;
     assert_eq!(client.get("x", "/").await.status, 200);
     assert!(Command::new("kill").arg(running.id().to_string()).status().unwrap().success());
     until("it has ended", async || running.try_wait().unwrap().is_some()).await;

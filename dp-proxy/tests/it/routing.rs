@@ -130,6 +130,10 @@ async fn the_control_listener_shows_what_is_held() {
     assert_eq!((&one["key"], &one["value"]["uri"]), (&"/apisix/routes/r2".into(), &"/2".into()));
     assert!(one["modifiedIndex"].is_u64(), "{one}");
     assert_eq!(control("/v1/upstreams").await.json(), serde_json::json!([]));
+    assert_eq!(control("/v1/plugin_metadatas").await.json(), serde_json::json!([]));
+    let schema = control("/v1/schema").await.json();
+    assert!(schema["main"]["route"]["properties"]["uri"].is_object() && schema["main"]["global_rule"].is_object());
+    assert_eq!(schema["plugins"]["key-auth"]["type"], "auth");
     for nothing in ["/v1/route/r3", "/v1/ssls", "/v1/", "/v1/route/"] {
         assert_eq!(control(nothing).await.status, 404, "{nothing}");
     }

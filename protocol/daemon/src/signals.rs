@@ -23,6 +23,25 @@ impl Rotation {
     }
 }
 
+/// SIGUSR2, which asks a program to start anew without an interruption (as nginx).
+#[derive(Debug)]
+pub struct Renewal(Signal);
+
+impl Renewal {
+    /// Takes the signal over. From here on it no longer ends the process.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::user_defined2())?))
+    }
+
+    /// Waits for the next. Cancel-safe.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 /// SIGTERM and SIGINT. The first asks for an orderly end, the second for an end now.
 #[derive(Debug)]
 pub struct Termination {

@@ -118,6 +118,27 @@ impl Keyring {
         SealedToken { key_id: self.newest.clone(), nonce, ciphertext }
     }
 
+    /// The token of a secret: the one that stands in its place already, when it is of the newest key and holds the same, so
+    /// that the same body twice is the same bytes; else a new one.
+    #[must_use]
+    pub fn seal_again(
+        &self,
+        resource: &ResourceKey,
+        path: &Path,
+        secret: &str,
+        current: Option<&str>,
+        random: &dyn Random,
+    ) -> String {
+        let holds_it = |text: &&str| {
+            let token = text.parse::<SealedToken>().ok().filter(|token| token.key_id == self.newest);
+            token.is_some_and(|token| self.open(resource, path, &token).is_ok_and(|held| held == secret.as_bytes()))
+        };
+        match current.filter(holds_it) {
+            Some(token) => token.to_owned(),
+            None => self.seal(resource, path, secret.as_bytes(), random).to_string(),
+        }
+    }
+
     /// Opens a token that stands at this place.
     ///
     /// # Errors
@@ -215,6 +236,18 @@ mod tests {
         let mut changed = token.clone();
         changed.ciphertext[0] ^= 1;
         assert_eq!(ring.open(&key, &path, &changed), Err(OpenError::Wrong));
+    }
+
+    #[test]
+    fn the_same_secret_keeps_its_token_until_the_key_is_another() {
+        let (key, path) = place();
+        let (ring, random) = (ring(ONE), Fixed(7));
+        let token = ring.seal(&key, &path, b"secret", &Fixed(1)).to_string();
+        assert_eq!(ring.seal_again(&key, &path, "secret", Some(&token), &random), token);
+        assert_ne!(ring.seal_again(&key, &path, "other", Some(&token), &random), token);
+        assert_ne!(ring.seal_again(&key, &path, "secret", None, &random), token);
+        let rotated = self::ring(&format!("{TWO}\n{ONE}\n"));
+        assert!(rotated.seal_again(&key, &path, "secret", Some(&token), &random).starts_with("$sealed$1$k2$"));
     }
 
     #[test]

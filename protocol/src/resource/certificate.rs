@@ -22,6 +22,8 @@ pub struct Certificate {
     pub der: Box<[u8]>,
     /// The names that it holds for, in lower case: its DNS names, or where it has none its common name.
     pub names: Vec<String>,
+    /// The URIs among its alternative names, as they stand there.
+    pub uris: Vec<String>,
     /// From when on it holds, in seconds since 1970.
     pub not_before: u64,
     /// Until when.
@@ -49,19 +51,26 @@ impl Certificate {
         all.and_then(|all| if all.is_empty() { Err(BadCertificate) } else { Ok(all) })
     }
 
-    fn from_der(der: &[u8]) -> Result<Self, BadCertificate> {
+    /// Reads one as DER.
+    ///
+    /// # Errors
+    /// [`BadCertificate`].
+    pub fn from_der(der: &[u8]) -> Result<Self, BadCertificate> {
         let parsed = x509_cert::Certificate::from_der(der).map_err(|_| BadCertificate)?;
         let fields = parsed.tbs_certificate;
         let bytes = |name: &x509_cert::name::Name| name.to_der().map(Vec::into_boxed_slice).map_err(|_| BadCertificate);
-        let mut names = Vec::new();
+        let (mut names, mut uris) = (Vec::new(), Vec::new());
         for extension in fields.extensions.iter().flatten() {
             if extension.extn_id == <SubjectAltName as x509_cert::der::oid::AssociatedOid>::OID {
                 let alternatives =
                     SubjectAltName::from_der(extension.extn_value.as_bytes()).map_err(|_| BadCertificate)?;
-                names.extend(alternatives.0.iter().filter_map(|name| match name {
-                    GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
-                    _ => None,
-                }));
+                for name in &alternatives.0 {
+                    match name {
+                        GeneralName::DnsName(name) => names.push(name.as_str().to_ascii_lowercase()),
+                        GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str().to_owned()),
+                        _ => {}
+                    }
+                }
             }
         }
         if names.is_empty() {
@@ -77,6 +86,7 @@ impl Certificate {
         Ok(Self {
             der: der.into(),
             names,
+            uris,
             not_before: fields.validity.not_before.to_unix_duration().as_secs(),
             not_after: fields.validity.not_after.to_unix_duration().as_secs(),
             public_key: fields.subject_public_key_info.subject_public_key.raw_bytes().into(),

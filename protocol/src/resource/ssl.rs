@@ -109,6 +109,9 @@ const REGEX_BYTES_MAX: usize = 256 << 10;
 pub(super) const VERSIONS: [(&str, TlsVersion); 3] =
     [("TLSv1.1", TlsVersion::Tls11), ("TLSv1.2", TlsVersion::Tls12), ("TLSv1.3", TlsVersion::Tls13)];
 
+/// A certificate with fewer days left is worth a word.
+const EXPIRY_WARNING_DAYS: u64 = 30;
+
 impl Ssl {
     pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
         let fields = scope.object()?;
@@ -182,7 +185,8 @@ impl Ssl {
                 } else if leaf.not_before > now {
                     Some(format!("{what} is not valid yet"))
                 } else {
-                    None
+                    let days = (leaf.not_after - now) / 86_400;
+                    (days < EXPIRY_WARNING_DAYS).then(|| format!("{what} expires in {days} days"))
                 }
             })
             .collect()

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (1, "protocol",   "protocol",         &["zstd", "crc32c"]),
     (2, "daemon",     "protocol/daemon",  &["tracing-subscriber", "fail"]),
+    (2, "mtls",       "protocol/mtls",    &[]),
     (2, "plugins",    "dp-proxy/plugins", &[]),
     (3, "archive",    "protocol/archive", &["aws-config", "aws-sdk-s3", "aws-smithy-http-client"]),
     (3, "raft-store", "raft-store",       &["sled"]),

@@ -104,7 +104,7 @@ fn a_seed_decides_everything() {
 /// A simulation that finds no planted bug would find no other.
 #[test]
 fn planted_bugs_are_found() {
-    for mutant in ["unsynced-log", "stale-reads", "new-key-on-retry", "forgetful-proxy"] {
+    for mutant in ["unsynced-log", "unsynced-vote", "stale-reads", "new-key-on-retry", "forgetful-proxy"] {
         let found = (0..PLANTED).find(|seed| !sim(&["--seed", &seed.to_string(), "--mutant", mutant]).0);
         println!("{mutant}: found by seed {found:?}");
         assert!(found.is_some(), "{mutant} was planted, and {PLANTED} seeds found nothing");

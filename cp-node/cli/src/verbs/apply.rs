@@ -54,7 +54,7 @@ impl Apply {
         if count == 0 {
             closing.push_str("nothing to change\n");
         } else if self.dry_run {
-            consequences = dry_run(client, &operations)?;
+            consequences = plan::dry_run(client, &operations)?;
             closing = consequences_text(&consequences);
             closing.push_str(&format!("{count} to change; this was a dry run\n"));
         } else {
@@ -104,12 +104,6 @@ impl Apply {
             _ => Err(Failure::Refused("nothing was changed".to_owned())),
         }
     }
-}
-
-/// Asks a node what the operations would come to.
-fn dry_run(client: &mut Client, operations: &[Value]) -> Result<Value, Failure> {
-    let body = json!({ "operations": operations, "dry_run": true }).to_string();
-    Ok(client.send(&Method::POST, "/v1/transactions", &[], Some(&body))?.body)
 }
 
 fn consequences_text(answer: &Value) -> String {

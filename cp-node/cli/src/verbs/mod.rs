@@ -17,6 +17,9 @@ mod record;
 mod revert;
 mod snapshot;
 mod status;
+mod token;
+mod top;
+mod user;
 mod validate;
 
 use std::path::Path;
@@ -65,6 +68,12 @@ pub(crate) enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Shows the node that answers and the proxies that follow it.
     Status(status::Status),
+    /// Makes, lists and revokes the tokens of users.
+    Token(token::Token),
+    /// Shows nodes, proxies by region and the pace of changes, again and again.
+    Top(top::Top),
+    /// Shows, creates and deletes users of the Admin API.
+    User(user::User),
     /// Checks files; needs no node.
     Validate(validate::Validate),
 }
@@ -82,10 +91,13 @@ impl Verb {
             Self::Members(verb) => verb.run(client, format),
             Self::Put(verb) => verb.run(client, format),
             Self::Record(verb) => verb.run(client, format),
-            Self::Revert(verb) => verb.run(client),
+            Self::Revert(verb) => verb.run(client, format),
             Self::Patch(verb) => verb.run(client, format),
             Self::Dump(verb) => verb.run(client, format),
             Self::Status(verb) => verb.run(client, format),
+            Self::Token(verb) => verb.run(client, format),
+            Self::Top(verb) => verb.run(client, format),
+            Self::User(verb) => verb.run(client, format),
             Self::Completion(_) | Self::Context(_) | Self::Snapshot(_) | Self::Validate(_) => {
                 unreachable!("they ask no node")
             }
@@ -125,6 +137,13 @@ pub(crate) fn id_of(item: &Value) -> String {
     }
 }
 
+/// The `<kind>/<id>` of a key as answers have it: `/apisix/routes/r1`, `/apisix/consumers/jack/credentials/c1`.
+pub(crate) fn resource_of(key: &str) -> Option<String> {
+    let below = key.strip_prefix("/apisix/")?;
+    let credential = below.strip_prefix("consumers/").and_then(|rest| rest.split_once("/credentials/"));
+    Some(credential.map_or_else(|| below.to_owned(), |(consumer, id)| format!("credentials/{consumer}/{id}")))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -144,5 +163,8 @@ mod tests {
         ] {
             assert_eq!(id_of(&json!({ "key": key })), id);
         }
+        assert_eq!(resource_of("/apisix/routes/r1").as_deref(), Some("routes/r1"));
+        let credential = resource_of("/apisix/consumers/jack/credentials/c1");
+        assert_eq!(credential.as_deref(), Some("credentials/jack/c1"));
     }
 }

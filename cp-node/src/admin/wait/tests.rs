@@ -1,7 +1,8 @@
 //! Who counts as serving a change, and who does not.
 
-use protocol::grpc::RejectedResource;
-use protocol::{Entry, Epoch};
+use protocol::entry::DEFAULT_GROUP;
+use protocol::grpc::{Ack, RejectedResource};
+use protocol::{ConfigState, Entry, Epoch};
 
 use super::*;
 
@@ -30,12 +31,13 @@ fn rejects(mut proxy: FleetProxy, kind: &str, id: &str) -> FleetProxy {
     proxy
 }
 
-/// A change of `upstreams/u1` at revision 5; `routes/r1` refers to it, `routes/r2` to another.
+/// A change of `upstreams/u1` and of a service with a plugin at revision 5; `routes/r1` refers to the upstream, `routes/r2`
+/// to another.
 fn change() -> Change {
-    let entry = |references: Vec<ResourceKey>| {
+    let entry = |references: Vec<ResourceKey>, body: &str| {
         let stamp = protocol::entry::Stamp { revision: 5, time: 0 };
         std::sync::Arc::new(Entry {
-            body: "{}".into(),
+            body: body.into(),
             references,
             claims: Vec::new(),
             groups: vec![DEFAULT_GROUP.into()],
@@ -45,15 +47,17 @@ fn change() -> Change {
         })
     };
     let upstream = |id| ResourceKey::new("upstreams", id);
+    let service = || ResourceKey::new("services", "s1");
     let entries = [
-        (ResourceKey::new("routes", "r1"), entry(vec![upstream("u1")])),
-        (ResourceKey::new("routes", "r2"), entry(vec![upstream("u2")])),
-        (upstream("u1"), entry(Vec::new())),
-        (upstream("u2"), entry(Vec::new())),
+        (ResourceKey::new("routes", "r1"), entry(vec![upstream("u1")], "{}")),
+        (ResourceKey::new("routes", "r2"), entry(vec![upstream("u2")], "{}")),
+        (service(), entry(Vec::new(), r#"{"plugins":{"redirect":{}}}"#)),
+        (upstream("u1"), entry(Vec::new(), "{}")),
+        (upstream("u2"), entry(Vec::new(), "{}")),
     ];
     let state = ConfigState::serving();
     let config = ConfigState::from_entries(state, at(5), at(5), protocol::Chain::default(), entries);
-    Change::new(config, at(5), [upstream("u1")].into())
+    Change::new(config, at(5), [upstream("u1"), service()].into())
 }
 
 fn told(proxies: Vec<FleetProxy>) -> Heard {
@@ -85,6 +89,13 @@ fn a_proxy_serves_a_change_or_it_is_said_why_not() {
     let mut old = proxy("a", "eu", 5);
     old.hello.as_mut().unwrap().capabilities = vec!["kind/routes".into()];
     assert_eq!(one(old), (false, "0/1 too_old".into()));
+    let knows = |plugin: &str| {
+        let mut proxy = proxy("a", "eu", 5);
+        proxy.hello.as_mut().unwrap().capabilities.push(format!("plugin/{plugin}"));
+        one(proxy)
+    };
+    assert_eq!(knows("cors"), (false, "0/1 too_old".into()), "the service needs another plugin");
+    assert_eq!(knows("redirect"), (true, "1/1".into()));
     assert_eq!(one(rejects(proxy("a", "eu", 5), "upstreams", "u1")), (false, "0/1 rejected".into()));
     assert_eq!(
         one(rejects(proxy("a", "eu", 5), "routes", "r1")),

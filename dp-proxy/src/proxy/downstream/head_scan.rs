@@ -95,6 +95,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fuzz_it_does_not_matter_where_reads_end() {
+        let seeds: [&[u8]; 3] = [
+            b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"GET / HTTP/1.1\nHost: x\ncontent-length:1\n\nTransfer-Encoding: chunked",
+            b"C\r\nTransfer-Encodin: x\r\ntransfer-encoding:chunked\r\nContent-Length :1\r\n\r\n",
+        ];
+        crate::fuzz::hammer(1, &seeds, |bytes| {
+            let pieces: Vec<_> = bytes.chunks(7).collect();
+            let bytewise: Vec<_> = bytes.chunks(1).collect();
+            assert_eq!([scan(&pieces), scan(&bytewise)], [scan(&[bytes]); 2]);
+        });
+    }
+
     proptest! {
         #[test]
         fn it_does_not_matter_where_reads_end(lines in prop::collection::vec(prop::sample::select(vec!["Content-Length: 1", "transfer-encoding: chunked", "Host: x", "C", "", "Transfer-Encodin: x"]), 0..6), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)) {

@@ -25,7 +25,7 @@ const INFORMATIONAL_MAX: u32 = 32;
 /// A request on its way.
 #[derive(Debug)]
 pub(crate) struct Exchange<'r> {
-    connection: Connection,
+    connection: Box<Connection>,
     upload: Upload,
     upgrade: Option<&'r HeaderValue>,
     limits: ExchangeLimits,
@@ -53,7 +53,7 @@ pub(crate) struct Failed {
     pub(crate) sent: bool,
     pub(crate) answered: bool,
     /// The body, as far as it was not asked for.
-    pub(crate) body: Option<RequestBody>,
+    pub(crate) body: Option<Box<RequestBody>>,
 }
 
 /// Why.
@@ -84,8 +84,8 @@ impl<'r> Exchange<'r> {
     /// A request whose head stands in the connection's buffer already. `upgrade` is the protocol to which it asks the node
     /// to switch.
     pub(crate) fn new(
-        connection: Connection,
-        body: Option<RequestBody>,
+        connection: Box<Connection>,
+        body: Option<Box<RequestBody>>,
         chunked: bool,
         upgrade: Option<&'r HeaderValue>,
         limits: ExchangeLimits,
@@ -177,7 +177,7 @@ impl<'r> Exchange<'r> {
 /// What is still to be sent.
 #[derive(Debug)]
 struct Upload {
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     chunked: bool,
     /// Bytes of the connection's `out` that were sent.
     out_sent: usize,
@@ -204,7 +204,7 @@ enum WaitsFor {
 }
 
 impl Upload {
-    fn new(body: Option<RequestBody>, chunked: bool) -> Self {
+    fn new(body: Option<Box<RequestBody>>, chunked: bool) -> Self {
         Self {
             body,
             chunked,
@@ -296,7 +296,7 @@ impl Upload {
 /// A response whose body is under way, and perhaps still a request's.
 #[derive(Debug)]
 pub(crate) struct Receiving {
-    connection: Connection,
+    connection: Box<Connection>,
     upload: Upload,
     decoder: Decoder,
     keep_alive: bool,
@@ -363,7 +363,7 @@ impl Receiving {
     }
 
     /// The connection, when the next request can use it: everything was sent and read, and nothing came beyond.
-    pub(crate) fn into_connection(self) -> Option<Connection> {
+    pub(crate) fn into_connection(self) -> Option<Box<Connection>> {
         let clean = self.keep_alive
             && self.decoder.is_ended()
             && self.upload.ended

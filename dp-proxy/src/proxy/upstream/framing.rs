@@ -286,10 +286,23 @@ mod tests {
             let (out, left, ended) = run(Framing::Chunked, text.as_bytes(), &cuts).unwrap();
             prop_assert_eq!((out, left, ended), (chunks.concat().into_bytes(), b"NEXT".to_vec(), true));
         }
+    }
 
-        #[test]
-        fn garbage_never_panics(text in prop::collection::vec(any::<u8>(), 0..100), cuts in prop::collection::vec(0..100usize, 0..4)) {
-            let _ = run(Framing::Chunked, &text, &cuts);
-        }
+    #[test]
+    fn fuzz_chunks_are_taken_apart_alike_wherever_reads_end() {
+        let seeds: [&[u8]; 4] = [
+            b"5\r\nhello\r\n0\r\n\r\nNEXT",
+            b"a;name=value\r\n0123456789\r\n00\r\nTrailer: yes\r\n\r\n",
+            b"ffffffffffffffff\r\nx",
+            b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n",
+        ];
+        crate::fuzz::hammer(1, &seeds, |bytes| {
+            let at_once = run(Framing::Chunked, bytes, &[]);
+            let in_pieces = run(Framing::Chunked, bytes, &[1, 2, bytes.len() / 2, bytes.len().saturating_sub(1)]);
+            assert_eq!(at_once.is_err(), in_pieces.is_err());
+            if let (Ok(at_once), Ok(in_pieces)) = (at_once, in_pieces) {
+                assert_eq!(at_once, in_pieces);
+            }
+        });
     }
 }

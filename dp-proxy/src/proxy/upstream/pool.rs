@@ -25,13 +25,13 @@ struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     until: Instant,
 }
 
 impl Pools {
     /// A connection to an address that was made in this way, if one is waiting that is still open.
-    pub(crate) fn take(&self, endpoint: Ticket, secured: Option<&Secured>) -> Option<Connection> {
+    pub(crate) fn take(&self, endpoint: Ticket, secured: Option<&Secured>) -> Option<Box<Connection>> {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.get_mut(endpoint.index as usize).filter(|pool| pool.generation == endpoint.generation)?;
         // All of an address are mostly of one kind, so that this looks at the last only.
@@ -45,7 +45,7 @@ impl Pools {
     }
 
     /// Lets a connection wait, as long as the upstream that used it last allows.
-    pub(crate) fn put(&self, endpoint: Ticket, mut connection: Connection, keepalive: &KeepalivePool) {
+    pub(crate) fn put(&self, endpoint: Ticket, mut connection: Box<Connection>, keepalive: &KeepalivePool) {
         if connection.requests >= keepalive.requests || keepalive.idle_timeout.is_zero() {
             return;
         }

@@ -35,6 +35,15 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
     ] {
         page.single(&format!("holdfast_dp_{name}"), Type::Gauge, help, value);
     }
+    if let Some(credentials) = &sources.credentials {
+        let name = "holdfast_dp_certificate_not_after_timestamp_seconds";
+        page.single(
+            name,
+            Type::Gauge,
+            "Until when this proxy's certificate holds, since 1970.",
+            credentials.not_after(),
+        );
+    }
     if let Some(age) = age {
         let name = "holdfast_dp_leader_contact_age_seconds";
         page.single(name, Type::Gauge, "How long ago the node followed last heard from its leader.", age.as_secs_f64());

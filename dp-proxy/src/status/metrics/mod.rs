@@ -5,6 +5,7 @@ mod apisix;
 mod archive;
 mod disk;
 mod feed;
+mod file;
 mod proxy;
 mod text;
 
@@ -12,7 +13,8 @@ use super::Sources;
 use text::Page;
 
 /// Every subject.
-const SUBJECTS: [fn(&Sources, &mut Page); 5] = [apisix::write, archive::write, disk::write, feed::write, proxy::write];
+const SUBJECTS: [fn(&Sources, &mut Page); 6] =
+    [apisix::write, archive::write, disk::write, feed::write, file::write, proxy::write];
 
 pub(super) fn render(sources: &Sources) -> String {
     let mut page = Page::default();

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod control_plane;
 pub(crate) mod origin;
+pub(crate) mod program;
 pub(crate) mod proxy;
 
 use std::time::Duration;

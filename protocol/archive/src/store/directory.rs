@@ -51,7 +51,7 @@ impl Directory {
             match tokio::time::timeout(CALL_MAX, work).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(e)) => Err(StoreError::Unavailable(e.to_string())),
-                Err(_) => Err(StoreError::Timeout(CALL_MAX)),
+                Err(_) => Err(StoreError::Timeout(format!("the directory was silent for {CALL_MAX:?}"))),
             }
         })
     }

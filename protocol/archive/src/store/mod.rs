@@ -113,8 +113,8 @@ pub enum StoreError {
         max: u64,
     },
     /// No answer in time. What was asked for may or may not have been done.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
+    #[error("no answer in time: {0}")]
+    Timeout(String),
     /// The body stopped coming.
     #[error("its body came too slowly: {bytes} bytes in {after:?}")]
     Slow {

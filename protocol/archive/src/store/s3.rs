@@ -385,7 +385,7 @@ where
     let said = || DisplayErrorContext(error).to_string();
     let Some(response) = error.raw_response() else {
         return match error {
-            SdkError::TimeoutError(_) => StoreError::Timeout(CALL_MAX),
+            SdkError::TimeoutError(_) => StoreError::Timeout(said()),
             _ => StoreError::Unavailable(said()),
         };
     };

@@ -28,7 +28,7 @@ use crate::proxy::wheel::Alarm;
 pub(crate) async fn exchange(
     place: Place,
     request: Request<()>,
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     limits: ExchangeLimits,
     alarm: Alarm,
 ) -> Result<(AnswerHead, Receiving), Box<Failed>> {

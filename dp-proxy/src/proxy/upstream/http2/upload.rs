@@ -14,7 +14,7 @@ const REPLAY_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Upload {
     stream: SendStream<Bytes>,
-    body: RequestBody,
+    body: Box<RequestBody>,
     /// What came of it and was not sent yet.
     data: Bytes,
     replay: Replay,
@@ -39,7 +39,7 @@ struct Replay {
 }
 
 impl Upload {
-    pub(super) fn new(stream: SendStream<Bytes>, body: RequestBody) -> Self {
+    pub(super) fn new(stream: SendStream<Bytes>, body: Box<RequestBody>) -> Self {
         Self { stream, body, data: Bytes::new(), replay: Replay::default(), state: State::Client }
     }
 
@@ -112,7 +112,7 @@ impl Upload {
     }
 
     /// The body as it was before, when all that came of it is still there.
-    pub(super) fn take_back(self) -> Option<RequestBody> {
+    pub(super) fn take_back(self) -> Option<Box<RequestBody>> {
         let Self { mut body, replay, .. } = self;
         if replay.too_much {
             return None;

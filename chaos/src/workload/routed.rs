@@ -1,0 +1,42 @@
+//! Asks every proxy for clients' routes, one after the other: the origins of these listen nowhere, and only whether the
+//! proxy knows the route is of interest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::admin;
+use super::looks::look_at_proxy;
+use crate::cluster::Cluster;
+use crate::history::{Event, Recorder, Routed};
+use crate::http::Client;
+
+/// The pause between two requests.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+pub(super) fn start(cluster: &Cluster, recorder: &Recorder, stop: &Arc<AtomicBool>, tasks: &mut JoinSet<()>) {
+    for proxy in &cluster.dps {
+        let (dp, recorder, stop) = (proxy.name(), recorder.clone(), stop.clone());
+        let mut status = Client::new(&proxy.addresses.status).patient(ANSWER_MAX);
+        let mut traffic = Client::new(&proxy.addresses.proxy).patient(ANSWER_MAX);
+        tasks.spawn(async move {
+            for (key, path) in admin::routes().iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                // First where it stands: it may only be further when it answers.
+                if let Ok((position, ..)) = look_at_proxy(&mut status).await
+                    && let Ok(reply) = traffic.get(path).await
+                {
+                    let (dp, key, status) = (dp.clone(), key.clone(), reply.status);
+                    recorder.note(Event::Routed(Routed { dp, key, position, at: recorder.now(), status }));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+}
