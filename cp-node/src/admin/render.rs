@@ -23,7 +23,9 @@ pub(super) fn value(key: &ResourceKey, body: &str, created: UnixMillis, modified
     let mut parts = Vec::with_capacity(3);
     // A consumer is named by its own field `username`.
     if key.kind.as_str() != "consumers" {
-        parts.push(format!("\"id\":{}", json!(key.id.rsplit('/').next().unwrap_or_default())));
+        // A credential's consumer stands in its path; a secret manager is called by both parts, as in APISIX.
+        let own = if key.kind.as_str() == "credentials" { key.id.rsplit('/').next() } else { None };
+        parts.push(format!("\"id\":{}", json!(own.unwrap_or(&key.id))));
     }
     if key.kind.as_str() != "plugin_metadata" {
         parts.push(format!("\"create_time\":{},\"update_time\":{}", created / 1000, modified / 1000));

@@ -311,7 +311,7 @@ mod tests {
             (
                 "jwt-auth",
                 json!({"key": "k", "public_key": "p", "algorithm": "RS256"}),
-                Some("the algorithm RS256 is not served"),
+                Some("public_key: it is no PEM text of a public key"),
             ),
             ("cors", json!({}), Some("the plugin does not authenticate")),
         ] {
