@@ -34,10 +34,6 @@ enum Kind {
 
 /// A body on its way from a node.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the larger is the common one, and both are boxed with what they stand in"
-)]
 pub(crate) enum Receiving {
     Http1(http1::Receiving),
     Http2(http2::Receiving),

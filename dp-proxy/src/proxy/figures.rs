@@ -196,9 +196,16 @@ impl Figures {
 pub(crate) struct Ledger {
     figures: Arc<Figures>,
     /// Asked with every request, by numbers that no client chooses.
-    quick: HashMap<RowKey, (Rc<Rows>, Option<Arc<Route>>), RandomState>,
+    quick: HashMap<RowKey, Found, RandomState>,
     statuses: HashMap<StatusLabels, Arc<StatusRow>>,
     routes: HashMap<Text, Arc<RouteRow>>,
+}
+
+/// What a key leads to, and the route that it points to.
+#[derive(Debug)]
+struct Found {
+    rows: Rc<Rows>,
+    _route: Option<Arc<Route>>,
 }
 
 /// By what a request finds its rows.
@@ -239,14 +246,14 @@ impl Ledger {
         route: Option<&Arc<Route>>,
         labels: impl FnOnce() -> StatusLabels,
     ) -> Rc<Rows> {
-        if let Some((rows, _)) = self.quick.get(&key) {
-            return rows.clone();
+        if let Some(found) = self.quick.get(&key) {
+            return found.rows.clone();
         }
         if self.quick.len() >= ROWS_MAX {
             self.quick.clear();
         }
         let rows = Rc::new(self.find(labels()));
-        self.quick.insert(key, (rows.clone(), route.cloned()));
+        self.quick.insert(key, Found { rows: rows.clone(), _route: route.cloned() });
         rows
     }
 

@@ -319,8 +319,11 @@ mod tests {
         panic!("no head");
     }
 
+    /// Names in lower case, and values.
+    type Headers = Vec<(String, Vec<u8>)>;
+
     /// What another parser makes of a head: its status and headers.
-    fn by_httparse(text: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>)> {
+    fn by_httparse(text: &[u8]) -> Option<(u16, Headers)> {
         let mut slots = [httparse::EMPTY_HEADER; LIMITS.headers];
         let mut response = httparse::Response::new(&mut slots);
         let used = response.parse(text).ok()?;
@@ -343,7 +346,7 @@ mod tests {
                 prop_assert!(other.is_some(), "{:?}", String::from_utf8_lossy(text));
                 let (code, mut headers) = other.unwrap();
                 headers.retain(|(name, _)| !["connection", "upgrade", "te"].contains(&&**name));
-                let mut ours: Vec<_> =
+                let mut ours: Headers =
                     head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
                 ours.sort();
                 headers.sort();
