@@ -56,11 +56,14 @@ async fn dial(address: SocketAddr) -> TcpStream {
 
 /// Everything that is said after `said`, until the end.
 async fn told(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, said: &[u8]) -> String {
-    stream.write_all(said).await.unwrap();
-    stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
-    let read = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("an end in time");
-    // A connection that is closed with unread bytes is reset.
+    let talk = async {
+        stream.write_all(said).await?;
+        stream.shutdown().await?;
+        stream.read_to_end(&mut answer).await
+    };
+    let read = timeout(SOON, talk).await.expect("an end in time");
+    // A connection that is closed with unread bytes is reset, and one that no route takes may be gone before it was said.
     read.map_or_else(|_| "reset".to_owned(), |_| String::from_utf8(answer).unwrap())
 }
 

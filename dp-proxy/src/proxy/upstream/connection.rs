@@ -49,6 +49,10 @@ impl Connection {
 
     /// Reads more into `input`; 0 at the end of the connection.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // To grow an empty buffer would copy what was in it.
+        if self.input.is_empty() && !self.input.try_reclaim(self.read_bytes) {
+            self.input = BytesMut::with_capacity(self.read_bytes);
+        }
         self.input.reserve(self.read_bytes);
         let read = ready!(poll_read_buf(Pin::new(&mut self.link), cx, &mut self.input))?;
         self.alarm.clear();
