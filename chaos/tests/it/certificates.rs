@@ -181,7 +181,7 @@ async fn what_an_operator_gets_wrong_is_said() {
 async fn the_admin_api_speaks_tls_to_whom_believes_it() {
     let mut cluster = Cluster::new(Layout::Test { cluster: 0 }).unwrap();
     let dir = cluster.dir().to_owned();
-    let host = cluster.layout().cp(1).admin;
+    let host = cluster.layout.cp(1).admin;
     let authority = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
