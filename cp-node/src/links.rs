@@ -10,7 +10,7 @@ use mtls::{BadCredentials, Credentials, Role};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::net::{Listener, Net, Stream};
+use crate::net::{BoxFuture, Listener, Net, Stream};
 use crate::settings::Settings;
 
 /// Handshakes of one listener at a time: who waits has a place in the kernel's queue.
@@ -70,39 +70,30 @@ impl Links {
     /// (no descriptors left, a peer that is gone again, the wrong certificate) is passed over.
     pub(crate) fn incoming(
         &self,
-        mut listener: Box<dyn Listener>,
+        listener: Box<dyn Listener>,
         from: Role,
     ) -> impl futures_util::Stream<Item = io::Result<Stream>> + Send + 'static {
+        let mut listener = match self.credentials.clone() {
+            None => listener,
+            Some(credentials) => shaking(listener, move |stream: Stream| {
+                let (credentials, address) = (credentials.clone(), stream.address().clone());
+                async move { Ok(Stream::shown(&address, credentials.accept(stream, from).await?)) }
+            }),
+        };
         let (connections, accepted) = mpsc::channel(16);
-        let credentials = self.credentials.clone();
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         tokio::spawn(async move {
             loop {
                 let stream = tokio::select! {
                     stream = listener.accept() => stream,
                     () = connections.closed() => return,
                 };
-                match (stream, &credentials) {
-                    (Ok(stream), None) => {
+                match stream {
+                    Ok(stream) => {
                         if connections.send(Ok(stream)).await.is_err() {
                             return;
                         }
                     }
-                    (Ok(stream), Some(credentials)) => {
-                        let turn = handshakes.clone().acquire_owned().await;
-                        let (credentials, connections) = (credentials.clone(), connections.clone());
-                        let listener = listener.address();
-                        tokio::spawn(async move {
-                            let address = stream.address().clone();
-                            match credentials.accept(stream, from).await {
-                                // The server may have stopped in between.
-                                Ok(link) => drop(connections.send(Ok(Stream::shown(&address, link))).await),
-                                Err(error) => tracing::warn!(%error, %address, listener, "a connection was refused"),
-                            }
-                            drop(turn);
-                        });
-                    }
-                    (Err(error), _) => {
+                    Err(error) => {
                         tracing::warn!(%error, listener = listener.address(), "a connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
@@ -110,6 +101,68 @@ impl Links {
             }
         });
         tokio_stream::wrappers::ReceiverStream::new(accepted)
+    }
+}
+
+/// A listener that gives connections once a handshake has been made on them. Handshakes run beside each other, a bounded
+/// number at a time; a connection on which none comes about is warned of and passed over.
+pub(crate) fn shaking<F>(
+    mut listener: Box<dyn Listener>,
+    shake: impl Fn(Stream) -> F + Send + 'static,
+) -> Box<dyn Listener>
+where
+    F: Future<Output = io::Result<Stream>> + Send + 'static,
+{
+    let (shaken, ready) = mpsc::channel(16);
+    let address = listener.address();
+    let said = address.clone();
+    let turns = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    tokio::spawn(async move {
+        loop {
+            let Ok(turn) = turns.clone().acquire_owned().await else { return };
+            let stream = tokio::select! {
+                stream = listener.accept() => stream,
+                () = shaken.closed() => return,
+            };
+            match stream {
+                Ok(stream) => {
+                    let (shaken, said) = (shaken.clone(), said.clone());
+                    let (other, handshake) = (stream.address().clone(), shake(stream));
+                    tokio::spawn(async move {
+                        match handshake.await {
+                            // The server may have stopped in between.
+                            Ok(stream) => drop(shaken.send(Ok(stream)).await),
+                            Err(error) => {
+                                tracing::warn!(%error, address = %other, listener = said, "a connection was refused");
+                            }
+                        }
+                        drop(turn);
+                    });
+                }
+                Err(error) => {
+                    if shaken.send(Err(error)).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    });
+    Box::new(Shaking { ready, address })
+}
+
+struct Shaking {
+    ready: mpsc::Receiver<io::Result<Stream>>,
+    address: String,
+}
+
+impl Listener for Shaking {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Stream>> {
+        Box::pin(async { self.ready.recv().await.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into())) })
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
     }
 }
 

@@ -22,7 +22,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Sent data may stay unacknowledged for so long before the connection is given up.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15);
 
-type BoxFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+/// What takes a while.
+pub(crate) type BoxFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
 /// Connects and listens.
 pub trait Net: Send + Sync + 'static {

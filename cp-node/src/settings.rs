@@ -102,6 +102,8 @@ pub struct AdminSettings {
     pub listen: String,
     /// Where others reach it; empty: `listen`.
     pub advertise: String,
+    /// Encryption of the Admin API. Without it, keys are sent in the clear.
+    pub tls: mtls::ServerFiles,
     /// Who may use it. There is no default key.
     pub keys: Vec<AdminKey>,
     /// What the header `Server` says; empty: what APISIX's clients parse, with this build's version.
@@ -122,6 +124,7 @@ impl Default for AdminSettings {
         Self {
             listen: "127.0.0.1:9180".into(),
             advertise: String::new(),
+            tls: mtls::ServerFiles::default(),
             keys: Vec::new(),
             server_header: String::new(),
             body_max: ByteSize(1536 << 10),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::ensure;
 use chaos::binaries;
-use chaos::cluster::{Cluster, READY_MAX};
+use chaos::cluster::{Cluster, KEY, READY_MAX};
 use chaos::http::Client;
 use chaos::layout::Layout;
 use chaos::patience::until;
@@ -175,4 +175,51 @@ async fn what_an_operator_gets_wrong_is_said() {
     check.args(["config", "validate", "--set", "node.name=dp-1"]);
     let (done, said) = run(check.args(settings(&dir, "cp-2").iter().flat_map(|setting| ["--set", setting])));
     assert!(!done && said.contains("it is for spiffe://test/cp/cp-2, and this program is dp/dp-1"), "{said}");
+}
+
+#[tokio::test]
+async fn the_admin_api_speaks_tls_to_whom_believes_it() {
+    let mut cluster = Cluster::new(Layout::Test { cluster: 0 }).unwrap();
+    let dir = cluster.dir().to_owned();
+    let host = cluster.layout.cp(1).admin;
+    let authority = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let own = params.self_signed(&authority).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, authority);
+    let file = |name: &str, text: &str| {
+        fs::write(dir.join(name), text).unwrap();
+        dir.join(name).display().to_string()
+    };
+    let ca = file("admin-ca.crt", &own);
+    let issue = |name: &str, host: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        [file(&format!("{name}.crt"), &certificate), file(&format!("{name}.key"), &key.serialize_pem())]
+    };
+    let [cert, key] = issue("admin", host.rsplit_once(':').unwrap().0);
+    let [client_cert, client_key] = issue("client", "tools.example");
+    let settings = [
+        format!("admin.tls.cert_file={cert}"),
+        format!("admin.tls.key_file={key}"),
+        format!("admin.tls.client_ca_file={ca}"),
+    ];
+    cluster.add_cp(1, &settings.each_ref().map(String::as_str)).await.unwrap();
+    let (https, http) = (format!("https://{host}"), format!("http://{host}"));
+    let hfctl = |server: &str, more: &[&str]| {
+        let mut command = Command::new(binaries::find("hfctl").unwrap());
+        command.env("HOLDFAST_ADMIN_KEY", KEY).args(["list", "routes", "--timeout", "3s", "--server", server]);
+        run(command.args(more))
+    };
+    let shown = ["--cacert", &ca, "--cert", &client_cert, "--cert-key", &client_key];
+    let (done, said) = hfctl(&https, &shown);
+    assert!(done, "{said}");
+    // Whoever does not believe it, shows nothing, or does not encrypt gets nothing.
+    let (done, said) = hfctl(&https, &shown[2..]);
+    assert!(!done && said.contains("UnknownIssuer"), "{said}");
+    assert!(!hfctl(&https, &shown[..2]).0);
+    assert!(!hfctl(&http, &[]).0);
+    let printed = cluster.cp(1).printed();
+    assert!(printed.contains("peer sent no certificates") && printed.contains("corrupt message"), "{printed}");
 }

@@ -11,6 +11,7 @@ use ureq::http::{Method, Request, Response};
 use ureq::{Agent, Body};
 
 use crate::failure::Failure;
+use crate::tls::TlsFiles;
 
 /// How long one node may take, so that there is time for the others.
 const ATTEMPT_MAX: Duration = Duration::from_secs(10);
@@ -62,14 +63,20 @@ impl Client {
         servers: &[String],
         key: String,
         timeout: Duration,
+        tls: &TlsFiles,
         random: &dyn Random,
     ) -> Result<Self, Failure> {
         for server in servers {
-            if !server.starts_with("http://") {
-                return Err(Failure::Usage(format!("--server {server:?}: must be http://<host>:<port>")));
+            if !server.starts_with("http://") && !server.starts_with("https://") {
+                let problem = "must be http://<host>:<port> or https://<host>:<port>";
+                return Err(Failure::Usage(format!("--server {server:?}: {problem}")));
             }
         }
-        let agent = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(Duration::from_secs(2)));
+        let mut agent =
+            Agent::config_builder().http_status_as_error(false).timeout_connect(Some(Duration::from_secs(2)));
+        if servers.iter().any(|server| server.starts_with("https://")) {
+            agent = agent.tls_config(tls.config()?);
+        }
         Ok(Self {
             agent: agent.build().into(),
             servers: servers.iter().map(|server| server.trim_end_matches('/').to_owned()).collect(),

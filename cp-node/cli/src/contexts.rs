@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::tls::TlsFiles;
 
 /// What the file holds.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -40,6 +41,13 @@ pub(crate) struct Context {
     /// How long a command may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<String>,
+    /// TLS to them.
+    #[serde(skip_serializing_if = "is_plain")]
+    pub(crate) tls: TlsFiles,
+}
+
+fn is_plain(tls: &TlsFiles) -> bool {
+    *tls == TlsFiles::default()
 }
 
 impl Contexts {

@@ -10,6 +10,7 @@ mod failure;
 mod fleet;
 mod plan;
 mod render;
+mod tls;
 mod verbs;
 
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ struct Cli {
     /// A file with nothing but the key in it.
     #[arg(long, global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsFiles,
     /// How long everything together may take. [default: 30s]
     #[arg(long, global = true, value_name = "TIME")]
     timeout: Option<Span>,
@@ -105,7 +108,8 @@ fn run(cli: &Cli) -> Result<String, Failure> {
         }
         (None, None) => TIMEOUT,
     };
-    let mut client = Client::new(&servers, key, timeout, &SystemRandom)?;
+    let tls = cli.tls.or(&context.tls);
+    let mut client = Client::new(&servers, key, timeout, &tls, &SystemRandom)?;
     cli.verb.run(&mut client, cli.output)
 }
 

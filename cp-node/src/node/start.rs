@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use mtls::ServerTls;
 use openraft::storage::RaftLogStorage;
 use protocol::grpc::feed_server::FeedServer;
 use protocol::grpc::peer_server::PeerServer;
@@ -24,7 +25,7 @@ use crate::admin::{self, Desk, Keys, Secrets};
 use crate::archiver::{self, Archiver};
 use crate::escrow::{self, Escrow};
 use crate::feed::{FeedService, Fleet, FullStates};
-use crate::links::Links;
+use crate::links::{self, Links};
 use crate::maintenance;
 use crate::members::Members;
 use crate::metrics::Metrics;
@@ -173,6 +174,7 @@ impl Node {
         let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
         let link = record::Link::new(&settings.record, seams.net.clone())?;
         let links = Links::load(&settings, seams.net.clone())?;
+        let admin_tls = ServerTls::load(&settings.admin.tls)?;
         let data = DataDir::open(&settings.data_dir.0)?;
         let identity = match data.identity()? {
             Some(identity) => identity,
@@ -309,6 +311,16 @@ impl Node {
             let (raft, feed, proposer) = (core.raft.clone(), feed_inside.clone(), core.proposer.clone());
             upkeep.push(tokio::spawn(escrow.keep(identity.node, raft, feed, proposer, seams.clock.clone())));
         }
+        let admin = match admin_tls {
+            None => admin,
+            Some(tls) => {
+                upkeep.push(tokio::spawn(tls.clone().keep_fresh()));
+                links::shaking(admin, move |stream: Stream| {
+                    let (tls, address) = (tls.clone(), stream.address().clone());
+                    async move { Ok(Stream::new(tls.accept(stream).await?, &address)) }
+                })
+            }
+        };
         let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
         let feed_server = tokio::spawn(serve_feed(links.incoming(feed, mtls::Role::Proxy), service, stopping_feed));
         let probes = Probes { describe: core.describe, metrics };

@@ -1,33 +1,30 @@
 //! A program's own certificate, and whom it believes: read from files, and read again when they change.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use protocol::resource::Certificate;
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
-use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::files::{BadCredentials, LOOK_EVERY, chain, private_key, read, roots, within};
 use crate::link::Link;
 use crate::party::{BadParty, Party, Role};
 use crate::verifier::{PROVIDER, Verifier};
 
-/// How long a handshake may take.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const CERT: &str = "mtls.cert_file";
+const KEY: &str = "mtls.key_file";
+const CA: &str = "mtls.ca_file";
+const TOGETHER: &str = "cert_file, key_file and ca_file";
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
@@ -48,26 +45,6 @@ pub struct Files {
     /// first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-}
-
-/// Why a program cannot say who it is.
-#[derive(Debug, thiserror::Error)]
-pub enum BadCredentials {
-    /// Some of the three settings are missing.
-    #[error("mtls.{0} is missing: cert_file, key_file and ca_file are set together")]
-    Incomplete(&'static str),
-    /// A file cannot be read.
-    #[error("mtls.{0}: {path}: {2}", path = .1.display())]
-    Unreadable(&'static str, PathBuf, io::Error),
-    /// A file holds something else.
-    #[error("mtls.{0}: {path}: {2}", path = .1.display())]
-    Malformed(&'static str, PathBuf, String),
-    /// The certificate names nobody.
-    #[error("mtls.cert_file: {path}: {1}", path = .0.display())]
-    Nobody(PathBuf, BadParty),
-    /// It is somebody else's.
-    #[error("mtls.cert_file: {path}: it is for {1}, and this program is {2}", path = .0.display())]
-    Foreign(PathBuf, Party, String),
 }
 
 /// Who a program is, for all links that it opens and takes. Clones share it.
@@ -115,44 +92,30 @@ impl Files {
             (Some(cert), Some(key), Some(ca)) => {
                 Ok(Some(Paths { cert: cert.clone(), key: key.clone(), ca: ca.clone() }))
             }
-            (None, _, _) => Err(BadCredentials::Incomplete("cert_file")),
-            (_, None, _) => Err(BadCredentials::Incomplete("key_file")),
-            (_, _, None) => Err(BadCredentials::Incomplete("ca_file")),
+            (None, _, _) => Err(BadCredentials::Incomplete(CERT, TOGETHER)),
+            (_, None, _) => Err(BadCredentials::Incomplete(KEY, TOGETHER)),
+            (_, _, None) => Err(BadCredentials::Incomplete(CA, TOGETHER)),
         }
     }
 }
 
 impl Paths {
     fn read(&self) -> Result<Pem, BadCredentials> {
-        let read = |key: &'static str, path: &Path| {
-            fs::read(path).map_err(|e| BadCredentials::Unreadable(key, path.to_owned(), e))
-        };
-        Ok(Pem {
-            cert: read("cert_file", &self.cert)?,
-            key: read("key_file", &self.key)?,
-            ca: read("ca_file", &self.ca)?,
-        })
+        Ok(Pem { cert: read(CERT, &self.cert)?, key: read(KEY, &self.key)?, ca: read(CA, &self.ca)? })
     }
 
     /// Everything that can be wrong is found here, not in somebody's handshake.
     fn open(&self, pem: Pem) -> Result<Loaded, BadCredentials> {
-        let in_cert = |why: String| BadCredentials::Malformed("cert_file", self.cert.clone(), why);
-        let in_key = |why: String| BadCredentials::Malformed("key_file", self.key.clone(), why);
-        let in_ca = |why: String| BadCredentials::Malformed("ca_file", self.ca.clone(), why);
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.cert).collect();
-        let chain: Vec<CertificateDer<'static>> = chain.map_err(|e| in_cert(e.to_string()))?;
-        let own = chain.first().ok_or_else(|| in_cert("no PEM text of certificates".to_owned()))?;
-        let not_after = Certificate::from_der(own).map_err(|e| in_cert(e.to_string()))?.not_after;
+        let in_key = |why: String| BadCredentials::Malformed(KEY, self.key.clone(), why);
+        let in_ca = |why: String| BadCredentials::Malformed(CA, self.ca.clone(), why);
+        let chain = chain(CERT, &self.cert, &pem.cert)?;
+        let own = &chain[0];
+        let not_after = Certificate::from_der(own)
+            .map_err(|_| BadCredentials::Nobody(self.cert.clone(), BadParty::Unreadable))?
+            .not_after;
         let party = Party::of_certificate(own).map_err(|e| BadCredentials::Nobody(self.cert.clone(), e))?;
-        let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|e| in_key(e.to_string()))?;
-        let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(&pem.ca) {
-            roots.add(root.map_err(|e| in_ca(e.to_string()))?).map_err(|e| in_ca(e.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(in_ca("no PEM text of certificates".to_owned()));
-        }
-        let roots = Arc::new(roots);
+        let key = private_key(KEY, &self.key, &pem.key)?;
+        let roots = Arc::new(roots(CA, &self.ca, &pem.ca)?);
         let among_nodes = Verifier::new(roots.clone(), &party.domain, Role::ControlPlane).map_err(in_ca)?;
         let for_proxies = Verifier::new(roots, &party.domain, Role::Proxy).map_err(in_ca)?;
         let client = ClientConfig::builder_with_provider(PROVIDER.clone())
@@ -291,22 +254,6 @@ impl Credentials {
         }
         self.now.store(Arc::new(loaded));
         Ok(true)
-    }
-}
-
-async fn within<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {
-        Ok(result) => result.map_err(|e| io::Error::new(e.kind(), format!("no TLS handshake: {}", reason(&e)))),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no TLS handshake within {HANDSHAKE_MAX:?}"))),
-    }
-}
-
-/// Our own verdict on a certificate stands deep within, and is all that somebody wants to read.
-fn reason(error: &io::Error) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(verdict))) => verdict.0.to_string(),
-        _ => error.to_string(),
     }
 }
 

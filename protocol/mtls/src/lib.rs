@@ -12,13 +12,17 @@
 #[cfg(feature = "authority")]
 pub mod authority;
 mod credentials;
+mod files;
 mod link;
 mod party;
+mod server;
 mod verifier;
 
-pub use credentials::{BadCredentials, Credentials, Files};
+pub use credentials::{Credentials, Files};
+pub use files::BadCredentials;
 pub use link::Link;
 pub use party::{BadParty, Party, Role};
+pub use server::{ServerFiles, ServerTls};
 
 #[cfg(test)]
 mod tests;

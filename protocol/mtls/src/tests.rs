@@ -202,7 +202,7 @@ async fn files_are_read_again_and_bad_ones_change_nothing() {
     let good = fs::read(dir.path().join("key.pem")).unwrap();
     fs::write(dir.path().join("key.pem"), ca.issue("spiffe://prod/cp/one", DAY).key).unwrap();
     let error = node.look().unwrap_err();
-    assert!(matches!(&error, BadCredentials::Malformed("key_file", ..)), "{error}");
+    assert!(matches!(&error, BadCredentials::Malformed("mtls.key_file", ..)), "{error}");
     fs::write(dir.path().join("key.pem"), good).unwrap();
     assert!(!node.look().unwrap());
     place(dir.path(), &ca.issue("spiffe://prod/cp/two", DAY), &[&ca]);

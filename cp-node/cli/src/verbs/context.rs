@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::contexts::{Context, Contexts};
 use crate::failure::Failure;
 use crate::render::{self, Format};
+use crate::tls::TlsFiles;
 
 #[derive(Debug, Args)]
 pub(crate) struct ContextVerb {
@@ -32,6 +33,9 @@ enum What {
         /// How long a command may take.
         #[arg(long = "within", value_name = "TIME")]
         timeout: Option<String>,
+        /// Authorities that `https://` servers are believed by.
+        #[arg(long = "ca", value_name = "FILE")]
+        ca_file: Option<PathBuf>,
     },
     /// Makes one the current.
     Use {
@@ -65,9 +69,13 @@ impl ContextVerb {
                 let rows: Vec<_> = all.contexts.iter().map(row).collect();
                 return Ok(render::table(&["", "NAME", "SERVERS", "KEY FILE"], &rows));
             }
-            What::Set { name, servers, key_file, timeout } => {
-                let context =
-                    Context { servers: servers.clone(), key_file: key_file.clone(), timeout: timeout.clone() };
+            What::Set { name, servers, key_file, timeout, ca_file } => {
+                let context = Context {
+                    servers: servers.clone(),
+                    key_file: key_file.clone(),
+                    timeout: timeout.clone(),
+                    tls: TlsFiles { ca_file: ca_file.clone(), ..TlsFiles::default() },
+                };
                 all.contexts.insert(name.clone(), context);
                 all.current.get_or_insert_with(|| name.clone());
             }

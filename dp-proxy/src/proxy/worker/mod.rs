@@ -1,12 +1,14 @@
 //! One worker: a thread with its own listeners, connections, turns and figures. It shares nothing that it writes.
 
+mod admission;
+mod serving;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +16,17 @@ use std::time::Duration;
 use daemon::settings::units::ByteSize;
 use http::HeaderValue;
 use http::request::Parts;
-use http::{Request, StatusCode, header};
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use super::account::Account;
 use super::balance::{Balancer, Loads};
-use super::downstream::client::{Client, ClientLimits, ClientStream};
-use super::downstream::prefixed::Prefixed;
-use super::downstream::proxy_protocol::{self, BadHeader, Ends};
-use super::downstream::tls::{self, HandshakeError, Shaken};
-use super::error::Refusal;
+use super::downstream::client::{Client, ClientLimits};
 use super::figures::{Figures, Ledger};
 use super::real_ip::RealIp;
-use super::request::answer;
-use super::stream::Shown;
 use super::upstream::http2::pool::Http2Pools;
 use super::upstream::names::Names;
 use super::upstream::pool::Pools;
@@ -46,6 +36,7 @@ use crate::access_log::AccessLog;
 use crate::net::Entrance;
 use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
+use serving::Here;
 
 /// What a worker is made of.
 pub(super) struct Setup {
@@ -141,10 +132,6 @@ pub(crate) struct Limits {
 
 /// Lines about failed requests that a worker writes per second: an upstream that is down must not fill the disk.
 const LINES_PER_SECOND: u32 = 5;
-/// What is read, and for how long, of a request that was answered before it was read: a connection that is closed with
-/// unread bytes is reset, and the client may never see the answer.
-const LINGER_BYTES: usize = 1 << 20;
-const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Bytes of answers that wait in one HTTP/2 stream for its client to take them.
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// How often connections to nodes that wait are looked at.
@@ -307,261 +294,6 @@ impl Worker {
         self.leaving.get()
     }
 
-    async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, door: Door) {
-        let mut left = pin!(self.leave.notified());
-        left.as_mut().enable();
-        while !self.leaving.get() {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer, door),
-                    Err(e) => {
-                        warn!(error = %e, "no connection could be accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                () = &mut left => {}
-            }
-        }
-        // Clients that are connected already wait in this socket: closing it would reset them, if nobody else has it.
-        while let Some(Ok((stream, peer))) = poll_fn(|cx| match listener.poll_accept(cx) {
-            std::task::Poll::Ready(accepted) => std::task::Poll::Ready(Some(accepted)),
-            std::task::Poll::Pending => std::task::Poll::Ready(None),
-        })
-        .await
-        {
-            self.admit(stream, peer, door);
-        }
-    }
-
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, door: Door) {
-        if self.connections.get() >= self.limits.connections_max {
-            self.figures.refused.add(1);
-            if self.may_speak() {
-                warn!(%peer, "a connection is refused: there are too many");
-            }
-            return;
-        }
-        self.figures.accepted.add(1);
-        if door.proxy_protocol {
-            self.spawn(self.clone().serve_told(stream, peer, door));
-        } else {
-            self.begin(stream, peer, None, door);
-        }
-    }
-
-    /// Learns from a load balancer who a connection is from, and serves it.
-    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, door: Door) {
-        let told = timeout(self.limits.client.head, proxy_protocol::read(&mut stream)).await;
-        match told.unwrap_or(Err(BadHeader::Late)) {
-            Ok(ends) => self.begin(stream, peer, ends, door),
-            Err(reason) => {
-                self.figures.untold.add(1);
-                if self.may_speak() {
-                    warn!(%peer, %reason, "a connection is refused");
-                }
-            }
-        }
-    }
-
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, door: Door) {
-        let Ok(local) = stream.local_addr() else { return };
-        let Ends { client, local } = told.unwrap_or(Ends { client: peer, local });
-        let ends = Ends { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local };
-        if !door.tls && door.stream {
-            let _ = stream.set_nodelay(true);
-            self.spawn(super::stream::serve(self.clone(), stream, ends, None));
-        } else if !door.tls {
-            self.spawn(self.clone().serve(stream, ends));
-        } else if self.handshakes.get() < self.handshakes_max {
-            // Counted here, not when its task begins: many may be accepted before any does.
-            let shaking = Shaking::new(self.clone());
-            self.spawn(self.clone().serve_tls(stream, ends, door, shaking));
-        } else {
-            self.figures.tls_refused.add(1);
-            if self.may_speak() {
-                warn!(%peer, "a connection is refused: too many handshakes are under way");
-            }
-        }
-    }
-
-    /// Runs a connection. A panic ends it and nothing else: the runtime catches it, the hook has written what happened
-    /// and where, and here it is counted.
-    fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
-        let held = Held::new(self.clone());
-        spawn_local(async move {
-            connection.await;
-            held.done();
-        });
-    }
-
-    async fn serve(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends) {
-        if let Err(e) = stream.set_nodelay(true) {
-            debug!(%peer, error = %e, "a connection ended before it began");
-            return;
-        }
-        let client = Client::new(peer, local, None, self.limits.client, &self.wheel);
-        if self.h2c {
-            return self.serve_any(stream, client).await;
-        }
-        self.serve_http1(stream, client).await;
-    }
-
-    /// Makes a handshake, then serves what was agreed on.
-    async fn serve_tls(self: Rc<Self>, stream: TcpStream, ends: Ends, door: Door, shaking: Shaking) {
-        let Ends { client: peer, local } = ends;
-        let shaken = match stream.set_nodelay(true) {
-            Ok(()) => {
-                timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni, door.stream)).await
-            }
-            Err(e) => Ok(Err(e.into())),
-        };
-        drop(shaking);
-        let Shaken { stream, name, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
-            Ok(shaken) => shaken,
-            Err(e) => {
-                self.figures.tls_failures[e.number()].add(1);
-                let ours = matches!(e, HandshakeError::Sealed(_) | HandshakeError::NoCertificate(_));
-                if ours && self.may_speak() {
-                    warn!(%peer, reason = %e, "a handshake failed");
-                } else {
-                    debug!(%peer, reason = %e, "a handshake failed");
-                }
-                return;
-            }
-        };
-        self.figures.tls_handshakes.add(1);
-        self.figures.tls_resumed.add(u64::from(resumed));
-        if door.stream {
-            return super::stream::serve(self, stream, ends, Some(Shown { name, session })).await;
-        }
-        let client = Client::new(peer, local, Some(Rc::new(session)), self.limits.client, &self.wheel);
-        if http2 {
-            self.serve_http2(stream, client).await;
-        } else {
-            self.serve_http1(stream, client).await;
-        }
-    }
-
-    /// Serves a client that may speak either without having said so.
-    async fn serve_any(self: Rc<Self>, stream: TcpStream, client: Rc<Client>) {
-        let mut stream = Prefixed::new(stream);
-        let starts = timeout(self.limits.client.idle, stream.starts_as_http2()).await;
-        match starts {
-            Ok(Ok(true)) => self.serve_http2(stream, client).await,
-            Ok(Ok(false)) => self.serve_http1(stream, client).await,
-            Ok(Err(e)) => debug!(peer = %client.peer, error = %e, "a connection ended before it began"),
-            Err(_) => debug!(peer = %client.peer, "a connection that says nothing is left"),
-        }
-    }
-
-    /// HTTP/2: many requests at once, each answered as one of HTTP/1 is.
-    async fn serve_http2<S>(self: Rc<Self>, stream: S, client: Rc<Client>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
-        self.figures.http2_connections.add(1);
-        client.multiplex();
-        let io = TokioIo::new(ClientStream::new(stream, client.clone()));
-        let (worker, same) = (self.clone(), client.clone());
-        let service = service_fn(move |mut request| {
-            join_cookies(&mut request);
-            answer(worker.clone(), same.stream(&worker.wheel), request)
-        });
-        let mut connection = pin!(self.http2.serve_connection(io, service));
-        // A GOAWAY in time costs no request: there is no need to wait for the drain.
-        let mut drained = pin!(self.leave.notified());
-        drained.as_mut().enable();
-        let (mut asked, mut told) = (false, false);
-        let result = poll_fn(|cx| {
-            if !std::mem::replace(&mut asked, true) {
-                let _ = drained.as_mut().poll(cx);
-            }
-            let max = self.requests_per_connection_max;
-            let is_over = self.leaving.get() || max > 0 && client.requests() >= max;
-            if is_over && !std::mem::replace(&mut told, true) {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.as_mut().poll(cx)
-        })
-        .await;
-        if let Err(e) = result {
-            debug!(peer = %client.peer, error = %e, "a connection ended");
-        }
-    }
-
-    async fn serve_http1<S>(self: Rc<Self>, stream: S, client: Rc<Client>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
-        let io = TokioIo::new(ClientStream::new(stream, client.clone()));
-        let (worker, same) = (self.clone(), client.clone());
-        let service = service_fn(move |request| answer(worker.clone(), same.clone(), request));
-        let mut connection = self.http.serve_connection(io, service);
-        let mut drained = pin!(self.drain.notified());
-        // Before the first look at `draining`: what begins from now on is heard.
-        drained.as_mut().enable();
-        let (mut asked, mut told) = (false, false);
-        let result = poll_fn(|cx| {
-            // The task's waker stays the same: asking once is enough to be woken.
-            if !std::mem::replace(&mut asked, true) {
-                let _ = drained.as_mut().poll(cx);
-            }
-            if self.draining.get() && !std::mem::replace(&mut told, true) {
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            Pin::new(&mut connection).poll(cx)
-        })
-        .await;
-        let parts = connection.into_parts();
-        let stream = parts.io.into_inner();
-        if let Some(tunnel) = client.take_tunnel() {
-            if result.is_ok() {
-                tunnel.run(stream, parts.read_buf).await;
-            }
-            client.settle_egress();
-            return;
-        }
-        client.settle_egress();
-        self.part(stream.into_inner(), &client, result).await;
-    }
-
-    /// Ends a connection so that the client gets what was sent.
-    async fn part<S>(self: &Rc<Self>, mut stream: S, client: &Rc<Client>, result: hyper::Result<()>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let malformed = result.as_ref().is_err_and(hyper::Error::is_parse);
-        if let Err(e) = &result {
-            debug!(peer = %client.peer, error = %e, "a connection ended");
-        }
-        let late = client.has_late_head();
-        if late || malformed {
-            let is_large = result.as_ref().is_err_and(hyper::Error::is_parse_too_large);
-            let status = match (late, is_large) {
-                (true, _) => StatusCode::REQUEST_TIMEOUT,
-                (false, true) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                (false, false) => StatusCode::BAD_REQUEST,
-            };
-            Account::unread(self, client, status);
-        }
-        if !(late || malformed || result.is_ok() && client.has_unread()) {
-            return;
-        }
-        let linger = async {
-            if late {
-                let _ = stream.write_all(&Refusal::LateHead.raw()).await;
-            }
-            let _ = stream.shutdown().await;
-            let mut scratch = [0; 4096];
-            let mut left = LINGER_BYTES;
-            while let Ok(read @ 1..) = stream.read(&mut scratch).await {
-                let Some(rest) = left.checked_sub(read) else { break };
-                left = rest;
-            }
-        };
-        let _ = timeout(LINGER_TIME, linger).await;
-    }
-
     /// Takes no more connections, and tells clients to connect anew: by HTTP/1 with their next answer, so that no request
     /// meets a connection that is being closed, by HTTP/2 at once.
     fn leave(&self) {
@@ -587,49 +319,6 @@ impl Worker {
             }
             ended.await;
         }
-    }
-}
-
-/// RFC 9113 §8.2.3: a cookie that came in pieces is one header to whoever speaks HTTP/1.
-fn join_cookies(request: &mut Request<Incoming>) {
-    let headers = request.headers_mut();
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-/// Runs the requests of an HTTP/2 connection beside it, on the worker's thread.
-#[derive(Clone, Copy, Debug)]
-struct Here;
-
-impl<F> hyper::rt::Executor<F> for Here
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        spawn_local(future);
-    }
-}
-
-/// A handshake that counts.
-struct Shaking(Rc<Worker>);
-
-impl Shaking {
-    fn new(worker: Rc<Worker>) -> Self {
-        worker.handshakes.set(worker.handshakes.get() + 1);
-        worker.figures.tls_pending.add(1);
-        Self(worker)
-    }
-}
-
-impl Drop for Shaking {
-    fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
-        self.0.figures.tls_pending.sub(1);
     }
 }
 
