@@ -1,9 +1,10 @@
 //! What must hold after every step: Raft's own invariants, and the laws of `docs/ARCHITECTURE.md` that concern the parts
 //! that run here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
+use cp_node::node::Inside;
 use futures_util::FutureExt;
 use openraft::{EntryPayload, RaftLogReader, ServerState};
 use protocol::Position;
@@ -19,8 +20,8 @@ use crate::truth::{self, Truth};
 pub(crate) struct Checker {
     shared: Shared,
     pub(crate) truth: Option<Truth>,
-    /// Who led in a term.
-    leaders: BTreeMap<u64, u64>,
+    /// The node ids that led in a term, as they came: each higher than those before.
+    leaders: BTreeMap<u64, Vec<u64>>,
     /// The highest term that each node has told, in all its lives.
     terms: BTreeMap<u64, u64>,
     /// What each node said last, in this life.
@@ -165,28 +166,45 @@ impl Checker {
         Ok(())
     }
 
-    fn check_nodes(&mut self, world: &mut World) -> Result<(), String> {
-        let Self { truth, nodes, leaders, terms, .. } = self;
-        let truth = truth.as_ref().expect("it is there once a node is");
-        for (number, inside) in &world.nodes {
-            let (term, led, snapshot) = {
-                let metrics = inside.raft.metrics();
-                let metrics = metrics.borrow();
-                // A deposed leader's role may be told one moment later than the vote that deposed it.
-                let vote = metrics.vote;
-                let leads = metrics.state == ServerState::Leader && vote.committed;
-                let led = (leads && vote.leader_id.node_id == inside.node).then_some(vote.leader_id.term);
-                (metrics.current_term, led, metrics.snapshot.map(|id| id.index))
-            };
-            if let Some(led) = led {
-                let known = leaders.entry(led).or_insert_with(|| {
-                    world.tally.count("leaders");
-                    *number
-                });
-                if known != number {
-                    return Err(format!("cp{known} and cp{number} both lead in term {led}"));
+    /// Consensus orders leaders by term and node id (openraft 0.9 without `single-term-leader`): a voter may go over to a
+    /// higher one in the same term, and then the lower one finds no quorum any more. What must not be is a lower one that
+    /// begins to lead after a higher one has.
+    fn check_leaders(&mut self, world: &mut World) -> Result<(), String> {
+        let lead = |inside: &Inside| {
+            let metrics = inside.raft.metrics();
+            let metrics = metrics.borrow();
+            // A deposed leader's role may be told one moment later than the vote that deposed it.
+            let vote = metrics.vote;
+            let leads = metrics.state == ServerState::Leader && vote.committed;
+            (leads && vote.leader_id.node_id == inside.node).then_some((vote.leader_id.term, inside.node))
+        };
+        let leading: BTreeSet<(u64, u64)> = world.nodes.values().filter_map(lead).collect();
+        for (term, node) in leading {
+            let known = self.leaders.entry(term).or_default();
+            match known.last() {
+                _ if known.contains(&node) => {}
+                Some(last) if *last > node => {
+                    return Err(format!("node {node} begins to lead in term {term}, in which node {last} has led"));
+                }
+                _ => {
+                    world.tally.count(if known.is_empty() { "leaders" } else { "leaders_overtaken" });
+                    known.push(node);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn check_nodes(&mut self, world: &mut World) -> Result<(), String> {
+        self.check_leaders(world)?;
+        let Self { truth, nodes, terms, .. } = self;
+        let truth = truth.as_ref().expect("it is there once a node is");
+        for (number, inside) in &world.nodes {
+            let (term, snapshot) = {
+                let metrics = inside.raft.metrics();
+                let metrics = metrics.borrow();
+                (metrics.current_term, metrics.snapshot.map(|id| id.index))
+            };
             let seen = nodes.entry(*number).or_default();
             let now = applied(inside);
             let highest = terms.entry(*number).or_default();
@@ -394,7 +412,7 @@ impl Checker {
         if all != nodes {
             return Err(format!("{all} of {nodes} nodes run"));
         }
-        let leads = |inside: &cp_node::node::Inside| inside.raft.metrics().borrow().state == ServerState::Leader;
+        let leads = |inside: &Inside| inside.raft.metrics().borrow().state == ServerState::Leader;
         let leaders: Vec<u64> = world.nodes.iter().filter(|(_, inside)| leads(inside)).map(|(n, _)| *n).collect();
         if leaders.len() != 1 {
             return Err(format!("{leaders:?} lead"));
@@ -415,11 +433,11 @@ impl Checker {
     }
 }
 
-fn applied(inside: &cp_node::node::Inside) -> Option<u64> {
+fn applied(inside: &Inside) -> Option<u64> {
     inside.applied.borrow().log_id.map(|id| id.index)
 }
 
-fn entries(inside: &cp_node::node::Inside, range: std::ops::Range<u64>) -> Vec<Entry> {
+fn entries(inside: &Inside, range: std::ops::Range<u64>) -> Vec<Entry> {
     let mut log = inside.log.clone();
     let read = log.try_get_log_entries(range).now_or_never().expect("the live log is in memory");
     read.expect("the live log is in memory")

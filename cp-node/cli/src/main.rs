@@ -24,6 +24,7 @@ use daemon::seams::SystemRandom;
 use daemon::settings::units::Span;
 use failure::Failure;
 use render::Format;
+use tls::TlsFiles;
 use verbs::Verb;
 
 /// The node that is asked where none is named.

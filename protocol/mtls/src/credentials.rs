@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::files::{BadCredentials, LOOK_EVERY, chain, private_key, read, roots, within};
+use crate::files::{BadCredentials, chain, private_key, read, roots, watch, within};
 use crate::link::Link;
 use crate::party::{BadParty, Party, Role};
 use crate::verifier::{PROVIDER, Verifier};
@@ -207,27 +207,7 @@ impl Credentials {
     /// said once, and the last good ones stay in use.
     pub async fn keep_fresh(self) {
         self.say("links are encrypted and ask for certificates");
-        let mut refused = None;
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            match self.look() {
-                Ok(false) => refused = None,
-                Ok(true) => {
-                    refused = None;
-                    self.say("the certificate was renewed");
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if refused.as_ref() != Some(&error) {
-                        tracing::warn!(
-                            error,
-                            "the changed certificate cannot be used; the last good one is still in use"
-                        );
-                        refused = Some(error);
-                    }
-                }
-            }
-        }
+        watch(|| self.look(), || self.say("the certificate was renewed")).await;
     }
 
     fn say(&self, what: &'static str) {

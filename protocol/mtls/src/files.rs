@@ -15,7 +15,7 @@ use crate::party::{BadParty, Party};
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
 /// How often files are looked at.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a program cannot say who it is.
 #[derive(Debug, thiserror::Error)]
@@ -87,5 +87,26 @@ fn reason(error: &io::Error) -> String {
     match inner {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(verdict))) => verdict.0.to_string(),
         _ => error.to_string(),
+    }
+}
+
+/// Looks at files again and again, for good. `look` takes them as they are now and says whether they have changed, then
+/// `renewed` is called. What cannot be used is said once; what was good before stays in use.
+pub(crate) async fn watch(look: impl Fn() -> Result<bool, BadCredentials>, renewed: impl Fn()) {
+    let mut refused: Option<String> = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let error = match look() {
+            Ok(false) => None,
+            Ok(true) => {
+                renewed();
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = error.as_deref().filter(|error| refused.as_deref() != Some(error)) {
+            tracing::warn!(error, "the changed certificate cannot be used; the last good one is still in use");
+        }
+        refused = error;
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::files::{BadCredentials, LOOK_EVERY, chain, private_key, read, roots, within};
+use crate::files::{BadCredentials, chain, private_key, read, roots, watch, within};
 use crate::verifier::PROVIDER;
 
 const CERT: &str = "admin.tls.cert_file";
@@ -121,22 +121,7 @@ impl ServerTls {
 
     /// Reads the files again whenever they change, for good, as [`Credentials::keep_fresh`](crate::Credentials::keep_fresh).
     pub async fn keep_fresh(self) {
-        let mut refused = None;
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let error = match self.look() {
-                Ok(false) => None,
-                Ok(true) => {
-                    tracing::info!("the certificate of the Admin API was renewed");
-                    None
-                }
-                Err(error) => Some(error.to_string()),
-            };
-            if let Some(error) = error.as_ref().filter(|error| refused.as_ref() != Some(error)) {
-                tracing::warn!(error, "the changed certificate cannot be used; the last good one is still in use");
-            }
-            refused = error;
-        }
+        watch(|| self.look(), || tracing::info!("the certificate of the Admin API was renewed")).await;
     }
 
     /// Takes the files as they are now; whether they have changed.
