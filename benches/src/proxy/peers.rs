@@ -97,7 +97,7 @@ impl Programs<'_> {
         let config = format!(
             "{} events {{ worker_connections 30000; }} worker_rlimit_nofile 60000;\nhttp {{ access_log off; \
              keepalive_requests 1000000000;\n upstream origin {{ server {ORIGIN}; keepalive 256; keepalive_requests 1000000000; }}\n \
-             server {{ listen {} backlog=4096; listen {} ssl http2 backlog=4096;\n  ssl_certificate {}; ssl_certificate_key {};\n  \
+             server {{ listen {} backlog=4096; listen {} ssl http2 backlog=4096;\n  ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {}; ssl_certificate_key {};\n  \
              location / {{ proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection \"\";\n  \
              proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr;\n  \
              proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;\n  \
@@ -115,7 +115,7 @@ impl Programs<'_> {
     fn haproxy(&self) -> Result<Peer> {
         let doors = doors(2);
         let config = format!(
-            "global\n nbthread 1\n maxconn 20000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n \
+            "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n \
              timeout server 60s\n http-reuse always\n option forwardfor\nfrontend all\n bind {}\n bind {} ssl crt {} alpn h2,http/1.1\n \
              http-request set-header X-Forwarded-Proto http\n http-request set-header X-Real-IP %[src]\n \
              http-request set-header X-Forwarded-Host %[req.hdr(host)]\n http-request set-header X-Forwarded-Port %[dst_port]\n \

@@ -57,8 +57,9 @@ impl Workload {
                 ("wrk", args)
             }
             Load::Http2 => {
-                let url = format!("https://{}{PATH}", doors.tls);
-                let options = ["-t1", "-c8", "-m10", "-D", &duration, "--sni", NAME];
+                // The name that it asks for is that of the URL.
+                let (url, to) = (format!("https://{NAME}{PATH}"), format!("--connect-to={}", doors.tls));
+                let options = ["-t1", "-c8", "-m10", "-D", &duration, &to];
                 ("h2load", options.iter().map(ToString::to_string).chain([url]).collect())
             }
             Load::Handshakes => {
