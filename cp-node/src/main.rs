@@ -13,6 +13,7 @@ use daemon::seams::SystemRandom;
 use daemon::settings;
 use daemon::settings::units::Span;
 use daemon::signals::Termination;
+use mtls::{BadCredentials, Credentials, ServerTls};
 use protocol::crypto::Keyring;
 use protocol::seam::Random;
 
@@ -239,7 +240,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Config { what: ConfigCommand::Validate(common) } => {
-            common.load()?;
+            let settings = common.load()?;
+            let bad = |e: BadCredentials| Failure { code: EX_CONFIG, message: e.to_string() };
+            Credentials::load(&settings.mtls, mtls::Role::ControlPlane, &settings.node_name()).map_err(bad)?;
+            ServerTls::load(&settings.admin.tls).map_err(bad)?;
             println!("the settings are good");
             Ok(())
         }

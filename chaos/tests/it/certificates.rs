@@ -171,6 +171,10 @@ async fn what_an_operator_gets_wrong_is_said() {
         );
         assert!(refused.contains("78"), "{refused}");
     }
+    let mut check = Command::new(binaries::find("cp-node").unwrap());
+    let [cert, ..] = settings(&dir, "cp-2");
+    let (done, said) = run(check.args(["config", "validate", "--set", &cert]));
+    assert!(!done && said.contains("mtls.key_file is missing"), "{said}");
     let mut check = Command::new(binaries::find("dp-proxy").unwrap());
     check.args(["config", "validate", "--set", "node.name=dp-1"]);
     let (done, said) = run(check.args(settings(&dir, "cp-2").iter().flat_map(|setting| ["--set", setting])));
