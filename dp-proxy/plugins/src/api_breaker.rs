@@ -1,5 +1,6 @@
 //! `api-breaker`: keeps requests from an upstream that answers badly, for longer each time.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -92,12 +93,9 @@ impl Statuses {
 }
 
 impl ApiBreaker {
-    fn with<R>(&self, host: &dyn Host, work: impl FnOnce(&mut Record) -> R) -> R {
-        let value = |known| host.values().value(&Variable::Known(known)).unwrap_or_default().into_owned();
-        let key = [value(Known::Host), value(Known::Uri)].join(&b' ');
-        let now = host.now();
-        let is_over = |record: &Record| record.broken_at.is_none_or(|at| now.saturating_sub(at) > self.longest);
-        self.known.with(&key, is_over, work)
+    /// A route's requests are told apart by host and path, as in APISIX.
+    fn key(host: &dyn Host) -> [Cow<'_, [u8]>; 2] {
+        [Known::Host, Known::Uri].map(|known| host.values().value(&Variable::Known(known)).unwrap_or_default())
     }
 
     /// For how long the last bad answers keep requests away: 2 s, 4 s, 8 s, … as long as no good ones come between.
@@ -110,8 +108,8 @@ impl ApiBreaker {
 impl Behaviour for ApiBreaker {
     fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
         let now = host.now();
-        let is_broken = self.with(host, |record| record.broken_at.is_some_and(|at| now < at + self.lasts(record)));
-        if !is_broken {
+        let is_broken = |record: &Record| record.broken_at.is_some_and(|at| now < at + self.lasts(record));
+        if self.known.look(Self::key(host), is_broken) != Some(true) {
             return Step::Go;
         }
         let Some(body) = &self.body else { return Step::Answer(Answer::empty(self.code)) };
@@ -126,7 +124,7 @@ impl Behaviour for ApiBreaker {
         let Some(status) = response.upstream_status else { return };
         let now = host.now();
         if self.bad.codes.contains(&status) {
-            self.with(host, |record| {
+            self.known.with(Self::key(host), |record| {
                 record.bad += 1;
                 record.good = 0;
                 if record.bad % self.bad.count == 0 {
@@ -134,12 +132,15 @@ impl Behaviour for ApiBreaker {
                 }
             });
         } else if self.good.codes.contains(&status) {
-            self.with(host, |record| {
-                record.good += 1;
-                if record.bad > 0 && record.good >= self.good.count {
-                    *record = Record::default();
-                }
-            });
+            // Good answers matter where bad ones were.
+            if self.known.look(Self::key(host), |record| record.bad > 0) == Some(true) {
+                self.known.with(Self::key(host), |record| {
+                    record.good += 1;
+                    if record.good >= self.good.count {
+                        *record = Record::default();
+                    }
+                });
+            }
         }
     }
 }

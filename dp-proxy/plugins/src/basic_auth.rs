@@ -65,7 +65,7 @@ fn decode(header: &[u8]) -> Option<(String, String)> {
 impl Behaviour for BasicAuth {
     fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
         let found = Self::find(request, host);
-        if self.options.hide_credentials && found.is_ok() {
+        if self.options.hide_credentials {
             request.headers.remove(AUTHORIZATION);
         }
         self.options.settle(request, host, found)

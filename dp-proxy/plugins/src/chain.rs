@@ -103,7 +103,6 @@ impl Chain {
                 None => Err(list::unknown(name)),
             };
             match read {
-                Ok(instance) if instance.meta.disable => {}
                 Ok(instance) => instances.push(Arc::new(instance)),
                 Err(wrong) => report.problems.extend(wrong.within(&plugin_place(name), "").problems),
             }
@@ -151,7 +150,8 @@ fn order(instance: &Instance) -> (std::cmp::Reverse<i64>, &'static str) {
     (std::cmp::Reverse(instance.priority()), instance.plugin.name)
 }
 
-/// The plugins of a request. Of one that several resources configure, the first of them has its way.
+/// The plugins of a request. Of one that several resources configure, the first of them has its way: also where that is
+/// to switch it off.
 #[must_use]
 pub fn merge<'t>(chains: &[&'t Chain]) -> Merged<'t> {
     let mut merged = Merged::new();
@@ -165,6 +165,7 @@ pub fn merge<'t>(chains: &[&'t Chain]) -> Merged<'t> {
             }
         }
     }
+    merged.retain(|instance| !instance.meta.disable);
     if sources > 1 {
         merged.sort_by_key(|instance| order(instance));
     }
@@ -181,6 +182,15 @@ mod tests {
 
     fn names(merged: &Merged<'_>) -> Vec<String> {
         merged.iter().map(|i| format!("{} {}", i.plugin.name, i.configuration)).collect()
+    }
+
+    #[test]
+    fn a_plugin_is_switched_off_for_whatever_stands_behind() {
+        let route = chain(json!({"redirect": {"uri": "/x", "_meta": {"disable": true}}, "cors": {}}));
+        let service = chain(json!({"redirect": {"uri": "/y"}}));
+        assert_eq!(names(&merge(&[&route, &service])), ["cors {}"]);
+        assert_eq!(names(&merge(&[&service, &route])), ["cors {}", "redirect {\"uri\":\"/y\"}"]);
+        assert_eq!(names(&merge(&[&route])), ["cors {}"]);
     }
 
     #[test]
@@ -210,7 +220,7 @@ mod tests {
         let conf = json!({"limit-count": {"count": 1, "time_window": 1}, "key-auth": {"_meta": {"disable": true}}});
         let Value::Object(conf) = conf else { unreachable!("an object") };
         let first = Chain::compile(&conf, &conf, &Chain::default()).unwrap();
-        assert_eq!(first.iter().count(), 1);
+        assert_eq!(merge(&[&first]).len(), 1);
         let again = Chain::compile(&conf, &conf, &first).unwrap();
         assert!(first.iter().zip(again.iter()).all(|(a, b)| Arc::ptr_eq(a, b)));
         assert_eq!(first, again);

@@ -126,8 +126,10 @@ impl Behaviour for Cors {
         if request.method == Method::OPTIONS { Step::Answer(Answer::empty(StatusCode::OK)) } else { Step::Go }
     }
 
-    fn header_filter(&self, request: &Request, response: &mut Response<'_>, _: &dyn Host) {
-        let origin = request.headers.get(ORIGIN);
+    fn header_filter(&self, _: &Request, response: &mut Response<'_>, host: &dyn Host) {
+        // As the browser said it, whatever the upstream was told.
+        let came = |name: &HeaderName| host.header(name);
+        let origin = came(&ORIGIN);
         if let Some(told) = self.timing.as_ref().and_then(|timing| timing.told(origin)) {
             response.headers.insert(TIMING_ALLOW_ORIGIN, told);
         }
@@ -139,7 +141,7 @@ impl Behaviour for Cors {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, told);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
         headers.insert(ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
-        let asked = || request.headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+        let asked = || came(&ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         for (name, value) in [
             (ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone()),
             (ACCESS_CONTROL_ALLOW_HEADERS, self.headers.clone().or_else(asked)),
@@ -201,11 +203,13 @@ mod tests {
             (json!({"allow_origins_by_regex": [r"^https://.*\.test\.com$"]}), Some("https://a.example"), None, None),
         ] {
             let plugin = behaviour(PLUGIN.name, conf.clone());
-            let mut it = request("GET", "/a");
+            let (mut it, mut host) = (request("GET", "/a"), TestHost::default());
             if let Some(origin) = origin {
-                it.headers.insert(ORIGIN, origin.parse().unwrap());
+                host.headers.insert(ORIGIN, origin.parse().unwrap());
             }
-            let (_, headers, _) = filtered(&*plugin, &it, &TestHost::default(), 200, &[]);
+            // What another plugin tells the upstream is not what the browser said.
+            it.headers.insert(ORIGIN, "https://rewritten.test.com".parse().unwrap());
+            let (_, headers, _) = filtered(&*plugin, &it, &host, 200, &[]);
             let header = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap());
             assert_eq!((header(ACCESS_CONTROL_ALLOW_ORIGIN), header(VARY)), (told, vary), "{conf} {origin:?}");
             assert_eq!(header(ACCESS_CONTROL_MAX_AGE), told.map(|_| "5"));
@@ -217,10 +221,9 @@ mod tests {
         let conf = json!({"allow_origins": "**", "allow_methods": "**", "allow_headers": "**", "expose_headers": "X-A",
                           "max_age": 60, "allow_credential": true});
         let plugin = behaviour(PLUGIN.name, conf);
-        let mut it = request("OPTIONS", "/a");
-        it.headers.insert(ORIGIN, "http://x".parse().unwrap());
-        it.headers.insert(ACCESS_CONTROL_REQUEST_HEADERS, "x-b".parse().unwrap());
-        let host = TestHost::default();
+        let (mut it, mut host) = (request("OPTIONS", "/a"), TestHost::default());
+        host.headers.insert(ORIGIN, "http://x".parse().unwrap());
+        host.headers.insert(ACCESS_CONTROL_REQUEST_HEADERS, "x-b".parse().unwrap());
         assert_eq!(plugin.rewrite(&mut it, &host), Step::Answer(Answer::empty(StatusCode::OK)));
         let (_, headers, _) = filtered(&*plugin, &it, &host, 200, &[]);
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_METHODS], EVERY_METHOD);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use protocol::Text;
 use protocol::resource::Values;
 
@@ -12,6 +13,9 @@ use super::request::Identity;
 pub trait Host {
     /// The variables of the request as it came, before any plugin.
     fn values(&self) -> &dyn Values;
+
+    /// A header of the request as it came, before any plugin.
+    fn header(&self, name: &HeaderName) -> Option<&HeaderValue>;
 
     /// How long the process has run: for windows and rates.
     fn now(&self) -> Duration;

@@ -232,8 +232,11 @@ impl JwtAuth {
 impl Behaviour for JwtAuth {
     fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
         let found = self.find(request, host);
-        if self.options.hide_credentials && found.is_ok() {
+        if self.options.hide_credentials {
             self.places.hide(request);
+            if let Variable::Cookie(name) = &self.cookie {
+                request.remove_cookie(name);
+            }
         }
         self.options.settle(request, host, found)
     }
@@ -331,6 +334,21 @@ mod tests {
         let token = Token::parse(token).unwrap();
         assert!(verifier.takes(&token, &["exp"], 1_300_819_379));
         assert!(!verifier.takes(&token, &["exp"], 1_300_819_380));
+    }
+
+    #[test]
+    fn the_upstream_does_not_get_to_see_a_token_wherever_it_stood() {
+        let host = TestHost::knowing("jack", &[(NAME, json!({"key": "j", "secret": "s3cret"}))]);
+        let token = sign(&json!({"alg": "HS256"}), &json!({"key": "j"}), b"s3cret");
+        let plugin = behaviour(NAME, json!({"hide_credentials": true, "anonymous_consumer": "jack"}));
+        for token in [token.as_str(), "no.good.one"] {
+            let mut it = request("GET", &format!("/a?jwt={token}&b=1"));
+            it.headers.insert("authorization", token.parse().unwrap());
+            it.headers.insert("cookie", format!("a=1; jwt={token};c=\"x\"").parse().unwrap());
+            assert_eq!(plugin.rewrite(&mut it, &host), Step::Go);
+            assert_eq!((it.header("authorization"), it.query.as_deref()), (None, Some("b=1")));
+            assert_eq!(it.header("cookie"), Some("a=1; c=\"x\""));
+        }
     }
 
     /// RFC 7515 §A.3: its key, as PEM, and its token.

@@ -49,7 +49,7 @@ impl Behaviour for KeyAuth {
             None => Err("Missing API key in request"),
             Some(key) => host.login(NAME, key).ok_or("Invalid API key in request"),
         };
-        if self.options.hide_credentials && found.is_ok() {
+        if self.options.hide_credentials {
             places.hide(request);
         }
         self.options.settle(request, host, found)

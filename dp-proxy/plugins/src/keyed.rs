@@ -1,45 +1,66 @@
 //! What a plugin remembers by key: shared by all workers of a proxy, behind locks of which each guards a part of the keys.
+//!
+//! Clients choose keys, and how long they are: what is kept of one is a hash of 128 bits, whose secret a client does not
+//! know, and how many are kept is bounded.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
 
 /// Locks among which keys are spread.
 const SHARDS: usize = 16;
-/// Keys that one lock guards. When there are more at once, what is not over is forgotten too: it bounds the memory, and
-/// whoever comes with so many keys has found a way around the limit anyway.
+/// Keys that one lock guards. When one more comes, the key is forgotten that was not asked for the longest.
 const SHARD_KEYS_MAX: usize = 8192;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Keyed<T> {
-    hasher: RandomState,
-    shards: [Mutex<HashMap<Box<[u8]>, T>>; SHARDS],
+    hashers: [RandomState; 2],
+    shards: [Mutex<LruCache<u128, T, RandomState>>; SHARDS],
 }
 
 impl<T> Default for Keyed<T> {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            hashers: std::array::from_fn(|_| RandomState::new()),
+            // It takes memory as keys come, not all of it at once.
+            shards: std::array::from_fn(|_| Mutex::new(LruCache::unbounded_with_hasher(RandomState::new()))),
+        }
     }
 }
 
-impl<T: Default> Keyed<T> {
-    /// Works on what is remembered under a key. What `is_over` goes first when there are too many keys.
-    pub(crate) fn with<R>(&self, key: &[u8], is_over: impl Fn(&T) -> bool, work: impl FnOnce(&mut T) -> R) -> R {
-        #[expect(clippy::cast_possible_truncation, reason = "any few bits of a hash are as good as others")]
-        let shard = &self.shards[self.hasher.hash_one(key) as usize % SHARDS];
-        // What is remembered is whole after every step: a panic elsewhere cannot have left half of it.
-        let mut known = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = known.get_mut(key) {
-            return work(value);
-        }
-        if known.len() >= SHARD_KEYS_MAX {
-            known.retain(|_, value| !is_over(value));
-            if known.len() >= SHARD_KEYS_MAX {
-                known.clear();
+impl<T> Keyed<T> {
+    /// Works on what is remembered under a key; `None`: nothing is.
+    pub(crate) fn look<R>(&self, key: impl Hash, work: impl FnOnce(&T) -> R) -> Option<R> {
+        let key = self.hash(key);
+        self.shard(key, |known| known.get(&key).map(work))
+    }
+
+    /// Works on what is remembered under a key, which is something from then on.
+    pub(crate) fn with<R>(&self, key: impl Hash, work: impl FnOnce(&mut T) -> R) -> R
+    where
+        T: Default,
+    {
+        let key = self.hash(key);
+        self.shard(key, |known| {
+            if !known.contains(&key) && known.len() >= SHARD_KEYS_MAX {
+                known.pop_lru();
             }
-        }
-        work(known.entry(key.into()).or_default())
+            work(known.get_or_insert_mut(key, T::default))
+        })
+    }
+
+    fn hash(&self, key: impl Hash) -> u128 {
+        let [high, low] = &self.hashers;
+        (u128::from(high.hash_one(&key)) << 64) | u128::from(low.hash_one(&key))
+    }
+
+    fn shard<R>(&self, key: u128, work: impl FnOnce(&mut LruCache<u128, T, RandomState>) -> R) -> R {
+        #[expect(clippy::cast_possible_truncation, reason = "any few bits of a hash are as good as others")]
+        let shard = &self.shards[key as usize % SHARDS];
+        // What is remembered is whole after every step: a panic elsewhere cannot have left half of it.
+        work(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -48,14 +69,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_never_come_again_do_not_pile_up() {
-        for all_over in [false, true] {
-            let keyed = Keyed::<u64>::default();
-            for n in 0..(SHARDS * SHARD_KEYS_MAX * 2) as u64 {
-                keyed.with(&n.to_le_bytes(), |_| all_over, |value| *value = n);
-            }
-            let kept: usize = keyed.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
-            assert!(kept <= SHARDS * SHARD_KEYS_MAX, "{kept}");
+    fn keys_that_never_come_again_do_not_pile_up_and_push_out_none_that_does() {
+        let keyed = Keyed::<u64>::default();
+        keyed.with("often", |value| *value = 7);
+        for n in 0..(SHARDS * SHARD_KEYS_MAX * 2) as u64 {
+            keyed.with(n, |value| *value = n);
+            assert_eq!(keyed.look("often", |value| *value), Some(7), "after {n}");
         }
+        let kept: usize = keyed.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert_eq!(kept, SHARDS * SHARD_KEYS_MAX);
+        assert_eq!(keyed.look(0_u64, |value| *value), None, "the oldest has gone");
+    }
+
+    #[test]
+    fn to_look_remembers_nothing() {
+        let keyed = Keyed::<u64>::default();
+        assert_eq!(keyed.look("a", |value| *value), None);
+        assert!(keyed.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 }

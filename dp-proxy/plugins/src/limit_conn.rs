@@ -71,8 +71,7 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
 impl Behaviour for LimitConn {
     fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
         let key = self.key.of(&request.seen(host));
-        let is_over = |count: &Count| *count.lock().unwrap_or_else(PoisonError::into_inner) == 0;
-        let count = self.under_way.with(&key, is_over, |count| count.clone());
+        let count = self.under_way.with(&key, |count| count.clone());
         let mut under_way = count.lock().unwrap_or_else(PoisonError::into_inner);
         if *under_way >= self.conn.saturating_add(self.burst) {
             return self.rejection.step();

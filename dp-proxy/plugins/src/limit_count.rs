@@ -103,9 +103,8 @@ struct Window {
 impl LimitCount {
     /// Takes one from the key's window. How many had been taken before, and how long the window stays open.
     fn take(&self, key: &[u8], now: Duration) -> (u64, Duration) {
-        let is_over = |window: &Window| window.closes <= now;
-        self.windows.with(key, is_over, |window| {
-            if is_over(window) {
+        self.windows.with(key, |window| {
+            if window.closes <= now {
                 *window = Window { closes: now.saturating_add(self.time), taken: 0 };
             }
             let before = window.taken;

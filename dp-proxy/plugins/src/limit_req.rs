@@ -62,8 +62,7 @@ impl LimitReq {
     /// How long a request must wait; `None`: the bucket is full.
     fn take(&self, key: &[u8], now: Duration) -> Option<Duration> {
         let drained = |last: Duration| self.rate * now.saturating_sub(last).as_secs_f64();
-        let is_empty = |bucket: &Bucket| bucket.last.is_none_or(|last| bucket.excess <= drained(last));
-        self.buckets.with(key, is_empty, |bucket| {
+        self.buckets.with(key, |bucket| {
             // The first request of all is no excess.
             let excess = bucket.last.map_or(0.0, |last| (bucket.excess + 1.0 - drained(last)).max(0.0));
             if excess > self.burst {

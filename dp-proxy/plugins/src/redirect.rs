@@ -67,7 +67,8 @@ impl Behaviour for Redirect {
         let is_safe = [Method::GET, Method::HEAD].contains(&request.method);
         let (place, code) = match &self.to {
             To::Uri(template) => (template.fill_all(&request.seen(host)), self.code),
-            To::Pattern(patterns) => match patterns.apply(&request.path) {
+            // The path and query that the client asked for, whatever the upstream is told.
+            To::Pattern(patterns) => match patterns.apply(&text(host, Known::Uri)) {
                 Some(place) => (place.into_bytes(), self.code),
                 None => return Step::Go,
             },
@@ -80,15 +81,21 @@ impl Behaviour for Redirect {
             }
         };
         let mut place = encoded(&place);
-        if let (true, Some(query)) = (self.append_query, &request.query) {
+        let query = if self.append_query { text(host, Known::QueryString) } else { String::new() };
+        if !query.is_empty() {
             place.push(if place.contains('?') { '&' } else { '?' });
-            place.push_str(query);
+            place.push_str(&query);
         }
         match HeaderValue::from_str(&place) {
             Ok(place) => Step::Answer(Answer::empty(code).with(LOCATION, place)),
             Err(_) => Step::Answer(Answer::empty(StatusCode::INTERNAL_SERVER_ERROR)),
         }
     }
+}
+
+fn text(host: &dyn Host, known: Known) -> String {
+    let value = host.values().value(&Variable::Known(known)).unwrap_or_default();
+    String::from_utf8_lossy(&value).into_owned()
 }
 
 fn schema() -> Value {
@@ -125,7 +132,9 @@ mod tests {
             (json!({"http_to_https": false}), "GET", "/a", None),
         ] {
             let host = TestHost { path: path.to_owned(), ..TestHost::default() };
-            let step = behaviour(PLUGIN.name, conf.clone()).rewrite(&mut request(method, path), &host);
+            // What another plugin made of the request is for the upstream.
+            let mut it = request(method, "/rewritten?r=1");
+            let step = behaviour(PLUGIN.name, conf.clone()).rewrite(&mut it, &host);
             let found = answer(&step).map(|a| (a.status.as_u16(), a.headers[LOCATION].to_str().unwrap()));
             assert_eq!(found, expected, "{conf} {method} {path}");
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use protocol::Text;
 use protocol::resource::{Values, Variable};
 
@@ -87,6 +87,24 @@ impl Request {
     /// The values of variables, those that plugins add included.
     pub(crate) fn seen<'s>(&'s self, host: &'s dyn Host) -> Seen<'s> {
         Seen { request: self, came: host.values(), status: None }
+    }
+
+    /// Takes every cookie of that name out of the headers (RFC 6265 §4.2.1).
+    pub(crate) fn remove_cookie(&mut self, name: &str) {
+        let is_it =
+            |pair: &[u8]| pair.split(|b| *b == b'=').next().is_some_and(|key| key.trim_ascii() == name.as_bytes());
+        let pairs = |value: &HeaderValue| -> Vec<Vec<u8>> {
+            value.as_bytes().split(|b| *b == b';').map(|pair| pair.trim_ascii().to_vec()).collect()
+        };
+        let all: Vec<Vec<u8>> = self.headers.get_all(COOKIE).iter().flat_map(pairs).collect();
+        if !all.iter().any(|pair| is_it(pair)) {
+            return;
+        }
+        let left: Vec<Vec<u8>> = all.into_iter().filter(|pair| !pair.is_empty() && !is_it(pair)).collect();
+        match HeaderValue::from_bytes(&left.join(&b"; "[..])) {
+            Ok(value) if !left.is_empty() => drop(self.headers.insert(COOKIE, value)),
+            _ => drop(self.headers.remove(COOKIE)),
+        }
     }
 
     /// Takes every argument of that name out of the query.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use protocol::resource::{Known, Values, Variable};
 use serde_json::Value;
 
@@ -15,6 +15,8 @@ use super::{Answer, Behaviour, Chain, Credential, Host, Identity, Instance, Logi
 pub(crate) struct TestHost {
     /// The target that was asked for.
     pub(crate) path: String,
+    /// As they came.
+    pub(crate) headers: HeaderMap,
     /// Arguments beside those in the target.
     pub(crate) arguments: Vec<(String, String)>,
     pub(crate) now: Duration,
@@ -37,6 +39,7 @@ impl TestHost {
             |(plugin, conf): &(&'static str, Value)| (*plugin, find(plugin).unwrap().credential(conf).unwrap());
         Self {
             path: "/a".to_owned(),
+            headers: HeaderMap::new(),
             arguments: Vec::new(),
             now: Duration::ZERO,
             wall_seconds: 0,
@@ -53,6 +56,7 @@ impl Values for TestHost {
             Variable::Known(Known::RemoteAddr) => "127.0.0.1".to_owned(),
             Variable::Known(Known::Host) => "a.example".to_owned(),
             Variable::Known(Known::RequestUri) => self.path.clone(),
+            Variable::Known(Known::QueryString) => self.path.split_once('?')?.1.to_owned(),
             Variable::Known(Known::Uri) => self.path.split('?').next()?.to_owned(),
             Variable::Argument(name) => {
                 let query = self.path.split_once('?').map_or("", |(_, query)| query);
@@ -69,6 +73,10 @@ impl Values for TestHost {
 impl Host for TestHost {
     fn values(&self) -> &dyn Values {
         self
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.headers.get(name)
     }
 
     fn now(&self) -> Duration {

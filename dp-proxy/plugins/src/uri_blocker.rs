@@ -40,7 +40,8 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
 
 impl Behaviour for UriBlocker {
     fn rewrite(&self, _: &mut Request, host: &dyn Host) -> Step {
-        // What was sent, as in APISIX, and its path as everything behind reads it: an escape must not get past a rule.
+        // What was sent, as in APISIX, and its path as everything behind reads it: a letter that is escaped in a path must not
+        // get past a rule.
         let hits = |known| {
             let value = host.values().value(&Variable::Known(known));
             value.is_some_and(|value| self.rules.is_match(&value))

@@ -102,15 +102,22 @@ impl Door {
             return Err(HandoverError::Unknown(reason));
         }
         info!(successor = pid, version = ask.version, "handing over");
-        let Some(aside) = leaving.feed.stand_aside().await else {
-            wire::say(stream, &Offer::Refused("it is about to end".to_owned())).await?;
-            return Err(HandoverError::BrokenOff);
+        // Who gives up waiting finds the feed where it was, as soon as the disk lets go of it.
+        let aside = match timeout(limit.0, leaving.feed.stand_aside()).await {
+            Ok(Some(aside)) => aside,
+            Ok(None) => {
+                wire::say(stream, &Offer::Refused("it is about to end".to_owned())).await?;
+                return Err(HandoverError::BrokenOff);
+            }
+            Err(_) => {
+                wire::say(stream, &Offer::Refused("its disk hangs".to_owned())).await?;
+                return Err(late());
+            }
         };
         let given = timeout(limit.0, give(stream, leaving)).await.unwrap_or_else(|_| Err(late()));
         let given = match given {
-            // Whatever becomes of it now, it will serve or end.
             Ok(()) => match wire::say(stream, &Word::Go).await {
-                Ok(()) => wire::expect(stream, Word::Serving).await,
+                Ok(()) => timeout(limit.0, wire::expect(stream, Word::Serving)).await.unwrap_or_else(|_| Err(late())),
                 Err(e) => Err(e),
             },
             Err(e) => Err(e),

@@ -7,7 +7,7 @@
 //!
 //! A [`Monitor`] belongs to an address under one set of checks, not to a generation of the table: an edit that leaves
 //! both as they are finds it again, however many upstreams name it, and one that changes the checks takes the last
-//! verdict over. Workers read one flag; they write only when a node fails or comes back.
+//! verdict over, where the upstream is the same one. Workers read one flag; they write only when a node fails or comes back.
 
 mod monitor;
 mod probe;
@@ -15,6 +15,7 @@ mod probe;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use protocol::Text;
 use protocol::resource::Checks;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
@@ -37,8 +38,8 @@ struct Watched {
     monitors: HashMap<Address, Vec<Watching>>,
     /// Monitors that nobody probes yet.
     new: Vec<Weak<Monitor>>,
-    /// Probes at once, by the text of the checks.
-    slots: HashMap<String, Weak<Semaphore>>,
+    /// Probes at once, by upstream and the text of the checks: nodes of one that hang do not hold up another's.
+    slots: HashMap<(Text, String), Weak<Semaphore>>,
 }
 
 /// Where a node listens.
@@ -47,15 +48,19 @@ type Address = (NodeHost, u16);
 /// One of an address's monitors: few addresses have two.
 #[derive(Debug)]
 struct Watching {
+    /// The upstream that was the first to ask for it.
+    owner: Text,
     /// The checks, told as their text.
     checks: String,
     monitor: Weak<Monitor>,
 }
 
 impl Registry {
-    /// The monitor of an address under these checks; `tls` is how its probes make TLS, where the checks ask for that.
+    /// The monitor of an address under these checks, asked for by the upstream `owner`; `tls` is how its probes make TLS,
+    /// where the checks ask for that.
     pub(crate) fn watch(
         &self,
+        owner: &str,
         host: &NodeHost,
         port: u16,
         authority: &str,
@@ -71,16 +76,20 @@ impl Registry {
             if watching.checks == text {
                 return monitor;
             }
-            was_up.get_or_insert(monitor.is_up());
+            // What another's checks found says nothing: they may look at something else.
+            if watching.owner == *owner {
+                was_up.get_or_insert(monitor.is_up());
+            }
         }
-        let slots = watched.slots.get(&text).and_then(Weak::upgrade).unwrap_or_else(|| {
+        let group = (Text::from(owner), text.clone());
+        let slots = watched.slots.get(&group).and_then(Weak::upgrade).unwrap_or_else(|| {
             let slots = usize::try_from(checks.active.concurrency).unwrap_or(usize::MAX);
             Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))
         });
-        watched.slots.insert(text.clone(), Arc::downgrade(&slots));
+        watched.slots.insert(group, Arc::downgrade(&slots));
         let was_up = was_up.unwrap_or(true);
         let monitor = Arc::new(Monitor::new(host.clone(), port, authority, checks.clone(), tls, slots, was_up));
-        let watching = Watching { checks: text, monitor: Arc::downgrade(&monitor) };
+        let watching = Watching { owner: owner.into(), checks: text, monitor: Arc::downgrade(&monitor) };
         watched.monitors.entry(address).or_default().push(watching);
         watched.new.push(Arc::downgrade(&monitor));
         drop(watched);
@@ -145,20 +154,33 @@ mod tests {
     fn a_monitor_outlives_edits_and_its_verdict_outlives_changed_checks() {
         let registry = Registry::default();
         let host = NodeHost::parse("10.0.0.1");
-        let first = registry.watch(&host, 80, "10.0.0.1", &checks(1), None);
+        let first = registry.watch("u1", &host, 80, "10.0.0.1", &checks(1), None);
         assert!(
-            Arc::ptr_eq(&first, &registry.watch(&host, 80, "10.0.0.1", &checks(1), None)),
+            Arc::ptr_eq(&first, &registry.watch("u2", &host, 80, "10.0.0.1", &checks(1), None)),
             "one for all who name it"
         );
         for _ in 0..2 {
             first.report(Outcome::TcpFailure, Source::Active);
         }
         assert!(!first.is_up());
-        let other = registry.watch(&host, 80, "10.0.0.1", &checks(3), None);
+        let other = registry.watch("u1", &host, 80, "10.0.0.1", &checks(3), None);
         assert!(!Arc::ptr_eq(&first, &other) && !other.is_up(), "the verdict is taken over");
-        assert!(registry.watch(&host, 81, "10.0.0.1:81", &checks(1), None).is_up());
+        assert!(registry.watch("u3", &host, 80, "10.0.0.1", &checks(4), None).is_up(), "not a stranger's");
+        assert!(registry.watch("u1", &host, 81, "10.0.0.1:81", &checks(1), None).is_up());
         drop((first, other));
         assert_eq!(registry.take_new().iter().filter(|new| new.strong_count() > 0).count(), 0);
-        assert!(registry.watch(&host, 80, "10.0.0.1", &checks(1), None).is_up(), "nobody remembers what nobody uses");
+        assert!(
+            registry.watch("u1", &host, 80, "10.0.0.1", &checks(1), None).is_up(),
+            "nobody remembers what nobody uses"
+        );
+    }
+
+    #[test]
+    fn one_upstreams_probes_do_not_wait_for_anothers() {
+        let registry = Registry::default();
+        let host = NodeHost::parse("10.0.0.1");
+        let watch = |owner, port| registry.watch(owner, &host, port, "10.0.0.1", &checks(1), None);
+        let (a, b, c) = (watch("u1", 80), watch("u1", 81), watch("u2", 82));
+        assert!(Arc::ptr_eq(&a.slots, &b.slots) && !Arc::ptr_eq(&a.slots, &c.slots));
     }
 }

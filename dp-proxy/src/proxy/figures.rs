@@ -2,13 +2,15 @@
 //! memory that no other core writes, and nobody ever waits.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use protocol::Text;
+use tokio::time::Instant;
 
 use super::downstream::tls::HandshakeError;
 use super::error::UpstreamError;
@@ -58,6 +60,11 @@ impl Latency {
         let bucket = Self::BOUNDS_MS.iter().position(|bound| micros <= bound * 1000);
         self.counts[bucket.unwrap_or(Self::BOUNDS_MS.len())].add(1);
         self.micros.add(micros);
+    }
+
+    /// How many it has seen.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(Figure::get).sum()
     }
 
     /// Adds its counts (the last: over all bounds) and its sum in microseconds to `counts` and `micros`.
@@ -118,6 +125,9 @@ pub struct RouteRow {
 /// Rows of each kind that one worker keeps. What comes beyond is counted in a row without labels: memory stays bounded
 /// however many routes, hosts and nodes there are.
 const ROWS_MAX: usize = 10_000;
+
+/// A row in which nothing was counted for so long is given back once there are too many.
+const ROW_IDLE: Duration = Duration::from_secs(600);
 
 /// What one worker counts.
 #[derive(Debug, Default)]
@@ -197,15 +207,25 @@ pub(crate) struct Ledger {
     figures: Arc<Figures>,
     /// Asked with every request, by numbers that no client chooses.
     quick: HashMap<RowKey, Found, RandomState>,
-    statuses: HashMap<StatusLabels, Arc<StatusRow>>,
-    routes: HashMap<Text, Arc<RouteRow>>,
+    statuses: HashMap<StatusLabels, Known<StatusRow>>,
+    routes: HashMap<Text, Known<RouteRow>>,
+    /// When it was last looked which rows are still counted in.
+    looked: Option<Instant>,
 }
 
-/// What a key leads to, and the route that it points to.
+/// A row, and what it had counted when it was last looked at.
+#[derive(Debug)]
+struct Known<R> {
+    row: Arc<R>,
+    counted: u64,
+}
+
+/// What a key leads to, and the route that it points to: its place in memory is kept from others, and nothing of what it
+/// holds.
 #[derive(Debug)]
 struct Found {
     rows: Rc<Rows>,
-    _route: Option<Arc<Route>>,
+    _route: Option<Weak<Route>>,
 }
 
 /// By what a request finds its rows.
@@ -236,7 +256,21 @@ pub(crate) struct Times {
 
 impl Ledger {
     pub(crate) fn new(figures: Arc<Figures>) -> Self {
-        Self { figures, quick: HashMap::default(), statuses: HashMap::new(), routes: HashMap::new() }
+        Self { figures, quick: HashMap::default(), statuses: HashMap::new(), routes: HashMap::new(), looked: None }
+    }
+
+    /// Where there are as many rows as may be, gives those back in which nothing was counted for [`ROW_IDLE`] and longer:
+    /// routes and nodes come and go, and those of today are not to be counted without labels for it.
+    pub(crate) fn tidy(&mut self, now: Instant) {
+        let is_full = self.statuses.len() >= ROWS_MAX || self.routes.len() >= ROWS_MAX;
+        let is_due = self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= ROW_IDLE);
+        if !is_full || !is_due {
+            return;
+        }
+        let is_first = self.looked.replace(now).is_none();
+        retain(&mut self.statuses, &self.figures.statuses, is_first, |row| row.count.get());
+        retain(&mut self.routes, &self.figures.routes, is_first, |row| row.request.count());
+        self.quick.clear();
     }
 
     /// The rows of a request, of which `route` is what the key points to.
@@ -253,7 +287,7 @@ impl Ledger {
             self.quick.clear();
         }
         let rows = Rc::new(self.find(labels()));
-        self.quick.insert(key, Found { rows: rows.clone(), _route: route.cloned() });
+        self.quick.insert(key, Found { rows: rows.clone(), _route: route.map(Arc::downgrade) });
         rows
     }
 
@@ -262,12 +296,12 @@ impl Ledger {
         let (route, service) = if known { (labels.route.clone(), labels.service.clone()) } else { Default::default() };
         let shared = &self.figures.routes;
         let new_route = || entered(shared, RouteRow { route: route.clone(), service, ..RouteRow::default() });
-        let route = self.routes.entry(route.clone()).or_insert_with(new_route).clone();
+        let route = self.routes.entry(route.clone()).or_insert_with(new_route).row.clone();
         let known = self.statuses.len() < ROWS_MAX || self.statuses.contains_key(&labels);
         let labels = if known { labels } else { StatusLabels { code: labels.code, ..StatusLabels::default() } };
         let shared = &self.figures.statuses;
         let new_status = || entered(shared, StatusRow { labels: labels.clone(), count: Figure::default() });
-        let status = self.statuses.entry(labels.clone()).or_insert_with(new_status).clone();
+        let status = self.statuses.entry(labels.clone()).or_insert_with(new_status).row.clone();
         Rows { status, route }
     }
 }
@@ -290,14 +324,33 @@ impl Rows {
     }
 }
 
-fn entered<R>(shared: &Mutex<Vec<Arc<R>>>, row: R) -> Arc<R> {
+fn entered<R>(shared: &Mutex<Vec<Arc<R>>>, row: R) -> Known<R> {
     let row = Arc::new(row);
     shared.lock().unwrap_or_else(PoisonError::into_inner).push(row.clone());
-    row
+    Known { row, counted: 0 }
+}
+
+/// Notes what rows have counted; but for the first time, gives back those in which nothing was counted since.
+fn retain<K: Eq + Hash, R>(
+    known: &mut HashMap<K, Known<R>>,
+    shared: &Mutex<Vec<Arc<R>>>,
+    is_first: bool,
+    count: impl Fn(&R) -> u64,
+) {
+    known.retain(|_, known| {
+        let counted = count(&known.row);
+        let is_used = is_first || counted != std::mem::replace(&mut known.counted, counted);
+        known.counted = counted;
+        is_used
+    });
+    *shared.lock().unwrap_or_else(PoisonError::into_inner) = known.values().map(|known| known.row.clone()).collect();
 }
 
 #[cfg(test)]
 mod tests {
+    use plugins::Chain;
+    use protocol::resource::MethodSet;
+
     use super::*;
 
     #[test]
@@ -321,5 +374,53 @@ mod tests {
         let (mut counts, mut micros) = (Default::default(), 0);
         other.request.add_to(&mut counts, &mut micros);
         assert_eq!((counts[2], micros), (100, 300_000));
+    }
+
+    #[test]
+    fn rows_that_nobody_uses_make_room_and_those_in_use_stay() {
+        let figures = Arc::new(Figures::default());
+        let mut ledger = Ledger::new(figures.clone());
+        let times = Times { request: Duration::ZERO, upstream: None };
+        let count = |ledger: &mut Ledger, n: usize| {
+            let key = RowKey { route: n, pattern: 0, code: 200, node: None, host: 0 };
+            let labels = || StatusLabels { code: 200, route: format!("r{n}").into(), ..StatusLabels::default() };
+            ledger.rows(key, None, labels).count(times, 0);
+        };
+        let now = Instant::now();
+        (0..ROWS_MAX).for_each(|n| count(&mut ledger, n));
+        for passed in [Duration::ZERO, ROW_IDLE / 2, ROW_IDLE, ROW_IDLE * 2] {
+            ledger.tidy(now + passed);
+            assert_eq!(figures.routes().len(), if passed < ROW_IDLE { ROWS_MAX } else { 1 }, "after {passed:?}");
+            count(&mut ledger, 7);
+        }
+        count(&mut ledger, ROWS_MAX + 1);
+        let mut rows: Vec<_> =
+            figures.statuses().iter().map(|row| (row.labels.route.to_string(), row.count.get())).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, [("r10001".to_owned(), 1), ("r7".to_owned(), 5)]);
+    }
+
+    #[test]
+    fn a_route_that_is_gone_is_not_held() {
+        let mut ledger = Ledger::new(Arc::default());
+        let route = Arc::new(Route {
+            id: "r1".into(),
+            paths: Box::default(),
+            hosts: Box::default(),
+            priority: 0,
+            methods: MethodSet::default(),
+            remote_addrs: Box::default(),
+            vars: None,
+            target: None,
+            service: None,
+            plugins: Chain::default(),
+            plugin_config: None,
+            upgrades: None,
+            timeouts: None,
+            sealed: None,
+        });
+        let key = RowKey { route: Arc::as_ptr(&route).addr(), pattern: 0, code: 200, node: None, host: 0 };
+        ledger.rows(key, Some(&route), StatusLabels::default);
+        assert!(Arc::into_inner(route).is_some(), "nobody else holds it");
     }
 }

@@ -54,6 +54,21 @@ impl ConnectionHeader {
     }
 }
 
+/// Takes out what a client's `Connection` names, and leaves of it only whether a switch of protocols is asked for: what is
+/// added from here on is not the client's to take away.
+pub(crate) fn settle_connection(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    for name in ConnectionHeader::of(headers).named {
+        headers.remove(name);
+    }
+    match ConnectionHeader::names_upgrade(headers) {
+        true => drop(headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"))),
+        false => drop(headers.remove(header::CONNECTION)),
+    }
+}
+
 /// The protocol to which a client of HTTP/1.1 asks to switch; `None` where it asks for none, or for one that is not passed
 /// on: a list is left to be answered as if nothing was asked, and HTTP/2 or TLS on an open connection would carry
 /// requests past everything that looks at requests here.
@@ -102,6 +117,22 @@ mod tests {
                 headers.append("upgrade", HeaderValue::from_static(value));
             }
             assert_eq!(asked_upgrade(&headers).is_some(), expected, "{upgrade:?} {connection}");
+        }
+    }
+
+    #[test]
+    fn what_is_added_later_is_not_the_clients_to_take_away() {
+        for (connection, left) in
+            [("close, x-consumer-username", None), ("Upgrade, x-a, x-consumer-username", Some("upgrade"))]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert("connection", HeaderValue::from_static(connection));
+            headers.insert("x-consumer-username", HeaderValue::from_static("forged"));
+            headers.insert("x-b", HeaderValue::from_static("b"));
+            settle_connection(&mut headers);
+            let connection = headers.get("connection").map(|value| value.to_str().unwrap());
+            assert_eq!((connection, headers.contains_key("x-consumer-username")), (left, false));
+            assert!(headers.contains_key("x-b") && ConnectionHeader::of(&headers).named.is_empty());
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::seams::{SystemClock, SystemRandom};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Response, StatusCode};
@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use super::body::ResponseBody;
 use super::error::Refusal;
+use super::headers::settle_connection;
 use super::host::Host;
 use super::values::RequestValues;
 use crate::table::{Route, Table};
@@ -129,11 +130,13 @@ impl<'r> Plugged<'r> {
 impl<'r> Running<'r> {
     fn new(table: &'r Table, came: Came<'r>, host: &Host<'_>, path: &str, route: Option<&Route>) -> Self {
         let service = route.and_then(|route| table.service(route));
+        let mut headers = came.parts.headers.clone();
+        settle_connection(&mut headers);
         let request = Request {
             method: came.parts.method.clone(),
             path: path.to_owned(),
             query: came.parts.uri.query().map(str::to_owned),
-            headers: came.parts.headers.clone(),
+            headers,
             authority: None,
             remote: came.peer.ip(),
             secure: came.secure,
@@ -253,7 +256,10 @@ impl<'r> Running<'r> {
             instance.behaviour().header_filter(&self.request, &mut view, &host);
         }
         let mut new_body = view.body;
-        if [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status) {
+        let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status);
+        // The upstream's own 304 says of which representation it speaks (RFC 9110 §15.4.5); one that a plugin made of something
+        // else has no body any more.
+        if has_none && upstream_status != Some(head.status.as_u16()) {
             new_body = Some(Bytes::new());
         }
         if let Some(bytes) = new_body {
@@ -303,6 +309,10 @@ static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 impl plugins::Host for World<'_> {
     fn values(&self) -> &dyn Values {
         &self.values
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.values.parts.headers.get(name)
     }
 
     fn now(&self) -> Duration {

@@ -298,11 +298,19 @@ impl<'r> Outbound<'r> {
     async fn send(&mut self, tries: &mut Tries) -> Result<Answered<'r>, Refusal> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
-        let mut begun = None;
-        let mut last = None;
+        // APISIX's time for tries begins with the first of them.
+        let begun = Instant::now();
+        let mut last: Option<Refusal> = None;
         loop {
             let pick = self.worker.balancer.borrow_mut().pick(upstream, &tried, &self.values());
             let Some(Pick { place, down }) = pick else { return Err(last.unwrap_or(Refusal::NoNode)) };
+            if let Some(failed) = last.take() {
+                // Whatever is answered in the end is counted there; this one is not heard of any more.
+                self.worker.figures.retries.add(1);
+                if let Some(error) = failed.upstream_error() {
+                    self.worker.figures.upstream_failed(error);
+                }
+            }
             if down && tried.is_empty() {
                 self.worker.figures.all_down.add(1);
             }
@@ -323,6 +331,9 @@ impl<'r> Outbound<'r> {
                 }
                 Err(failed) => failed,
             };
+            if let (Some(under_way), true) = (&under_way, sign_of(&refusal).is_some()) {
+                under_way.failed();
+            }
             if let (Some(monitor), Some(sign)) = (&node.watch.0, sign_of(&refusal)) {
                 monitor.report(sign, Source::Passive);
             }
@@ -330,16 +341,11 @@ impl<'r> Outbound<'r> {
                 tries.statuses.push(refusal.status().as_u16());
             }
             let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
-            let begun = *begun.get_or_insert_with(Instant::now);
             let in_time = upstream.retry_timeout.is_none_or(|limit| begun.elapsed() < limit);
             if !may_retry || retries >= upstream.retries || !in_time {
                 return Err(refusal);
             }
             debug!(node = node.address(), reason = %refusal, attempt = retries + 1, "trying another node");
-            self.worker.figures.retries.add(1);
-            if let Some(error) = refusal.upstream_error() {
-                self.worker.figures.upstream_failed(error);
-            }
             last = Some(refusal);
         }
     }
@@ -350,7 +356,10 @@ impl<'r> Outbound<'r> {
     ///
     /// Beside a failure: whether the request may be sent to another node.
     async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
-        let secured = self.secured(node).map_err(|refusal| (refusal, true))?;
+        let secured = self.secured(node).map_err(|refusal| {
+            let may_retry = !matches!(refusal, Refusal::BadRequest(_));
+            (refusal, may_retry)
+        })?;
         if self.upstream.is_http2() {
             return Box::pin(self.try_http2(node, secured)).await;
         }
@@ -431,12 +440,21 @@ impl<'r> Outbound<'r> {
     }
 
     fn host_for<'h>(&'h self, node: &'h Node) -> &'h str {
-        match (self.upstream.pass_host, &self.upstream.upstream_host) {
-            (PassHost::Rewrite, Some(host)) => host,
-            // A client of HTTP/1.0 may have named none; the node must be told one.
-            (PassHost::Pass | PassHost::Rewrite, _) if !self.host.authority.is_empty() => self.host.authority,
+        match &self.upstream.upstream_host {
+            _ if self.is_clients_host() => self.host.authority,
+            Some(host) if self.upstream.pass_host == PassHost::Rewrite => host,
             _ => &node.authority,
         }
+    }
+
+    /// Whether nodes see the host that the client names. A client of HTTP/1.0 may have named none; a node must be told one.
+    fn is_clients_host(&self) -> bool {
+        let passes = match self.upstream.pass_host {
+            PassHost::Pass => true,
+            PassHost::Rewrite => self.upstream.upstream_host.is_none(),
+            PassHost::Node => false,
+        };
+        passes && !self.host.authority.is_empty()
     }
 }
 

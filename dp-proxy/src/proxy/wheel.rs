@@ -25,6 +25,9 @@ const NONE: u32 = u32::MAX;
 /// Never.
 const NEVER: u64 = u64::MAX;
 
+/// In place of a time that a clock cannot say: a century.
+const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// The alarms of one worker.
 #[derive(Debug)]
 pub(crate) struct Wheel {
@@ -169,7 +172,9 @@ impl Inner {
     }
 
     fn time_of(&self, tick: u64) -> Instant {
-        self.start + TICK * u32::try_from(tick).unwrap_or(u32::MAX)
+        let millis = tick.saturating_mul(u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX));
+        // What no clock can say is never.
+        self.start.checked_add(Duration::from_millis(millis)).unwrap_or(self.start + FAR)
     }
 
     fn take_entry(&mut self) -> u32 {

@@ -93,10 +93,13 @@ impl Opening {
         }
         if let Some(link) = &mut self.link {
             link.ready().await.map_err(|e: HandoverError| e.to_string())?;
-            self.sites.serve(&self.servers);
         }
         self.listen.as_mut().await.map_err(|e| format!("the listeners cannot be opened: {e}"))?;
         self.readiness.set_listening();
+        if self.link.is_some() {
+            // Not before: the process before this one answers there too, and is ready.
+            self.sites.serve(&self.servers);
+        }
         info!(addresses = ?self.shown.0, tls_addresses = ?self.shown.1, "serving");
         if let Some(link) = self.link.take() {
             link.serving().await;

@@ -75,6 +75,10 @@ async fn who_gets_in_and_what_the_upstream_is_told() {
     let forged = [("apikey", "jack-key"), ("X-Consumer-Username", "root"), ("X-Credential-Identifier", "root")];
     let passed = ask(&scene, "GET", "/echo", &forged).await;
     assert_eq!((passed.status, seen(&passed.json(), "x-consumer-username")), (200, Some("jack")));
+    // Nor can a client take away what it is not to say.
+    let stripped = [("apikey", "jack-key"), ("Connection", "close, X-Consumer-Username")];
+    let passed = ask(&scene, "GET", "/echo", &stripped).await;
+    assert_eq!((passed.status, seen(&passed.json(), "x-consumer-username")), (200, Some("jack")));
     assert_eq!(seen(&passed.json(), "x-credential-identifier"), None);
     let passed = ask(&scene, "GET", "/echo?apikey=second", &[]).await.json();
     assert_eq!(

@@ -132,6 +132,19 @@ async fn pass_host_decides_the_name_and_connections_are_kept_per_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_tls_cannot_ask_for_is_the_clients_fault_and_no_nodes() {
+    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
+    let node = TlsOrigin::before(origin.address, &authority.issue(&["a.com"]), None).await;
+    let checks = json!({"checks": {"active": {}, "passive": {"unhealthy": {"tcp_failures": 1}}}});
+    let scene = Scene::with(&[("routes", "r", https(&node.address.to_string(), checks))]).await;
+    for (host, status) in [("!.com", 400), ("!.com", 400), ("!.com", 400), ("a.com", 200)] {
+        assert_eq!(get(scene.dp.address(), host, "/x").await.status, status, "{host}");
+    }
+    assert_eq!(scene.dp.metric("holdfast_dp_upstream_errors_total{reason=\"tls\"}").await, 0.0);
+    assert_eq!(scene.dp.metric("holdfast_dp_all_nodes_down_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_must_be_believed_where_that_is_asked_for() {
     let (authority, other) = (Authority::new("root"), Authority::new("other"));
     let origin = Origin::echo().await;

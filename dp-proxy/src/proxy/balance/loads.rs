@@ -15,6 +15,9 @@ use crate::table::{Ticket, Upstream};
 /// After so long without news an average has lost most of its weight (APISIX's figure).
 const DECAY: Duration = Duration::from_secs(10);
 
+/// What a request that came to nothing counts at least: longer than any but the slowest answers take.
+const FAILURE_MIN: Duration = Duration::from_secs(5);
+
 /// A worker's knowledge, by the ticket of the node's address.
 #[derive(Debug, Default)]
 pub(crate) struct Loads {
@@ -120,7 +123,16 @@ impl Loads {
 impl UnderWay {
     /// The head of its answer is there.
     pub(crate) fn answered(&self) {
-        let (now, took) = (Instant::now(), self.begun.elapsed().as_secs_f64());
+        self.took(self.begun.elapsed());
+    }
+
+    /// No answer came of it. However soon that was known, a node that fails is not a quick one.
+    pub(crate) fn failed(&self) {
+        self.took(self.begun.elapsed().max(FAILURE_MIN));
+    }
+
+    fn took(&self, time: Duration) {
+        let (now, took) = (Instant::now(), time.as_secs_f64());
         self.loads.with(self.endpoint, |load| {
             let average = load.average.map_or(took, |(average, at)| {
                 let rest = remaining(now.saturating_duration_since(at));

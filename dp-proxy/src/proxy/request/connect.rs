@@ -18,8 +18,11 @@ impl Outbound<'_> {
         let name = host::name_of(host).unwrap_or_default();
         // An IPv6 address has brackets in a host, and none in a certificate.
         let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
-        let name = ServerName::try_from(bare.to_owned())
-            .map_err(|_| Refusal::Tls(format!("{host:?} is no name that TLS can ask for")))?;
+        let name = ServerName::try_from(bare.to_owned()).map_err(|_| match self.is_clients_host() {
+            // No node's fault, and no other node would do better.
+            true => Refusal::BadRequest("the host is no name that TLS can ask a node for"),
+            false => Refusal::Tls(format!("{host:?} is no name that TLS can ask for")),
+        })?;
         Ok(Some(Secured { config: config.clone(), name }))
     }
 

@@ -77,6 +77,11 @@ impl Connection {
         Pin::new(&mut self.link).poll_flush(cx)
     }
 
+    /// What was written has gone out: the next wait begins now.
+    pub(crate) fn moved(&mut self) {
+        self.alarm.clear();
+    }
+
     /// Ready when nothing was read or written for `limit`.
     pub(crate) fn poll_late(&self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         if !self.alarm.is_set() {

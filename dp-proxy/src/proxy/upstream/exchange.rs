@@ -229,7 +229,12 @@ impl Upload {
     fn poll(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Progress {
         while !self.ended {
             match self.poll_flush(cx, connection) {
-                Poll::Ready(Ok(())) => self.blocked = false,
+                // Whoever waited for the node to take more begins to wait for its answer now.
+                Poll::Ready(Ok(())) if self.blocked => {
+                    self.blocked = false;
+                    connection.moved();
+                }
+                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(e)) => {
                     self.broken = Some(e);
                     self.ended = true;

@@ -126,12 +126,14 @@ fn collect(
         match name.as_str() {
             "content-length" => {
                 let announced = read_length(&value).ok_or(BadHead::Framing)?;
-                match length {
-                    None => length = Some(announced),
-                    // The same length said twice is said once.
-                    Some(before) if before == announced => continue,
-                    Some(_) => return Err(BadHead::Framing),
+                // The same length said twice is said once, whether in one line or in two.
+                if length.is_some_and(|before| before != announced) {
+                    return Err(BadHead::Framing);
                 }
+                length = Some(announced);
+                let value = if value.as_bytes().contains(&b',') { announced.into() } else { value };
+                headers.insert(name, value);
+                continue;
             }
             "transfer-encoding" => {
                 if encoding.replace(value).is_some() {

@@ -75,7 +75,9 @@ impl Worker {
     fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, door: Door) {
         let Ok(local) = stream.local_addr() else { return };
         let Ends { client, local } = told.unwrap_or(Ends { client: peer, local });
-        let ends = Ends { client: SocketAddr::new(client.ip().to_canonical(), client.port()), local };
+        // On a socket for both families an IPv4 address comes in IPv6's clothes.
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let ends = Ends { client: canonical(client), local: canonical(local) };
         if !door.tls && door.stream {
             let _ = stream.set_nodelay(true);
             self.spawn(stream::serve(self.clone(), stream, ends, None));

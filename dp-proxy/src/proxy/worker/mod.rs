@@ -283,11 +283,14 @@ impl Worker {
         lines <= LINES_PER_SECOND
     }
 
-    /// Lets connections to nodes go that waited too long or were closed, for ever; tells how many wait.
+    /// Lets go what nobody needs any more, for ever: connections to nodes that waited too long or were closed, rows of
+    /// figures, and a table that was replaced while no request asked for one. Tells how many connections wait.
     async fn sweep(self: Rc<Self>) {
         loop {
             sleep(SWEEP).await;
             let now = Instant::now();
+            drop(self.table());
+            self.ledger.borrow_mut().tidy(now);
             self.figures.upstream_idle.set(self.pools.sweep(now) + self.http2_pools.sweep(now));
         }
     }

@@ -105,7 +105,7 @@ impl Upstreams {
             let by_tls = checks.active.kind == CheckType::Https;
             let tls = by_tls.then(|| self.anonymous.config(checks.active.https_verify_certificate, Alpn::Http1));
             for node in &mut nodes {
-                let monitor = self.health.watch(&node.host, node.port, &node.authority, checks, tls.cloned());
+                let monitor = self.health.watch(label, &node.host, node.port, &node.authority, checks, tls.cloned());
                 node.watch = Watch(Some(monitor));
             }
         }
