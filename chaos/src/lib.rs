@@ -21,6 +21,7 @@ pub mod load;
 pub mod luck;
 pub mod mutants;
 pub mod patience;
+pub mod pointers;
 pub mod postgres;
 pub mod power_cut;
 pub mod process;

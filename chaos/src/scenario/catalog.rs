@@ -24,6 +24,8 @@ const SHORT_LOG: Needs = Needs { settings: &["raft.snapshot_entries=200", "raft.
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
 const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
+/// Archived all the time, so that whoever stops is in the middle of it.
+const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARCHIVE };
 const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
@@ -74,6 +76,8 @@ pub const ALL: &[Scenario] = &[
     plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[]),
     plain("members", "a follower loses its vote while the leader dies", PLAIN, members, &[Election]),
     plain("archive-faults", "S3 fails, call by call, while leaders change", ARCHIVE, archive_faults, &[Election]),
+    plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
+    plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
 
@@ -255,6 +259,12 @@ fn archive_faults(luck: &mut Luck) -> Vec<Step> {
         }
     }
     steps
+}
+
+fn forged(luck: &mut Luck) -> Vec<Step> {
+    let forge_and_kill =
+        |luck: &mut Luck| [step(luck, Forge, (300, 600)), step(luck, Kill { whom: Leader }, (500, 1000))];
+    (0..2).flat_map(|_| forge_and_kill(luck)).collect()
 }
 
 fn postgres_failover(luck: &mut Luck) -> Vec<Step> {

@@ -145,6 +145,7 @@ async fn go_through(
     if let Some(archive) = &arena.archive {
         let held = archive.audit(&mut arena.cluster).await;
         notes.breaches.extend(held.err().map(|why| Breach { law: "archive-is-the-cluster", what: format!("{why:#}") }));
+        notes.breaches.extend(archive.s3.breaches());
     }
     Ok(notes)
 }
@@ -182,7 +183,12 @@ async fn audit(arena: &Arena) -> Result<Option<String>> {
     }
     let revisions = "SELECT count(DISTINCT revision), max(revision) FROM holdfast.history WHERE op <> 'base'";
     let (found, head) = (postgres.sql(revisions).await?, status.revision);
-    Ok((found != format!("{head}|{head}")).then(|| format!("of {head} revisions it has (count|highest) {found}")))
+    if found != format!("{head}|{head}") {
+        return Ok(Some(format!("of {head} revisions it has (count|highest) {found}")));
+    }
+    // Row by row: what is current is the state at the cursor.
+    let held = api.call("GET", "/v1/record/verify", &[], String::new()).await?.expect(&[200])?.json()?;
+    Ok((held["good"] != true).then(|| format!("what is current in it is not the state: {held}")))
 }
 
 fn keep_logs(from: &Path, to: &Path) -> Result<()> {
