@@ -13,6 +13,7 @@
 mod admin;
 mod archiver;
 pub mod bootstrap;
+pub mod command;
 mod escrow;
 mod feed;
 mod links;

@@ -13,6 +13,7 @@
 
 pub mod access_log;
 pub mod archive;
+pub mod command;
 pub mod disk;
 pub mod feed;
 #[cfg(test)]
