@@ -108,4 +108,6 @@ pub struct Figures {
     pub converged_ms: Vec<u64>,
     /// What was seen.
     pub seen: Vec<Sometimes>,
+    /// What else was measured, in words.
+    pub remarks: Vec<String>,
 }

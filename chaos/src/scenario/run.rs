@@ -9,11 +9,13 @@ use anyhow::{Context, Result, ensure};
 use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach, Truth};
+use crate::herd::Back;
 use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer, Recorder, ops, stands};
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::patience::until;
 use crate::power_cut::copy_tree;
+use crate::rewinds;
 use crate::workload::{Board, Size, Workload};
 
 /// How long everything is well before the first fault: an election in it makes the run invalid.
@@ -24,6 +26,8 @@ const WRITES_MIN: u64 = 20;
 const BACK_MAX: Duration = Duration::from_secs(20);
 /// How long after a heal every proxy must be where the writes are (law 8).
 const CONVERGE_MAX: Duration = Duration::from_secs(5);
+/// How long a herd may take to be back at the head after a heal.
+const HERD_BACK_MAX: Duration = Duration::from_secs(15);
 /// How long the last reads of each node may take.
 const LAST_READS_MAX: Duration = Duration::from_secs(15);
 /// How long the record may take to come to the head.
@@ -65,7 +69,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     let recorder = Recorder::create(&directory.join("history.jsonl"))?;
     let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
     arena.recorder = Some(recorder.clone());
-    let lived = live(&mut arena, &schedule, &mut luck, order.seed, &recorder).await;
+    let lived = live(&mut arena, order.scenario.needs.size, &schedule, &mut luck, order.seed, &recorder).await;
     keep_logs(arena.cluster.dir(), &directory)?;
     let cluster_dir = arena.cluster.dir().to_owned();
     if lived.is_err() {
@@ -97,11 +101,18 @@ pub async fn run(order: &Order) -> Result<Outcome> {
 struct Notes {
     converged_ms: Vec<u64>,
     breaches: Vec<Breach>,
+    remarks: Vec<String>,
 }
 
-async fn live(arena: &mut Arena, schedule: &[Step], luck: &mut Luck, seed: u64, recorder: &Recorder) -> Result<Notes> {
+async fn live(
+    arena: &mut Arena,
+    size: Size,
+    schedule: &[Step],
+    luck: &mut Luck,
+    seed: u64,
+    recorder: &Recorder,
+) -> Result<Notes> {
     let board = Board::default();
-    let size = Size { clients: 6, pause: Duration::from_millis(8), rate: 250 };
     let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
     let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
     // Whatever ended it: who still asks something does not know what comes of it.
@@ -121,6 +132,7 @@ async fn go_through(
     let mut notes = Notes::default();
     tokio::time::sleep(WELL).await;
     workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault")?;
+    notes.remarks.extend(gather(arena, "at first").await?);
     for step in schedule {
         tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
         let what = step.fault.describe();
@@ -131,15 +143,21 @@ async fn go_through(
         running.heal(arena).await.with_context(|| format!("{what} is healed"))?;
         mark(what.clone(), false);
         let healed = Instant::now();
+        notes.remarks.extend(gather(arena, &format!("after {what}")).await?);
         workload.more(WRITES_MIN, BACK_MAX).await.with_context(|| format!("writes after {what}"))?;
         converge(arena, board).await.with_context(|| format!("proxies after {what}"))?;
         notes.converged_ms.push(u64::try_from(healed.elapsed().as_millis())?);
     }
     workload.more(WRITES_MIN, BACK_MAX).await?;
     workload.stop_clients(LAST_READS_MAX).await?;
+    if arena.herd.is_some() {
+        notes.remarks.extend(gather(arena, "at last").await?);
+        notes.remarks.extend(costs(arena)?);
+    }
     arena.cluster.agree(CONVERGE_MAX).await?;
     workload.stop().await?;
-    if arena.postgres.is_some() {
+    if let Some(postgres) = &arena.postgres {
+        notes.breaches.extend(rewinds::breaches(postgres).await?);
         notes.breaches.extend(audit(arena).await?.map(|what| Breach { law: "record-is-a-gapless-prefix", what }));
     }
     if let Some(archive) = &arena.archive {
@@ -150,12 +168,49 @@ async fn go_through(
     Ok(notes)
 }
 
-/// Waits until every proxy stands where some node stands now, or beyond.
-async fn converge(arena: &Arena, board: &Board) -> Result<()> {
+/// Waits until every light subscriber is where some node is now; tells how long that took, where there are any.
+async fn gather(arena: &Arena, when: &str) -> Result<Option<String>> {
+    let Some(herd) = &arena.herd else { return Ok(None) };
+    let back = herd.reach(head(arena).await?, HERD_BACK_MAX).await.with_context(|| format!("the herd {when}"))?;
+    let Back { half, most, all } = back;
+    let (streams, fulls) = (herd.streams(), herd.fulls());
+    Ok(Some(format!(
+        "{when}: half of the herd was at the head within {} ms, 99 of 100 within {}, all within {}; \
+         {streams} streams and {fulls} full states so far",
+        half.as_millis(),
+        most.as_millis(),
+        all.as_millis()
+    )))
+}
+
+/// What every node has cost since it was last started.
+fn costs(arena: &mut Arena) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    for cp in &mut arena.cluster.cps {
+        let (name, cost) = (cp.name(), cp.process()?.cost()?);
+        let mib = |kib: u64| kib / 1024;
+        told.push(format!(
+            "{name} since its last start: {} MiB of memory, at most {}, and {:.1} s of processor time",
+            mib(cost.resident_kib),
+            mib(cost.most_resident_kib),
+            cost.cpu.as_secs_f64()
+        ));
+    }
+    Ok(told)
+}
+
+/// The highest revision that any node is at.
+async fn head(arena: &Arena) -> Result<u64> {
     let mut head = 0;
     for cp in arena.cluster.cps.iter().filter(|cp| cp.is_running()) {
         head = head.max(cp.api().status().await?.revision);
     }
+    Ok(head)
+}
+
+/// Waits until every proxy stands where some node stands now, or beyond.
+async fn converge(arena: &Arena, board: &Board) -> Result<()> {
+    let head = head(arena).await?;
     until("every proxy follows", CONVERGE_MAX, async || {
         for dp in arena.cluster.dps.iter().filter(|dp| dp.is_running()) {
             let seen = board.of(&dp.name()).map_or(0, |stand| stand.position.1);
@@ -202,7 +257,7 @@ fn keep_logs(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn count(history: &[Event], notes: Notes) -> Figures {
-    let mut figures = Figures { converged_ms: notes.converged_ms, ..Figures::default() };
+    let mut figures = Figures { converged_ms: notes.converged_ms, remarks: notes.remarks, ..Figures::default() };
     for op in ops(history) {
         figures.operations += 1;
         if matches!(op.call, Call::Write { .. }) {
