@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -78,7 +79,7 @@ pub struct Arena {
     /// Disk and journal of each node, where they are watched.
     pub disks: Vec<(Disk, Journal)>,
     /// Light subscribers.
-    pub herd: Option<Herd>,
+    pub herd: Option<Arc<Herd>>,
     /// Where faults note what they have seen.
     pub recorder: Option<Recorder>,
     /// Who looks into a node's system calls.
@@ -145,7 +146,7 @@ impl Arena {
         }
         if needs.subscribers > 0 {
             let endpoints: Vec<String> = arena.cluster.cps.iter().map(|cp| cp.addresses.feed.clone()).collect();
-            arena.herd = Some(Herd::start(needs.subscribers, &endpoints)?);
+            arena.herd = Some(Arc::new(Herd::start(needs.subscribers, &endpoints)?));
         }
         Ok(arena)
     }

@@ -26,20 +26,21 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The herd. It is gone when this is dropped.
 #[derive(Debug)]
 pub struct Herd {
-    stop: Arc<AtomicBool>,
-    members: JoinSet<()>,
+    _members: JoinSet<()>,
     seen: Vec<Arc<Seen>>,
 }
 
 /// What is known of a member.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Whether it has a stream on which something has come.
+    follows: AtomicBool,
     revision: AtomicU64,
     streams: AtomicU64,
     fulls: AtomicU64,
 }
 
-/// How long it took until so many of the herd were somewhere.
+/// How long it took until so many of the herd had what was waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Back {
     /// Half of them.
@@ -57,16 +58,16 @@ impl Herd {
     /// When this process may not have so many connections.
     pub fn start(count: usize, endpoints: &[String]) -> Result<Self> {
         allow_files(count as u64 + OTHER_FILES)?;
-        let (stop, endpoints): (_, Arc<[String]>) = (Arc::new(AtomicBool::new(false)), endpoints.into());
+        let endpoints: Arc<[String]> = endpoints.into();
         let seen: Vec<Arc<Seen>> = (0..count).map(|_| Arc::default()).collect();
         let mut members = JoinSet::new();
         for (number, seen) in seen.iter().enumerate() {
-            members.spawn(follow(number, endpoints.clone(), stop.clone(), seen.clone()));
+            members.spawn(follow(number, endpoints.clone(), seen.clone()));
         }
-        Ok(Self { stop, members, seen })
+        Ok(Self { _members: members, seen })
     }
 
-    /// Waits until every one is at this revision or beyond.
+    /// Waits until every one follows a node, and is at this revision or beyond.
     ///
     /// # Errors
     /// How many are not, when the time is up.
@@ -74,8 +75,10 @@ impl Herd {
         let (began, count) = (Instant::now(), self.seen.len());
         let (mut half, mut most) = (None, None);
         loop {
-            let there = self.seen.iter().filter(|seen| seen.revision.load(Ordering::Relaxed) >= revision).count();
-            let took = began.elapsed();
+            let is_there = |seen: &&Arc<Seen>| {
+                seen.follows.load(Ordering::Relaxed) && seen.revision.load(Ordering::Relaxed) >= revision
+            };
+            let (there, took) = (self.seen.iter().filter(is_there).count(), began.elapsed());
             if there * 2 >= count {
                 half.get_or_insert(took);
             }
@@ -101,12 +104,6 @@ impl Herd {
     pub fn fulls(&self) -> u64 {
         self.seen.iter().map(|seen| seen.fulls.load(Ordering::Relaxed)).sum()
     }
-
-    /// Lets everybody hang up.
-    pub async fn stop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.members.shutdown().await;
-    }
 }
 
 struct Look(Arc<Seen>);
@@ -121,20 +118,21 @@ impl Watcher for Look {
     }
 
     fn moved(&mut self, held: &ConfigState) {
+        self.0.follows.store(true, Ordering::Relaxed);
         self.0.revision.store(held.position().revision, Ordering::Relaxed);
     }
 }
 
-async fn follow(number: usize, endpoints: Arc<[String]>, stop: Arc<AtomicBool>, seen: Arc<Seen>) {
+async fn follow(number: usize, endpoints: Arc<[String]>, seen: Arc<Seen>) {
+    // It goes on until it is dropped.
+    let stop = AtomicBool::new(false);
     let mut luck = Luck::of(&[number as u64, 2_000]);
     let mut subscriber = Subscriber::new(format!("herd-{number:04}"), 1_000 + number as u64, SILENCE_MAX);
     let mut watcher = Look(seen);
     for at in number.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
         // Whatever ended it: the next node is tried.
         drop(subscriber.follow(&endpoints[at % endpoints.len()], &stop, &mut watcher).await);
+        watcher.0.follows.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(luck.below(PAUSE_MAX_MS))).await;
     }
 }

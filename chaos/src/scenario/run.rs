@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach, Truth};
-use crate::herd::Back;
+use crate::herd::{Back, Herd};
 use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer, Recorder, ops, stands};
 use crate::layout::Layout;
 use crate::luck::Luck;
@@ -113,11 +114,15 @@ async fn live(
     recorder: &Recorder,
 ) -> Result<Notes> {
     let board = Board::default();
+    // A herd that comes is no part of what is well before the first fault.
+    let first = come_back(arena.herd.clone()).await.context("the herd at first")?;
     let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
     let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
     // Whatever ended it: who still asks something does not know what comes of it.
     workload.break_off().await;
-    went
+    let mut notes = went?;
+    notes.remarks.splice(0..0, first.map(|back| format!("at first, {}", followed(back))));
+    Ok(notes)
 }
 
 async fn go_through(
@@ -132,7 +137,6 @@ async fn go_through(
     let mut notes = Notes::default();
     tokio::time::sleep(WELL).await;
     workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault")?;
-    notes.remarks.extend(gather(arena, "at first").await?);
     for step in schedule {
         tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
         let what = step.fault.describe();
@@ -140,10 +144,15 @@ async fn go_through(
         let mut running = step.fault.start(arena, luck).await.with_context(|| format!("{what} begins"))?;
         mark(format!("{what}{BEGUN}"), true);
         tokio::time::sleep(Duration::from_millis(step.lasts_ms)).await;
-        running.heal(arena).await.with_context(|| format!("{what} is healed"))?;
+        let herd = arena.herd.clone();
+        let (went, herd) = tokio::join!(running.heal(arena), come_back(herd));
+        went.with_context(|| format!("{what} is healed"))?;
         mark(what.clone(), false);
         let healed = Instant::now();
-        notes.remarks.extend(gather(arena, &format!("after {what}")).await?);
+        if let Some(back) = herd.with_context(|| format!("the herd after {what}"))? {
+            notes.remarks.push(format!("from the heal of {what} on, {}", followed(back)));
+            notes.remarks.extend(gather(arena, &format!("after {what}")).await?);
+        }
         workload.more(WRITES_MIN, BACK_MAX).await.with_context(|| format!("writes after {what}"))?;
         converge(arena, board).await.with_context(|| format!("proxies after {what}"))?;
         notes.converged_ms.push(u64::try_from(healed.elapsed().as_millis())?);
@@ -168,19 +177,30 @@ async fn go_through(
     Ok(notes)
 }
 
+/// Waits until every light subscriber, where there are any, follows a node.
+async fn come_back(herd: Option<Arc<Herd>>) -> Result<Option<Back>> {
+    match herd {
+        Some(herd) => herd.reach(0, HERD_BACK_MAX).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn followed(Back { half, most, all }: Back) -> String {
+    format!(
+        "half of the herd followed a node within {} ms, 99 of 100 within {}, all within {}",
+        half.as_millis(),
+        most.as_millis(),
+        all.as_millis()
+    )
+}
+
 /// Waits until every light subscriber is where some node is now; tells how long that took, where there are any.
 async fn gather(arena: &Arena, when: &str) -> Result<Option<String>> {
     let Some(herd) = &arena.herd else { return Ok(None) };
     let back = herd.reach(head(arena).await?, HERD_BACK_MAX).await.with_context(|| format!("the herd {when}"))?;
-    let Back { half, most, all } = back;
     let (streams, fulls) = (herd.streams(), herd.fulls());
-    Ok(Some(format!(
-        "{when}: half of the herd was at the head within {} ms, 99 of 100 within {}, all within {}; \
-         {streams} streams and {fulls} full states so far",
-        half.as_millis(),
-        most.as_millis(),
-        all.as_millis()
-    )))
+    let all = back.all.as_millis();
+    Ok(Some(format!("{when}, all were at the head {all} ms later; {streams} streams and {fulls} full states so far")))
 }
 
 /// What every node has cost since it was last started.

@@ -16,10 +16,12 @@ use crate::subscriber::{Subscriber, Watcher};
 
 /// A stream that says nothing for so long is left.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// The pause before another attempt: some changes are missed in it.
+/// The pause before another attempt when a node has ended the stream.
 const PAUSE: Duration = Duration::from_millis(100);
 /// A stream is hung up after a time between these, so that resuming is seen where nothing else ends streams.
-const HANG_UP_MS: (u64, u64) = (1500, 4000);
+const HANG_UP_MS: (u64, u64) = (500, 2000);
+/// The pause after that: few changes are missed in it, so that each of them counts.
+const HUNG_UP: Duration = Duration::from_millis(20);
 
 pub(super) struct Reader {
     address: String,
@@ -46,13 +48,13 @@ impl Reader {
         while !stop.load(Ordering::Relaxed) {
             let lasts = Duration::from_millis(self.luck.between(HANG_UP_MS.0, HANG_UP_MS.1));
             let following = self.subscriber.follow(&self.address, &stop, &mut self.notes);
-            let why = match tokio::time::timeout(lasts, following).await {
+            let (pause, why) = match tokio::time::timeout(lasts, following).await {
                 Ok(Ok(())) => return,
-                Ok(Err(why)) => format!("{why:#}"),
-                Err(_) => "it was hung up".to_owned(),
+                Ok(Err(why)) => (PAUSE, format!("{why:#}")),
+                Err(_) => (HUNG_UP, "it was hung up".to_owned()),
             };
             self.notes.note(FrameKind::Ended { why });
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }
