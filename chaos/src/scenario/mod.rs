@@ -2,6 +2,7 @@
 
 mod catalog;
 mod gaps;
+mod healthy;
 mod report;
 mod run;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, report};
+use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, healthy, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach, Truth};
 use crate::herd::{Back, Herd};
@@ -328,13 +328,14 @@ fn judge(scenario: &Scenario, history: &[Event], figures: &Figures, breaches: Ve
     if !breaches.is_empty() {
         return Verdict::Failed(breaches);
     }
-    let first = history.iter().find_map(|event| if let Event::Fault(mark) = event { Some(mark.at) } else { None });
-    let before = first.unwrap_or(u64::MAX);
-    let terms: Vec<u64> = stands(history).filter(|s| s.at < before && s.term > 0).map(|stand| stand.term).collect();
-    if terms.iter().min() != terms.iter().max() {
-        return Verdict::Invalid("there was an election before any fault".to_owned());
+    if let Some(why) = healthy::disturbance(history) {
+        return Verdict::Invalid(why);
     }
-    if figures.acknowledged < WRITES_MIN || figures.requests == 0 || figures.frames == 0 || terms.is_empty() {
+    if figures.acknowledged < WRITES_MIN
+        || figures.requests == 0
+        || figures.frames == 0
+        || !stands(history).any(|s| s.term > 0)
+    {
         return Verdict::Invalid(format!("too little happened: {figures:?}"));
     }
     let missing: Vec<&Sometimes> = scenario.wants.iter().filter(|wanted| !figures.seen.contains(wanted)).collect();
