@@ -61,7 +61,7 @@ mod tests {
         let after = [stand(9_500_000, 3), op(9_500_000, unknown()), rate(9_000_000, 3_000_000)];
         assert_eq!(disturbance(&[&well[..], &after].concat()), None);
         for bad in [stand(5, 3), op(5, unknown()), op(5, Outcome::Fail { status: 503 }), rate(1, 3_000_000)] {
-            let history = [&[bad.clone()], &well[..]].concat();
+            let history = [std::slice::from_ref(&bad), &well[..]].concat();
             assert!(disturbance(&history).is_some(), "{bad:?}");
             // Without any fault the whole run should have been well.
             assert!(disturbance(&[stand(1, 2), bad.clone()]).is_some(), "{bad:?}");
