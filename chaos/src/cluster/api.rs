@@ -95,14 +95,14 @@ impl Api {
         reply["members"].as_array().context("no members")?.iter().map(NodeView::read).collect()
     }
 
-    /// Proxies connected to this node: name and revision.
+    /// The proxies, as this node knows them and has heard of them: name, whom it follows, and revision.
     ///
     /// # Errors
     /// When it does not say so.
-    pub async fn fleet(&mut self) -> Result<Vec<(String, Option<u64>)>> {
+    pub async fn fleet(&mut self) -> Result<Vec<(String, u64, Option<u64>)>> {
         let reply = self.call("GET", "/v1/fleet", &[], String::new()).await?.expect(&[200])?.json()?;
         let proxies = reply["proxies"].as_array().context("no proxies")?;
-        let read = |p: &Value| Some((p["name"].as_str()?.to_owned(), p["revision"].as_u64()));
+        let read = |p: &Value| Some((p["name"].as_str()?.to_owned(), p["node_id"].as_u64()?, p["revision"].as_u64()));
         proxies.iter().map(|p| read(p).context("a proxy without a name")).collect()
     }
 }

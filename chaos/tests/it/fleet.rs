@@ -26,12 +26,16 @@ async fn leader_follower_and_learner_all_feed() {
         cluster.cp(1 + n % 3).api().put("routes", &format!("r{n}"), &route(&format!("/r{n}"))).await.unwrap();
     }
     cluster.agree(READY_MAX).await.unwrap();
+    let mut expected = Vec::new();
     for number in 1..=3 {
         let view = cluster.dp(number).view().await.unwrap();
         let node = cluster.cp(number).api().status().await.unwrap();
         assert_eq!((view.follows, view.revision), (Some(node.node_id), 20));
+        expected.push((format!("dp-{number}"), node.node_id, Some(20)));
+    }
+    for number in 1..=3 {
         let fleet = cluster.cp(number).api().fleet().await.unwrap();
-        assert_eq!(fleet.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [format!("dp-{number}")]);
+        assert_eq!(fleet, expected, "each node has asked the others");
     }
 }
 

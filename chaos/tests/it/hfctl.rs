@@ -103,10 +103,10 @@ async fn it_reads_writes_and_shows_a_cluster() {
     assert_eq!(members.lines().count(), 4, "{members}");
     assert!(members.contains("leader") && members.contains("follower"), "{members}");
     until("the proxy is shown", READY_MAX, async || {
-        let status = hfctl.ok(&["status"]).await;
-        let shown = status.contains("revision  4") && status.lines().last().is_some_and(|row| row.starts_with("dp-1"));
-        // Asked of each node in turn, one of them has the proxy; the first that answers may not.
-        anyhow_ensure(shown || status.contains("no proxy follows this node"), &status)
+        // Whichever node it follows: the one that answers has asked the others.
+        let fleet = hfctl.ok(&["fleet"]).await;
+        let shown = fleet.lines().last().is_some_and(|row| row.starts_with("dp-1 ") && row.contains(" 1-4 "));
+        anyhow_ensure(shown, &fleet)
     })
     .await
     .unwrap();
@@ -119,6 +119,73 @@ async fn it_reads_writes_and_shows_a_cluster() {
     cluster.cp(leader).kill().await.unwrap();
     let done = hfctl.run(&["put", "routes", "r5", "-f", "r3.json", "--timeout", "3s"]).await;
     assert!(done.code == 4 && done.err.contains("503"), "{}: {}", done.code, done.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_on_a_cluster_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().display().to_string();
+    for (name, text) in [
+        ("seed", "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"),
+        ("keyring", "k1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"),
+        ("all.yaml", FILE),
+        ("jack.yaml", "consumers:\n  - {username: jack, plugins: {key-auth: {key: jacks-key-1}}}\n"),
+        (
+            "changed.yaml",
+            "routes:\n  - {id: r1, uri: /changed, upstream_id: u1}\n  - {id: r9, uri: /new, upstream_id: u1}\n",
+        ),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let settings = [
+        format!("archive.directory={place}/archive"),
+        format!("archive.signing_key_file={place}/seed"),
+        format!("secrets.keyring_file={place}/keyring"),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let cluster = Cluster::start(Layout::Test { cluster: 0 }, 1, 0, &settings).await.unwrap();
+    let hfctl = hfctl(&cluster, dir.path());
+    hfctl.ok(&["apply", "-f", "all.yaml"]).await;
+    hfctl.ok(&["apply", "-f", "jack.yaml"]).await;
+    hfctl.ok(&["backup", "good.snap"]).await;
+    let before = hfctl.ok(&["dump"]).await;
+    assert_eq!(hfctl.ok(&["restore", "good.snap"]).await, "nothing to change\n");
+
+    hfctl.ok(&["user", "set", "later", "--role", "viewer"]).await;
+    hfctl.ok(&["apply", "-f", "changed.yaml"]).await;
+    hfctl.ok(&["delete", "routes", "r2"]).await;
+    hfctl.ok(&["delete", "consumers", "jack"]).await;
+    let out = hfctl.ok(&["restore", "good.snap", "--dry-run"]).await;
+    for line in [
+        "consumers/jack  created",
+        "routes/r1       replaced\n    $.uri: \"/changed\" -> \"/a\"",
+        "routes/r2       created",
+        "routes/r9       deleted",
+        "4 to change; this was a dry run",
+    ] {
+        assert!(out.contains(line), "{line} is missing in\n{out}");
+    }
+    assert_ne!(hfctl.ok(&["dump"]).await, before, "a dry run changes nothing");
+    let out = hfctl.ok(&["restore", "good.snap"]).await;
+    assert!(out.contains("everything is as it was at 1-2"), "{out}");
+    assert_eq!(hfctl.ok(&["dump"]).await, before);
+    assert!(hfctl.ok(&["get", "consumer", "jack"]).await.contains("jacks-key-1"), "what was sealed opens again");
+    assert!(hfctl.ok(&["user"]).await.contains("later"), "users are not the configuration's");
+
+    let mut damaged = std::fs::read(dir.path().join("good.snap")).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(dir.path().join("damaged.snap"), damaged).unwrap();
+    std::fs::write(dir.path().join("strange.snap"), "routes: []").unwrap();
+    for (file, code, words) in [
+        ("damaged.snap", 1, "this is no backup that can be restored"),
+        ("strange.snap", 1, "this is no backup that can be restored"),
+        ("missing.snap", 2, "missing.snap"),
+    ] {
+        let done = hfctl.run(&["restore", file]).await;
+        assert!(done.code == code && done.err.contains(words), "{file}: {}: {}", done.code, done.err);
+    }
+    assert_eq!(hfctl.ok(&["dump"]).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

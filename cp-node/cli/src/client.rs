@@ -137,6 +137,11 @@ impl Client {
         Err(Failure::Unreachable(reasons))
     }
 
+    /// Sends a file until a node answers it for good.
+    pub(crate) fn upload(&mut self, path: &str, file: &[u8]) -> Result<Answer, Failure> {
+        self.send_bytes(&Method::POST, path, &[], Some(file), "application/octet-stream")
+    }
+
     /// Sends a request until a node answers it for good.
     pub(crate) fn send(
         &mut self,
@@ -144,6 +149,17 @@ impl Client {
         path: &str,
         headers: &[(&str, String)],
         body: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        self.send_bytes(method, path, headers, body.map(str::as_bytes), "application/json")
+    }
+
+    fn send_bytes(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Option<&[u8]>,
+        media_type: &str,
     ) -> Result<Answer, Failure> {
         let mut unknown = None;
         let mut asked = false;
@@ -157,7 +173,7 @@ impl Client {
                     continue;
                 }
                 asked = true;
-                match self.attempt(server, method, path, headers, body) {
+                match self.attempt(server, method, path, headers, body, media_type) {
                     Attempt::Answered(answer) => return refused_or(answer, unknown.is_some()),
                     Attempt::NotApplied(reason) => reasons.push(format!("{server}: {reason}")),
                     Attempt::Unknown(reason) if method == Method::GET => reasons.push(format!("{server}: {reason}")),
@@ -180,18 +196,19 @@ impl Client {
         method: &Method,
         path: &str,
         headers: &[(&str, String)],
-        body: Option<&str>,
+        body: Option<&[u8]>,
+        media_type: &str,
     ) -> Attempt {
         let left = self.deadline.saturating_duration_since(Instant::now()).min(ATTEMPT_MAX.max(large(body)));
         let mut request =
             Request::builder().method(method).uri(format!("{server}{path}")).header("x-api-key", &self.key);
         if method != Method::GET {
-            request = request.header("idempotency-key", &self.request).header("content-type", "application/json");
+            request = request.header("idempotency-key", &self.request).header("content-type", media_type);
         }
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let request = match request.body(body.unwrap_or_default().to_owned()) {
+        let request = match request.body(body.unwrap_or_default()) {
             Ok(request) => request,
             Err(e) => return Attempt::NotApplied(e.to_string()),
         };
@@ -214,8 +231,8 @@ impl Client {
 }
 
 /// A large transaction takes its time, mostly in crossing the links between nodes.
-fn large(body: Option<&str>) -> Duration {
-    Duration::from_secs(body.map_or(0, str::len) as u64 / (1 << 20) * 2)
+fn large(body: Option<&[u8]>) -> Duration {
+    Duration::from_secs(body.map_or(0, <[u8]>::len) as u64 / (1 << 20) * 2)
 }
 
 fn read(mut response: Response<Body>) -> Attempt {

@@ -78,7 +78,7 @@ fn explain(line: &str, fleet: &Value) -> String {
     for node in fleet["nodes"].as_array().into_iter().flatten() {
         lines.push(format!("  node {}: {}", cell(&node["node_id"]), cell(&node["error"])));
     }
-    lines.push("look again with: hfctl status".to_owned());
+    lines.push("look again with: hfctl fleet".to_owned());
     lines.join("\n")
 }
 

@@ -1,6 +1,7 @@
 //! What must change for a cluster to be as files say, and how that is shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, IsTerminal, Write};
 
 use protocol::json::differences;
 use protocol::resource::conceal;
@@ -10,8 +11,8 @@ use ureq::http::Method;
 use crate::client::Client;
 use crate::document::Resource;
 use crate::failure::Failure;
-use crate::render;
-use crate::verbs::{id_of, path};
+use crate::render::{self, cell};
+use crate::verbs::{id_of, path, resource_of};
 
 /// Fields of an answer that are not the user's.
 const NOT_THE_USERS: [&str; 3] = ["id", "create_time", "update_time"];
@@ -178,13 +179,18 @@ impl Change {
         }
         let differences = differences(&self.old, &shown).into_iter();
         differences
-            .map(|difference| match (difference.old, difference.new) {
-                (Some(old), Some(new)) => format!("    {}: {} -> {}", difference.path, short(&old), short(&new)),
-                (None, Some(new)) => format!("  + {}: {}", difference.path, short(&new)),
-                (Some(old), None) => format!("  - {}: {}", difference.path, short(&old)),
-                (None, None) => String::new(),
-            })
+            .map(|difference| line(&difference.path.to_string(), difference.old.as_ref(), difference.new.as_ref()))
             .collect()
+    }
+}
+
+/// One difference, for people.
+fn line(path: &str, old: Option<&Value>, new: Option<&Value>) -> String {
+    match (old, new) {
+        (Some(old), Some(new)) => format!("    {path}: {} -> {}", short(old), short(new)),
+        (None, Some(new)) => format!("  + {path}: {}", short(new)),
+        (Some(old), None) => format!("  - {path}: {}", short(old)),
+        (None, None) => String::new(),
     }
 }
 
@@ -198,16 +204,66 @@ fn short(value: &Value) -> String {
 
 /// The plan for people: a line for each resource, and below it what is different.
 pub(crate) fn show(changes: &[Change]) -> String {
-    let rows: Vec<Vec<String>> =
-        changes.iter().map(|change| vec![change.key(), change.how.word().to_owned()]).collect();
+    table(changes.iter().map(|change| (change.key(), change.how.word().to_owned(), change.lines())).collect())
+}
+
+/// The same of what a dry run answers.
+pub(crate) fn show_dry_run(answer: &Value) -> String {
+    let results = answer["results"].as_array().into_iter().flatten();
+    let resources = results.map(|result| {
+        let key = resource_of(result["key"].as_str().unwrap_or_default()).unwrap_or_default();
+        let word = cell(&result["result"]);
+        let differences = result["diff"].as_array().into_iter().flatten().filter(|_| word == "replaced");
+        let lines = differences.map(|diff| line(&cell(&diff["path"]), diff.get("old"), diff.get("new"))).collect();
+        (key, word, lines)
+    });
+    table(resources.collect())
+}
+
+fn table(resources: Vec<(String, String, Vec<String>)>) -> String {
+    let rows: Vec<Vec<String>> = resources.iter().map(|(key, word, _)| vec![key.clone(), word.clone()]).collect();
     let table = render::table(&["RESOURCE", "RESULT"], &rows);
     let mut lines = table.lines();
     let mut text = format!("{}\n", lines.next().unwrap_or_default());
-    for (line, change) in lines.zip(changes) {
-        text.push_str(&format!("{line}\n"));
-        change.lines().iter().for_each(|line| text.push_str(&format!("{line}\n")));
+    for (row, (_, _, below)) in lines.zip(&resources) {
+        text.push_str(&format!("{row}\n"));
+        below.iter().for_each(|line| text.push_str(&format!("{line}\n")));
     }
     text
+}
+
+/// What a dry run says would break, or would lose requests.
+pub(crate) fn consequences(answer: &Value) -> String {
+    let mut text = String::new();
+    for broken in answer["broken_references"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "broken: {} refers to {}, which would not exist\n",
+            cell(&broken["from"]),
+            cell(&broken["to"])
+        ));
+    }
+    for shadow in answer["shadowed"].as_array().into_iter().flatten() {
+        let how = if shadow["entirely"] == true { "would get no request any more" } else { "would get fewer requests" };
+        text.push_str(&format!("shadowed: {} {how}: {} is asked first\n", cell(&shadow["route"]), cell(&shadow["by"])));
+    }
+    text
+}
+
+/// Asks whoever sits at a terminal, unless that was answered already.
+pub(crate) fn confirm(yes: bool, shown: &str, count: usize) -> Result<(), Failure> {
+    let stdin = std::io::stdin();
+    if yes || !stdin.is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(());
+    }
+    eprint!("{shown}change {count}? [y/N] ");
+    // A terminal that does not take the question will not give an answer either.
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = stdin.lock().read_line(&mut answer);
+    match read.map(|_| answer.trim().to_ascii_lowercase()) {
+        Ok(answer) if answer == "y" || answer == "yes" => Ok(()),
+        _ => Err(Failure::Refused("nothing was changed".to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +280,16 @@ mod tests {
         let text = show(&[replaced, change(How::Pruned, json!({"uri": "/a"}), Value::Null)]);
         let expected = "RESOURCE   RESULT\nroutes/r1  replaced\n  + $.desc: \"d\"\n  - $.name: \"x\"\n    $.uri: \"/a\" -> \"/b\"\nroutes/r1  deleted\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_dry_run_is_shown_as_a_plan_is() {
+        let answer = json!({ "results": [
+            {"key": "/apisix/routes/r1", "result": "replaced", "diff": [{"path": "$.uri", "old": "/a", "new": "/b"}]},
+            {"key": "/apisix/consumers/jack/credentials/c1", "result": "deleted", "diff": [{"path": "$", "old": {}}]},
+        ]});
+        let expected = "RESOURCE             RESULT\nroutes/r1            replaced\n    $.uri: \"/a\" -> \"/b\"\ncredentials/jack/c1  deleted\n";
+        assert_eq!(show_dry_run(&answer), expected);
     }
 
     #[test]

@@ -106,22 +106,28 @@ impl Answer {
 
     /// The body breaks its schema: APISIX's sentence for the first problem, and every problem with its place.
     pub(super) fn report(report: &Report) -> Self {
-        Self::report_in(report, None)
+        Self::report_under(report, "$", None)
     }
 
     /// The same for one operation of a transaction.
-    pub(super) fn report_in(report: &Report, operation: Option<usize>) -> Self {
-        let place = |path: String| match operation {
-            Some(index) => path.replacen('$', &format!("$.operations[{index}].value"), 1),
-            None => path,
-        };
+    pub(super) fn report_in(report: &Report, index: usize) -> Self {
+        Self::report_under(report, &format!("$.operations[{index}].value"), Some(&format!("operation {index}")))
+    }
+
+    /// The same for a body that the client did not send: one that stood here once.
+    pub(super) fn report_of(report: &Report, key: &ResourceKey) -> Self {
+        Self::report_under(report, &format!("{key}: $"), Some(&key.to_string()))
+    }
+
+    fn report_under(report: &Report, root: &str, whose: Option<&str>) -> Self {
+        let place = |path: String| path.replacen('$', root, 1);
         let errors: Vec<Value> = report
             .problems
             .iter()
             .map(|problem| json!({ "path": place(problem.path.to_string()), "message": problem.message }))
             .collect();
-        let sentence = match operation {
-            Some(index) => format!("operation {index}: {}", report.summary()),
+        let sentence = match whose {
+            Some(whose) => format!("{whose}: {}", report.summary()),
             None => report.summary().to_owned(),
         };
         Self::json(StatusCode::BAD_REQUEST, json!({ "error_msg": sentence, "errors": errors }).to_string())

@@ -13,6 +13,8 @@ use tonic::Code;
 use super::Desk;
 use super::answer::Answer;
 use super::request::Call;
+use super::wait::{self, Whole};
+use crate::feed::DpStatus;
 use crate::raft::LinkClass;
 
 /// How long another node may take to say how it is doing.
@@ -57,11 +59,7 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
     let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
     match (&call.method, &path[..]) {
         (&Method::GET, ["status"]) => Ok(Answer::value(StatusCode::OK, &desk.describe.status())),
-        (&Method::GET, ["fleet"]) => {
-            let proxies = desk.fleet.list();
-            let body = json!({ "node_id": desk.describe.peering.node, "proxies": proxies, "total": proxies.len() });
-            Ok(Answer::value(StatusCode::OK, &body))
-        }
+        (&Method::GET, ["fleet"]) => Ok(fleet(desk).await),
         (&Method::GET, ["cluster"]) => Ok(members(desk).await),
         (&Method::POST, ["cluster", "members", id, "promote"]) => {
             change(desk, change_members_request::Change::Promote(node_id(id)?)).await
@@ -82,6 +80,20 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
 fn node_id(text: &str) -> Result<NodeId, Answer> {
     let id = text.parse::<NodeId>().ok().filter(|id| *id > 0);
     id.ok_or_else(|| Answer::bad(&format!("{text:?} is no node id")))
+}
+
+/// Every proxy that follows a member, or did until a moment ago. Needs no leader.
+async fn fleet(desk: &Desk) -> Answer {
+    let Whole { proxies, unheard } = wait::whole(desk).await;
+    let proxies: Vec<DpStatus> = proxies.into_iter().map(|(node, proxy)| DpStatus::of(node, proxy)).collect();
+    let unheard: Vec<_> = unheard.into_iter().map(|(node, why)| json!({ "node_id": node, "error": why })).collect();
+    let body = json!({
+        "answered_by": desk.describe.peering.node,
+        "proxies": proxies,
+        "total": proxies.len(),
+        "nodes": unheard,
+    });
+    Answer::value(StatusCode::OK, &body)
 }
 
 /// Asks every other member how it is doing, all at once. Needs no leader.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use plugins::CATALOG;
 use protocol::command::{Action, Command, RecordAction, Transaction, Write};
-use protocol::resource::{KindInfo, admit};
+use protocol::entry::DEFAULT_GROUP;
+use protocol::resource::KindInfo;
 use protocol::{Outcome, Position, ResourceKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::request::{Call, parse, read_body};
+use super::request::{Call, read_body};
 use super::secrets::View;
 use super::{Desk, render, wait, write};
 use crate::record::{HistoryError, HistoryFilter, PAGE_MAX, Told};
@@ -168,15 +168,12 @@ async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
             Some(old) => {
                 let kind = KindInfo::find(&row.kind)
                     .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
-                let mut admitted = admit(&CATALOG, kind, Some(&row.id), parse(old.get().as_bytes())?)
-                    .map_err(|report| Answer::report(&report))?;
-                let draft = write::draft(&desk.secrets, &key, &mut admitted, None, None);
-                let mut draft = draft.map_err(|report| Answer::report(&report))?;
-                // Not only its body comes back.
-                if let Some(old) = &row.old_entry {
-                    draft.groups.clone_from(&old.groups);
-                    draft.ttl_seconds = old.ttl_seconds;
-                }
+                let groups_of_default = [DEFAULT_GROUP.into()];
+                let terms = match &row.old_entry {
+                    Some(old) => (&old.groups[..], old.ttl_seconds),
+                    None => (&groups_of_default[..], None),
+                };
+                let draft = write::as_it_was(&desk.secrets, kind, &key, old.get(), terms, None)?;
                 Write::Put { key, draft, if_match, only_new: is_gone && !asked.force }
             }
         });

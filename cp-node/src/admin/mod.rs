@@ -16,6 +16,7 @@ mod openapi;
 mod render;
 mod request;
 mod resources;
+mod restore;
 mod schemas;
 mod secrets;
 mod server;

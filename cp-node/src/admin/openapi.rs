@@ -247,6 +247,12 @@ fn others() -> Vec<(&'static str, Value)> {
         "type": "object", "required": ["revision"], "additionalProperties": false,
         "properties": { "revision": { "type": "integer", "minimum": 0 }, "force": { "type": "boolean" } },
     }));
+    let file = json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } });
+    let mut backup = plain("Everything that is configured, as a signed file", &[401, 409, 503]);
+    backup["responses"]["200"] = json!({ "description": "The file", "content": file });
+    let mut restore = plain("Bring a backup back", &[200, 202, 400, 401, 409, 412, 413, 422, 503, 504]);
+    restore["parameters"] = json!([query("dry_run", &json!({ "type": "boolean" }))]);
+    restore["requestBody"] = json!({ "required": true, "content": file });
     let name = json!([{ "name": "name", "in": "path", "required": true, "schema": reference("Id") }]);
     let token = json!([name[0], { "name": "token", "in": "path", "required": true, "schema": reference("Id") }]);
     let mut put_user =
@@ -288,7 +294,9 @@ fn others() -> Vec<(&'static str, Value)> {
         ("/v1/limits", get("Every bound of this API", &[200, 401])),
         ("/v1/status", get("This node", &[200, 401])),
         ("/v1/cluster", get("The members", &[200, 401])),
-        ("/v1/fleet", get("The proxies that follow this node", &[200, 401])),
+        ("/v1/fleet", get("Every proxy, whichever node it follows", &[200, 401])),
+        ("/v1/backup", json!({ "post": backup })),
+        ("/v1/restore", json!({ "post": restore })),
         ("/v1/revisions/{revision}/convergence", json!({ "get": convergence })),
         ("/v1/openapi.json", get("This description", &[200, 401])),
     ]

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::request::{Call, Query};
-use super::{Desk, backup, cluster, configs, history, limits, openapi, resources, schemas, transactions, users, wait};
+use super::{
+    Desk, backup, cluster, configs, history, limits, openapi, resources, restore, schemas, transactions, users, wait,
+};
 use crate::links;
 use crate::net::{Listener, Stream};
 
@@ -164,6 +166,7 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
         ["revisions", revision, "convergence"] => wait::convergence(desk, &call, revision).await,
         ["users", ..] => users::serve(desk, call, body).await,
         ["backup"] => backup::serve(desk, call).await,
+        ["restore"] => restore::serve(desk, call, body).await,
         ["transactions"] => transactions::serve(desk, call, body).await,
         ["history"] | ["revert"] | ["record"] | ["record", _] => history::serve(desk, call, body).await,
         ["cluster", ..] | ["fleet"] | ["status"] => cluster::serve(desk, call).await,

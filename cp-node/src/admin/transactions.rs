@@ -197,11 +197,11 @@ fn admit_all(
             (Op::Patch, None) => return Err(Answer::missing()),
             _ => value,
         };
-        let mut admitted: Admitted = admit(&CATALOG, kind, Some(&operation.id), value)
-            .map_err(|report| Answer::report_in(&report, Some(index)))?;
+        let mut admitted: Admitted =
+            admit(&CATALOG, kind, Some(&operation.id), value).map_err(|report| Answer::report_in(&report, index))?;
         let current = known.get(&key).map(|entry| &**entry);
         let draft = write::draft(secrets, &key, &mut admitted, current, ttl)
-            .map_err(|report| Answer::report_in(&report, Some(index)))?;
+            .map_err(|report| Answer::report_in(&report, index))?;
         warnings.extend(admitted.warnings.iter().map(|warning| format!("operation {index}: {warning}")));
         writes.push(Write::Put { key, draft, if_match: operation.if_match, only_new: operation.op == Op::Create });
     }

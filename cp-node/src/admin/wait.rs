@@ -5,40 +5,29 @@
 //! two nodes know, its latest connection counts. What cannot be known (a member that does not answer, or that has started
 //! so recently that it may have forgotten somebody) is never taken for good.
 
+mod ask;
 mod change;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ask::{ANSWER_MAX, Asked, HOLD, Heard, newest};
+pub(super) use ask::{Whole, whole};
 use axum::http::{Method, StatusCode};
 use change::{Change, Standing};
-use protocol::grpc::peer_client::PeerClient;
-use protocol::grpc::{FleetProxy, FleetReply, FleetRequest, Hello, Route};
+use protocol::grpc::Hello;
 use protocol::outcome::Written;
 use protocol::{Position, ResourceKey};
 use raft_store::types::NodeId;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use super::Desk;
 use super::answer::Answer;
 use super::limits::{WAIT_MILLIS_MAX, WAITS_MAX};
 use super::request::{Call, Query, WriteTerms};
-use crate::feed::Fleet;
-use crate::raft::LinkClass;
-
-/// How long a member may hold a question back.
-const HOLD: Duration = Duration::from_millis(250);
-
-/// How long it may take beyond that to answer.
-const ANSWER_MAX: Duration = Duration::from_millis(800);
-
-/// Before a member that did not answer is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Proxies that an answer names; of the rest it has the number.
 const NAMED_MAX: usize = 100;
@@ -160,40 +149,24 @@ struct Verdict {
     breakdown: Value,
 }
 
-/// What the members have said, by node.
-type Heard = BTreeMap<NodeId, Result<FleetReply, String>>;
-
 fn judge(change: &Change, scope: &Scope, quorum: Quorum, members: &BTreeSet<NodeId>, heard: &Heard) -> Verdict {
-    let mut proxies: HashMap<&str, &FleetProxy> = HashMap::new();
+    let proxies = newest(heard);
     let mut unheard = Vec::new();
     for member in members {
         match heard.get(member) {
-            Some(Ok(reply)) => {
-                for proxy in &reply.proxies {
-                    let Some(hello) = &proxy.hello else { continue };
-                    let known = proxies.entry(&hello.name).or_insert(proxy);
-                    if (proxy.lost_ms.is_some(), proxy.connected_ms) < (known.lost_ms.is_some(), known.connected_ms) {
-                        *known = proxy;
-                    }
-                }
-                if reply.forgetful {
-                    unheard.push(json!({
-                        "node_id": member,
-                        "error": "it has started a short while ago, and may not know of proxies that it lost",
-                    }));
-                }
-            }
+            Some(Ok(reply)) if reply.forgetful => unheard.push(json!({
+                "node_id": member,
+                "error": "it has started a short while ago, and may not know of proxies that it lost",
+            })),
+            Some(Ok(_)) => {}
             Some(Err(error)) => unheard.push(json!({ "node_id": member, "error": error })),
             None => unheard.push(json!({ "node_id": member, "error": "it has not answered yet" })),
         }
     }
-    let mut names: Vec<&str> = proxies.keys().copied().collect();
-    names.sort_unstable();
     let mut regions: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
     let mut behind = Vec::new();
     let (mut concerned, mut serving) = (0, 0);
-    for name in names {
-        let proxy = proxies[name];
+    for (name, (_, proxy)) in proxies {
         let Some(hello) = &proxy.hello else { continue };
         if !change.groups.contains(&hello.group) || !scope.takes(hello) {
             continue;
@@ -286,72 +259,16 @@ async fn follow(desk: &Desk, change: &Change, scope: &Scope, quorum: Quorum, pat
         Patience::Once => Instant::now() + HOLD + ANSWER_MAX,
         Patience::Until(until) => until,
     };
-    let members = desk.members.members();
-    let ids: BTreeSet<NodeId> = members.iter().map(|(id, _)| *id).collect();
-    let (said, mut hearing) = mpsc::channel(ids.len().max(1));
-    // They end with the set.
-    let mut asking = JoinSet::new();
-    for (id, member) in members {
-        let whom = if id == desk.describe.peering.node {
-            Whom::Here(desk.fleet.clone())
-        } else {
-            let route = desk.describe.peering.route(id);
-            Whom::There(Box::new(desk.channels.peer(&member.peer_address, LinkClass::Bulk)), route)
-        };
-        asking.spawn(ask(id, whom, change.position, said.clone()));
-    }
+    let mut asked = Asked::all(desk, change.position);
     let mut heard = Heard::new();
     loop {
-        let verdict = judge(change, scope, quorum, &ids, &heard);
-        let enough = matches!(patience, Patience::Once) && heard.len() == ids.len();
+        let verdict = judge(change, scope, quorum, &asked.members, &heard);
+        let enough = matches!(patience, Patience::Once) && heard.len() == asked.members.len();
         if verdict.is_served || enough || Instant::now() >= until || desk.describe.draining.load(Ordering::Relaxed) {
             return verdict;
         }
-        if let Ok(Some((id, reply))) = tokio::time::timeout_at(until, hearing.recv()).await {
+        if let Some((id, reply)) = asked.next(until).await {
             heard.insert(id, reply);
-        }
-    }
-}
-
-/// Who is asked.
-enum Whom {
-    Here(Fleet),
-    There(Box<PeerClient<Channel>>, Route),
-}
-
-impl Whom {
-    async fn look(&mut self, id: NodeId, serving: Position, seen: u64) -> Result<FleetReply, String> {
-        match self {
-            Self::Here(fleet) => Ok(fleet.look(id, serving, seen, HOLD).await),
-            Self::There(client, route) => {
-                let request = FleetRequest {
-                    route: Some(route.clone()),
-                    serving: Some(serving.into()),
-                    wait_ms: u64::try_from(HOLD.as_millis()).unwrap_or(u64::MAX),
-                    seen,
-                };
-                match tokio::time::timeout(HOLD + ANSWER_MAX, client.fleet(request)).await {
-                    Ok(Ok(reply)) => Ok(reply.into_inner()),
-                    Ok(Err(status)) => Err(status.message().to_owned()),
-                    Err(_) => Err(format!("no answer within {:?}", HOLD + ANSWER_MAX)),
-                }
-            }
-        }
-    }
-}
-
-/// Asks one member again and again, as long as somebody listens.
-async fn ask(id: NodeId, mut whom: Whom, serving: Position, said: mpsc::Sender<(NodeId, Result<FleetReply, String>)>) {
-    let mut seen = 0;
-    loop {
-        let reply = whom.look(id, serving, seen).await;
-        seen = reply.as_ref().map_or(0, |reply| reply.version);
-        let failed = reply.is_err();
-        if said.send((id, reply)).await.is_err() {
-            return;
-        }
-        if failed {
-            tokio::time::sleep(PAUSE).await;
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use axum::http::StatusCode;
 use daemon::planted;
+use plugins::CATALOG;
 use protocol::command::{Action, BasedOn, Command, Draft};
 use protocol::entry::DEFAULT_GROUP;
 use protocol::outcome::{Written, WrittenHow};
-use protocol::resource::Admitted;
-use protocol::{Entry, Outcome, Position, Rejection, Report, ResourceKey};
+use protocol::resource::{Admitted, KindInfo, admit};
+use protocol::{Entry, Outcome, Position, Rejection, Report, ResourceKey, Text};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::request::{Call, WriteTerms};
+use super::request::{Call, WriteTerms, parse};
 use super::secrets::Secrets;
 use super::{Desk, render, users};
 
@@ -34,6 +35,25 @@ pub(super) fn draft(
         groups: vec![DEFAULT_GROUP.into()],
         ttl_seconds,
     })
+}
+
+/// The same of what stood under `key` before, whose secrets are sealed: its body, its groups and its time to live. It is
+/// admitted anew, since rules may have become stricter.
+///
+/// # Errors
+/// The answer to whoever wants it back.
+pub(super) fn as_it_was(
+    secrets: &Secrets,
+    kind: &KindInfo,
+    key: &ResourceKey,
+    body: &str,
+    (groups, ttl_seconds): (&[Text], Option<u64>),
+    current: Option<&Entry>,
+) -> Result<Draft, Answer> {
+    let refused = |report: Report| Answer::report_of(&report, key);
+    let mut admitted = admit(&CATALOG, kind, Some(&key.id), parse(body.as_bytes())?).map_err(refused)?;
+    let draft = draft(secrets, key, &mut admitted, current, ttl_seconds).map_err(refused)?;
+    Ok(Draft { groups: groups.to_vec(), ..draft })
 }
 
 /// Proposes an action, and waits until this node has applied what came of it: whoever reads here next sees it.

@@ -45,6 +45,8 @@ const FLUSHES_MAX: usize = 4;
 pub(crate) struct Archiver {
     report: Arc<Report>,
     key: Arc<SigningKey>,
+    trusted: Arc<TrustedKeys>,
+    limits: Limits,
     flush: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -86,6 +88,7 @@ impl Archiver {
     pub(crate) fn start(start: Start) -> (Self, tokio::task::JoinHandle<()>) {
         let report = Arc::new(Report::new(start.archive.store.place()));
         let key = start.archive.key.clone();
+        let (trusted, limits) = (Arc::new(start.archive.trusted.clone()), start.archive.limits);
         let (flush, flushes) = mpsc::channel(FLUSHES_MAX);
         let work = Work {
             start,
@@ -96,7 +99,7 @@ impl Archiver {
             unknown: None,
             pause: None,
         };
-        (Self { report, key, flush }, tokio::spawn(work.run(flushes)))
+        (Self { report, key, trusted, limits, flush }, tokio::spawn(work.run(flushes)))
     }
 
     /// How it is doing.
@@ -107,6 +110,16 @@ impl Archiver {
     /// The key that signs.
     pub(crate) fn key(&self) -> Arc<SigningKey> {
         self.key.clone()
+    }
+
+    /// The keys whose signatures count, this node's among them.
+    pub(crate) fn trusted(&self) -> Arc<TrustedKeys> {
+        self.trusted.clone()
+    }
+
+    /// How large a snapshot may be.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Archives what there is, and waits for that, within a bound.

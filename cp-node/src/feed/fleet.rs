@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use protocol::Position;
-use protocol::grpc::{Ack, FleetProxy, FleetReply, Hello};
+use protocol::grpc::{Ack, FleetProxy, FleetReply, Hello, RejectedResource};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -61,6 +61,8 @@ pub(crate) struct Link {
 /// One proxy as the Admin API shows it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct DpStatus {
+    /// The node that it follows, or followed.
+    pub(crate) node_id: u64,
     /// Its name.
     pub(crate) name: String,
     /// Its version.
@@ -73,8 +75,10 @@ pub(crate) struct DpStatus {
     pub(crate) labels: BTreeMap<String, String>,
     /// Where its stream comes from.
     pub(crate) address: String,
-    /// For how long it has been connected, in seconds.
+    /// How long ago its connection began, in seconds.
     pub(crate) connected_seconds: u64,
+    /// How long ago it went, in seconds; `None`: it is connected.
+    pub(crate) lost_seconds: Option<u64>,
     /// The position that it last said it serves.
     pub(crate) position: Option<String>,
     /// The revision of that position.
@@ -207,14 +211,6 @@ impl Fleet {
         lacking.collect()
     }
 
-    /// All of them, by name.
-    pub(crate) fn list(&self) -> Vec<DpStatus> {
-        let inner = self.inner();
-        let mut list: Vec<DpStatus> = inner.links.values().map(Connected::status).collect();
-        list.sort_by(|a, b| a.name.cmp(&b.name));
-        list
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no code panics while it holds the fleet")
     }
@@ -236,41 +232,46 @@ impl Connected {
             ack: self.last_ack.as_ref().map(|(_, ack)| ack.clone()),
             connected_ms: millis(self.since.elapsed()),
             lost_ms: lost.map(millis),
-        }
-    }
-
-    fn status(&self) -> DpStatus {
-        let ack = self.last_ack.as_ref();
-        let position = ack.and_then(|(_, ack)| ack.position.clone()).and_then(|p| Position::try_from(p).ok());
-        let digest = ack.and_then(|(_, ack)| protocol::grpc::digest(&ack.digest, "digest").ok());
-        let rejected = ack.map(|(_, ack)| ack.rejected.as_slice()).unwrap_or_default().iter();
-        DpStatus {
-            name: self.hello.name.clone(),
-            version: self.hello.version.clone(),
-            region: self.hello.region.clone(),
-            group: self.hello.group.clone(),
-            labels: self.hello.labels.clone().into_iter().collect(),
             address: self.address.clone(),
-            connected_seconds: seconds(self.since.elapsed()),
-            position: position.map(|p| p.to_string()),
-            revision: position.map(|p| p.revision),
-            digest: digest.map(|d| d.to_string()),
-            last_seen_seconds: ack.map(|(at, _)| seconds(at.elapsed())),
-            volatile: ack.is_some_and(|(_, ack)| ack.volatile),
-            rejected: rejected
-                .map(|r| RejectedStatus {
-                    kind: r.kind.clone(),
-                    id: r.id.clone(),
-                    reason: r.reason.clone(),
-                    last_good: r.last_good,
-                })
-                .collect(),
+            ack_ms: self.last_ack.as_ref().map(|(at, _)| millis(at.elapsed())),
         }
     }
 }
 
-fn seconds(span: Duration) -> u64 {
-    span.as_secs()
+impl DpStatus {
+    /// What a node knows of a proxy.
+    pub(crate) fn of(node_id: u64, proxy: FleetProxy) -> Self {
+        let FleetProxy { hello, ack, connected_ms, lost_ms, address, ack_ms } = proxy;
+        let hello = hello.unwrap_or_default();
+        let ack = ack.unwrap_or_default();
+        let position = ack.position.and_then(|position| Position::try_from(position).ok());
+        let digest = protocol::grpc::digest(&ack.digest, "digest").ok();
+        let seconds = |millis: u64| millis / 1000;
+        Self {
+            node_id,
+            name: hello.name,
+            version: hello.version,
+            region: hello.region,
+            group: hello.group,
+            labels: hello.labels.into_iter().collect(),
+            address,
+            connected_seconds: seconds(connected_ms),
+            lost_seconds: lost_ms.map(seconds),
+            position: position.map(|position| position.to_string()),
+            revision: position.map(|position| position.revision),
+            digest: digest.map(|digest| digest.to_string()),
+            last_seen_seconds: ack_ms.map(seconds),
+            volatile: ack.volatile,
+            rejected: ack.rejected.into_iter().map(RejectedStatus::from).collect(),
+        }
+    }
+}
+
+impl From<RejectedResource> for RejectedStatus {
+    fn from(rejected: RejectedResource) -> Self {
+        let RejectedResource { kind, id, reason, last_good } = rejected;
+        Self { kind, id, reason, last_good }
+    }
 }
 
 impl Link {

@@ -10,7 +10,7 @@ mod service;
 mod stream;
 
 use fleet::Link;
-pub(crate) use fleet::{Fleet, serves};
+pub(crate) use fleet::{DpStatus, Fleet, serves};
 pub(crate) use full::FullStates;
 pub(crate) use service::FeedService;
 

@@ -17,13 +17,15 @@ pub(super) struct Choice {
     failures: u32,
     min: Duration,
     max: Duration,
+    /// Why each node was last of no use, since one was.
+    reasons: Vec<Option<String>>,
 }
 
 impl Choice {
     /// Begins with any of `count` nodes, so that a fleet spreads evenly.
     pub(super) fn new(count: usize, min: Duration, max: Duration, random: &dyn Random) -> Self {
         let at = usize::try_from(random.below(count as u64)).unwrap_or(0);
-        Self { count, at, failures: 0, min, max }
+        Self { count, at, failures: 0, min, max, reasons: vec![None; count] }
     }
 
     /// The node to dial.
@@ -39,12 +41,24 @@ impl Choice {
     /// The node was of use.
     pub(super) fn good(&mut self) {
         self.failures = 0;
+        self.reasons.fill(None);
     }
 
     /// The node is taken from now on.
     pub(super) fn switch_to(&mut self, node: usize) {
         self.at = node;
-        self.failures = 0;
+        self.good();
+    }
+
+    /// Whether the node was not of no use for this same reason when it was last tried: an outage of hours is a line of
+    /// the log for each node, not one for each attempt.
+    pub(super) fn is_news(&mut self, reason: &str) -> bool {
+        let Some(last) = self.reasons.get_mut(self.at) else { return true };
+        let is_news = last.as_deref() != Some(reason);
+        if is_news {
+            *last = Some(reason.to_owned());
+        }
+        is_news
     }
 
     /// The node was of no use: the next one is next.
@@ -98,6 +112,19 @@ mod tests {
         choice.switch_to(1);
         assert_eq!((choice.current(), choice.pause(&Fixed(u64::MAX - 1))), (1, Duration::ZERO));
         assert_eq!(Choice::new(1, Duration::ZERO, Duration::ZERO, &Fixed(7)).other(0), None);
+    }
+
+    #[test]
+    fn a_reason_is_news_once_for_each_node_until_one_is_of_use() {
+        let mut choice = Choice::new(2, Duration::ZERO, Duration::ZERO, &Fixed(0));
+        let mut told = Vec::new();
+        for reason in ["refused", "refused", "refused", "no answer", "refused", "no answer"] {
+            told.push(choice.is_news(reason));
+            choice.bad();
+        }
+        assert_eq!(told, [true, true, false, true, false, false]);
+        choice.good();
+        assert!(choice.is_news("refused"), "after it was of use");
     }
 
     /// The largest pause that could be drawn now, up to a factor of two.

@@ -48,6 +48,10 @@ pub(crate) enum Refusal {
     Misdirected,
     #[error("no head came in time")]
     LateHead,
+    #[error("its head is larger than allowed")]
+    HeadTooLarge,
+    #[error("its target is longer than allowed")]
+    TargetTooLong,
 }
 
 /// Names under which upstream errors are counted.
@@ -98,6 +102,8 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Client(BodyError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Client(BodyError::Late) | Self::LateHead => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Barred(_) | Self::NoNode => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unavailable(Unavailable::NoSuchUpstream) => StatusCode::BAD_GATEWAY,
             // As APISIX: a route whose service is gone is no route.
@@ -113,7 +119,8 @@ impl Refusal {
 
     /// Whether nothing that follows on the client's connection can be believed.
     pub(crate) fn ends_connection(&self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::UnknownCoding | Self::Connect | Self::Client(_) | Self::LateHead)
+        matches!(self, Self::BadRequest(_) | Self::UnknownCoding | Self::Connect | Self::Client(_))
+            || matches!(self, Self::LateHead | Self::HeadTooLarge | Self::TargetTooLong)
             || matches!(self, Self::Upstream(Failure::Client(_)))
     }
 

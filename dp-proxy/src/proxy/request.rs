@@ -4,7 +4,6 @@ mod connect;
 mod http2;
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,8 +12,7 @@ use bytes::Bytes;
 use daemon::planted;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderName, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{HeaderName, Method, Response, StatusCode, Version};
 use protocol::resource::{self, PassHost, Timeouts};
 use rustls::ClientConfig;
 use tokio::time::Instant;
@@ -23,7 +21,7 @@ use tracing::{debug, warn};
 use super::account::{Account, Matched, Tries};
 use super::balance::{Pick, Tried, UnderWay};
 use super::body::{Receiving, ResponseBody, Streaming};
-use super::downstream::body::RequestBody;
+use super::downstream::body::{Incoming, RequestBody};
 use super::downstream::client::Client;
 use super::downstream::tls::Session;
 use super::error::Refusal;
@@ -47,11 +45,11 @@ const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-s
 pub(crate) async fn answer(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let number = client.begin_request(!hyper::body::Body::is_end_stream(request.body()));
+    parts: Parts,
+    incoming: Incoming,
+) -> Response<ResponseBody> {
+    let number = client.begin_request();
     let mut account = Account::open(worker.clone(), client.clone());
-    let (parts, incoming) = request.into_parts();
     let peer = worker.real_peer(&client, &parts);
     account.note(&parts, peer);
     let mut tries = Tries::of(&worker);
@@ -74,13 +72,13 @@ pub(crate) async fn answer(
     account.tried(tries);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         client.account_tunnel(account);
-        return Ok(response);
+        return response;
     }
     let is_last = number == worker.requests_per_connection_max || worker.is_leaving();
     if is_last && parts.version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| body.with_account(account)))
+    response.map(|body| body.with_account(account))
 }
 
 /// `502`, or `502, 504` after several attempts.
@@ -132,7 +130,7 @@ async fn forward<'r>(
     plugged: &mut Plugged<'r>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let Under { table, account, tries } = under;
-    check_framing(client, parts)?;
+    check_framing(parts, &incoming)?;
     let host = Host::of(parts)?;
     let path = canonical(parts.uri.path())?;
     if let Some(rule) = table.barred() {
@@ -253,19 +251,11 @@ fn check_client(session: &Session, table: &Table, host: &Host<'_>, path: &str) -
 }
 
 /// Refuses what may be read in two ways, and what this proxy does not do.
-fn check_framing(client: &Client, parts: &Parts) -> Result<(), Refusal> {
+fn check_framing(parts: &Parts, incoming: &Incoming) -> Result<(), Refusal> {
     if parts.method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(Refusal::UnknownCoding);
-        }
-        if client.is_framed_twice() {
-            return Err(Refusal::BadRequest("both Content-Length and Transfer-Encoding"));
-        }
-    }
+    incoming.check()?;
     match parts.headers.get(header::EXPECT) {
         Some(expect) if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Refusal::Expectation),
         _ => Ok(()),

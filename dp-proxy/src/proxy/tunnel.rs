@@ -17,8 +17,8 @@ use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
 use super::account::Account;
-use super::upstream::link::Link;
 use super::wheel::Alarm;
+use crate::proxy::link::Link;
 
 /// What is read of one side before the other has taken it.
 const BUFFER_BYTES: usize = 16 << 10;

@@ -1,7 +1,6 @@
 //! `hfctl apply -f <file or directory>`: what differs from what the cluster has is shown and written in one transaction; a
 //! second time, nothing.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -55,10 +54,10 @@ impl Apply {
             closing.push_str("nothing to change\n");
         } else if self.dry_run {
             consequences = plan::dry_run(client, &operations)?;
-            closing = consequences_text(&consequences);
+            closing = plan::consequences(&consequences);
             closing.push_str(&format!("{count} to change; this was a dry run\n"));
         } else {
-            self.confirm(&shown, count)?;
+            plan::confirm(self.yes, &shown, count)?;
             let body = json!({ "operations": operations }).to_string();
             let answer = client.send(&Method::POST, "/v1/transactions", &[], Some(&body)).map_err(raced)?;
             if let Some(warning) = &answer.warning {
@@ -87,39 +86,6 @@ impl Apply {
         print!("{text}");
         Err(Failure::Refused(format!("it would be refused: {}", cell(&consequences["error_msg"]))))
     }
-
-    /// Asks whoever sits at a terminal.
-    fn confirm(&self, shown: &str, count: usize) -> Result<(), Failure> {
-        let stdin = std::io::stdin();
-        if self.yes || !stdin.is_terminal() || !std::io::stderr().is_terminal() {
-            return Ok(());
-        }
-        eprint!("{shown}change {count}? [y/N] ");
-        // A terminal that does not take the question will not give an answer either.
-        let _ = std::io::stderr().flush();
-        let mut answer = String::new();
-        let read = stdin.lock().read_line(&mut answer);
-        match read.map(|_| answer.trim().to_ascii_lowercase()) {
-            Ok(answer) if answer == "y" || answer == "yes" => Ok(()),
-            _ => Err(Failure::Refused("nothing was changed".to_owned())),
-        }
-    }
-}
-
-fn consequences_text(answer: &Value) -> String {
-    let mut text = String::new();
-    for broken in answer["broken_references"].as_array().into_iter().flatten() {
-        text.push_str(&format!(
-            "broken: {} refers to {}, which would not exist\n",
-            cell(&broken["from"]),
-            cell(&broken["to"])
-        ));
-    }
-    for shadow in answer["shadowed"].as_array().into_iter().flatten() {
-        let how = if shadow["entirely"] == true { "would get no request any more" } else { "would get fewer requests" };
-        text.push_str(&format!("shadowed: {} {how}: {} is asked first\n", cell(&shadow["route"]), cell(&shadow["by"])));
-    }
-    text
 }
 
 /// Somebody else was faster than the plan.

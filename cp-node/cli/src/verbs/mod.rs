@@ -7,6 +7,7 @@ mod context;
 mod delete;
 mod diff;
 mod dump;
+mod fleet;
 mod get;
 mod history;
 mod list;
@@ -14,6 +15,7 @@ mod members;
 mod patch;
 mod put;
 mod record;
+mod restore;
 mod revert;
 mod snapshot;
 mod status;
@@ -48,6 +50,8 @@ pub(crate) enum Verb {
     Diff(diff::Diff),
     /// Prints everything that is configured, as a file that apply takes.
     Dump(dump::Dump),
+    /// Shows every proxy, whichever node it follows, and what it serves.
+    Fleet(fleet::FleetVerb),
     /// Shows a resource.
     Get(get::Get),
     /// Shows who changed what, and when.
@@ -62,11 +66,13 @@ pub(crate) enum Verb {
     Put(put::Put),
     /// Shows how the durable record is doing; verifies and repairs it; lets it move to another PostgreSQL.
     Record(record::Record),
+    /// Brings everything back that is in a backup of this cluster, in one transaction.
+    Restore(restore::Restore),
     /// Takes a change back.
     Revert(revert::Revert),
     /// Looks at a snapshot file; needs no node.
     Snapshot(snapshot::Snapshot),
-    /// Shows the node that answers and the proxies that follow it.
+    /// Shows the node that answers.
     Status(status::Status),
     /// Makes, lists and revokes the tokens of users.
     Token(token::Token),
@@ -85,12 +91,14 @@ impl Verb {
             Self::Backup(verb) => verb.run(client, format),
             Self::Delete(verb) => verb.run(client),
             Self::Diff(verb) => verb.run(client, format),
+            Self::Fleet(verb) => verb.run(client, format),
             Self::Get(verb) => verb.run(client, format),
             Self::History(verb) => verb.run(client, format),
             Self::List(verb) => verb.run(client, format),
             Self::Members(verb) => verb.run(client, format),
             Self::Put(verb) => verb.run(client, format),
             Self::Record(verb) => verb.run(client, format),
+            Self::Restore(verb) => verb.run(client, format),
             Self::Revert(verb) => verb.run(client, format),
             Self::Patch(verb) => verb.run(client, format),
             Self::Dump(verb) => verb.run(client, format),

@@ -1,7 +1,7 @@
 //! Who counts as serving a change, and who does not.
 
 use protocol::entry::DEFAULT_GROUP;
-use protocol::grpc::{Ack, RejectedResource};
+use protocol::grpc::{Ack, FleetProxy, FleetReply, RejectedResource};
 use protocol::{ConfigState, Entry, Epoch};
 
 use super::*;
@@ -22,7 +22,7 @@ fn proxy(name: &str, region: &str, revision: u64) -> FleetProxy {
         ..Hello::default()
     };
     let ack = Ack { position: Some(at(revision).into()), ..Ack::default() };
-    FleetProxy { hello: Some(hello), ack: Some(ack), connected_ms: 1000, lost_ms: None }
+    FleetProxy { hello: Some(hello), ack: Some(ack), connected_ms: 1000, ..FleetProxy::default() }
 }
 
 fn rejects(mut proxy: FleetProxy, kind: &str, id: &str) -> FleetProxy {

@@ -322,6 +322,7 @@ impl Follower {
         match over {
             Over::Left(leave) => {
                 match &leave {
+                    _ if !choice.is_news(&leave.to_string()) => {}
                     Leave::OtherCluster { .. } | Leave::Refused(_) | Leave::Conflict(_) => {
                         error!(reason = %leave, "left the control plane's node");
                     }
@@ -338,7 +339,9 @@ impl Follower {
             }
             Over::Wished(_) => {}
             Over::Link(e) => {
-                warn!(reason = %e, "no stream from the control plane's node");
+                if choice.is_news(&e.to_string()) {
+                    warn!(reason = %e, "no stream from the control plane's node");
+                }
                 choice.bad();
             }
         }

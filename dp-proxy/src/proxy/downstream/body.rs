@@ -7,9 +7,24 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use super::client::Client;
+use super::http1;
+use crate::proxy::error::Refusal;
+
+/// The body of a request, as it comes by what the client speaks.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Http1(http1::Incoming),
+    Http2(hyper::body::Incoming),
+}
+
+/// A piece of a body, or what came behind it.
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
 
 /// A request's body that is passed on.
 #[derive(Debug)]
@@ -42,11 +57,11 @@ impl RequestBody {
     /// A body of which at most `bytes_max` bytes are taken (0: without a bound).
     pub(crate) fn new(incoming: Incoming, client: Rc<Client>, bytes_max: u64) -> Result<Self, BodyError> {
         let left = if bytes_max == 0 { u64::MAX } else { bytes_max };
-        let length = incoming.size_hint().exact();
+        let length = incoming.length();
         if length.is_some_and(|length| length > left) {
             return Err(BodyError::TooLarge);
         }
-        let ended = incoming.is_end_stream();
+        let ended = length == Some(0);
         let (again, trailers) = (VecDeque::new(), None);
         Ok(Self { incoming, client, left, length, touched: false, ended, again, trailers })
     }
@@ -86,23 +101,22 @@ impl RequestBody {
         }
         self.touched = true;
         loop {
-            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            let Poll::Ready(piece) = self.incoming.poll_next(cx) else {
                 ready!(self.client.body_late(cx));
                 return Poll::Ready(Some(Err(BodyError::Late)));
             };
             self.client.body_came();
-            let Some(frame) = frame else {
-                self.ended = true;
-                self.client.body_ended();
-                return Poll::Ready(None);
-            };
-            let Ok(frame) = frame else { return Poll::Ready(Some(Err(BodyError::Broken))) };
-            let data = match frame.into_data() {
-                Ok(data) => data,
-                Err(frame) => {
-                    self.trailers = frame.into_trailers().ok().map(Box::new);
+            let data = match piece {
+                None => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                Some(Ok(Piece::Trailers(trailers))) => {
+                    self.trailers = Some(Box::new(trailers));
                     continue;
                 }
+                Some(Ok(Piece::Data(data))) => data,
             };
             if data.is_empty() {
                 continue;
@@ -113,6 +127,41 @@ impl RequestBody {
             };
             self.left = left;
             return Poll::Ready(Some(Ok(data)));
+        }
+    }
+}
+
+impl Incoming {
+    /// # Errors
+    /// Nobody can say where it ends.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Http1(incoming) => Ok(incoming.check()?),
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Its length, where that is known before it has come.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Http1(incoming) => incoming.left(),
+            Self::Http2(incoming) => incoming.size_hint().exact(),
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        match self {
+            Self::Http1(incoming) => {
+                incoming.poll_next(cx).map(|next| next.map(|next| next.map(Piece::Data).map_err(|_| BodyError::Broken)))
+            }
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map(|frame| {
+                let frame = match frame? {
+                    Ok(frame) => frame,
+                    Err(_) => return Some(Err(BodyError::Broken)),
+                };
+                let piece = frame.into_data().map(Piece::Data);
+                Some(Ok(piece.unwrap_or_else(|frame| Piece::Trailers(frame.into_trailers().unwrap_or_default()))))
+            }),
         }
     }
 }

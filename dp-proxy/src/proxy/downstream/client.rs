@@ -1,8 +1,4 @@
-//! A client's connection as the HTTP parser sees it, with its deadlines.
-//!
-//! ```text
-//!   Idle --first byte--> Head --parsed--> Request --answered--> Idle
-//! ```
+//! A client's connection as whatever serves its requests shares it: who it is, its deadlines, and what is counted of it.
 //!
 //! Between requests a connection may idle for a while; a head must come within a fixed time from its first byte on,
 //! however it trickles; a body's reads are timed where they are asked for ([`super::body`]); and a client that takes
@@ -18,23 +14,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head_scan::HeadScan;
 use super::tls::Session;
 use crate::proxy::account::Account;
 use crate::proxy::figures::Rows;
 use crate::proxy::tunnel::Tunnel;
 use crate::proxy::wheel::{Alarm, Wheel};
-
-/// What a connection is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
-    /// Waiting for the first byte of a head.
-    Idle,
-    /// Reading a head.
-    Head,
-    /// A request is under way.
-    Request,
-}
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -55,15 +39,11 @@ pub(crate) struct Client {
     limits: ClientLimits,
     /// The connection, when this is one stream of many on it (HTTP/2).
     of: Option<Rc<Client>>,
-    /// Whether this is a connection of many streams: then its bytes are no heads.
-    multiplexed: Cell<bool>,
     /// Requests under way on its streams.
     open: Cell<usize>,
-    phase: Cell<Phase>,
     /// For whatever is read: idling, a head, or a body.
     reading: Alarm,
     writing: Alarm,
-    scan: RefCell<HeadScan>,
     /// Bytes that came and went and were not counted yet.
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -71,10 +51,6 @@ pub(crate) struct Client {
     egress: RefCell<Option<Rc<Rows>>>,
     /// Requests so far.
     requests: Cell<u64>,
-    /// Whether a head was cut off by its deadline.
-    late_head: Cell<bool>,
-    /// Whether more of the last request's body is to come.
-    body_open: Cell<bool>,
     /// What becomes of the connection when the 101 is written.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -112,18 +88,13 @@ impl Client {
             tls,
             limits,
             of: None,
-            multiplexed: Cell::new(false),
             open: Cell::new(0),
-            phase: Cell::new(Phase::Idle),
             reading: wheel.alarm(),
             writing: wheel.alarm(),
-            scan: RefCell::default(),
             received: Cell::new(0),
             sent: Cell::new(0),
             egress: RefCell::default(),
             requests: Cell::new(0),
-            late_head: Cell::new(false),
-            body_open: Cell::new(false),
             tunnel: RefCell::default(),
         }
     }
@@ -146,14 +117,11 @@ impl Client {
     }
 
     /// A request was parsed. Gives its number on this connection.
-    pub(crate) fn begin_request(&self, has_body: bool) -> u64 {
-        self.phase.set(Phase::Request);
+    pub(crate) fn begin_request(&self) -> u64 {
         self.reading.clear();
-        self.body_open.set(has_body);
         let counted = match &self.of {
             Some(connection) => {
                 connection.open.set(connection.open.get() + 1);
-                connection.phase.set(Phase::Request);
                 connection.reading.clear();
                 connection
             }
@@ -161,11 +129,6 @@ impl Client {
         };
         counted.requests.set(counted.requests.get() + 1);
         counted.requests.get()
-    }
-
-    /// The connection turns out to carry many streams.
-    pub(crate) fn multiplex(&self) {
-        self.multiplexed.set(true);
     }
 
     /// Requests so far.
@@ -189,39 +152,29 @@ impl Client {
 
     /// The request was answered, or given up.
     pub(crate) fn end_request(&self) {
-        let Some(connection) = &self.of else {
-            self.phase.set(Phase::Idle);
-            self.reading.set(self.limits.idle);
-            return;
-        };
         self.reading.clear();
+        let Some(connection) = &self.of else { return };
         self.settle_egress();
         let left = connection.open.get() - 1;
         connection.open.set(left);
         if left == 0 {
-            connection.phase.set(Phase::Idle);
-            connection.reading.set(self.limits.idle);
+            connection.begin_idling();
         }
     }
 
-    /// The request's body has come to its end.
-    pub(crate) fn body_ended(&self) {
-        self.body_open.set(false);
+    /// The next request is waited for.
+    pub(crate) fn begin_idling(&self) {
+        self.reading.set(self.limits.idle);
     }
 
-    /// Whether the head of the request that is under way frames its body in two ways.
-    pub(crate) fn is_framed_twice(&self) -> bool {
-        self.scan.borrow().is_framed_twice()
+    /// A head begins to come.
+    pub(crate) fn begin_head(&self) {
+        self.reading.set(self.limits.head);
     }
 
-    /// Whether a head was cut off by its deadline: the client should hear of it.
-    pub(crate) fn has_late_head(&self) -> bool {
-        self.late_head.get()
-    }
-
-    /// Whether something of the last request is still to come from the client.
-    pub(crate) fn has_unread(&self) -> bool {
-        self.body_open.get()
+    /// Ready when what is waited for has not come in time.
+    pub(crate) fn poll_late(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reading.poll(cx)
     }
 
     /// The deadline of a body's next read.
@@ -255,36 +208,33 @@ impl Client {
         *self.egress.borrow_mut() = Some(row);
     }
 
-    fn poll_deadline(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        match self.phase.get() {
-            Phase::Idle | Phase::Head => {
-                ready!(self.reading.poll(cx));
-                self.late_head.set(self.phase.get() == Phase::Head);
-                Poll::Ready(io::ErrorKind::TimedOut.into())
-            }
-            // A request that is under way is read from only to notice that the client is gone.
-            Phase::Request => Poll::Pending,
-        }
+    /// Bytes came.
+    pub(crate) fn came(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
     }
 
-    fn came(&self, bytes: &[u8]) {
-        self.received.set(self.received.get() + bytes.len() as u64);
-        match self.phase.get() {
-            _ if self.multiplexed.get() => {}
-            Phase::Idle if !bytes.is_empty() => {
-                self.phase.set(Phase::Head);
-                self.reading.set(self.limits.head);
-                let mut scan = self.scan.borrow_mut();
-                scan.begin();
-                scan.take(bytes);
+    /// Notes how a write went, and gives up on a client that takes nothing.
+    pub(crate) fn wrote<T: Wrote>(&self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Ready(result) => {
+                self.writing.clear();
+                if let Ok(bytes) = &result {
+                    self.sent.set(self.sent.get() + bytes.bytes());
+                }
+                Poll::Ready(result)
             }
-            Phase::Head => self.scan.borrow_mut().take(bytes),
-            Phase::Idle | Phase::Request => {}
+            Poll::Pending => {
+                if !self.writing.is_set() {
+                    self.writing.set(self.limits.send);
+                }
+                ready!(self.writing.poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
         }
     }
 }
 
-/// The connection itself.
+/// A connection that speaks HTTP/2, as its parser sees it.
 #[derive(Debug)]
 pub(crate) struct ClientStream<S> {
     stream: S,
@@ -295,34 +245,10 @@ impl<S> ClientStream<S> {
     pub(crate) fn new(stream: S, client: Rc<Client>) -> Self {
         Self { stream, client }
     }
-
-    pub(crate) fn into_inner(self) -> S {
-        self.stream
-    }
-
-    /// Notes how a write went, and gives up on a client that takes nothing.
-    fn wrote<T: Wrote>(&self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match result {
-            Poll::Ready(result) => {
-                self.client.writing.clear();
-                if let Ok(bytes) = &result {
-                    self.client.sent.set(self.client.sent.get() + bytes.bytes());
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                if !self.client.writing.is_set() {
-                    self.client.writing.set(self.client.limits.send);
-                }
-                ready!(self.client.writing.poll(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-        }
-    }
 }
 
 /// What a write gives.
-trait Wrote {
+pub(crate) trait Wrote {
     /// Bytes that went.
     fn bytes(&self) -> u64;
 }
@@ -341,22 +267,21 @@ impl Wrote for () {
 
 impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            Poll::Ready(Ok(())) => {
-                self.client.came(&buffer.filled()[before..]);
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
-            Poll::Pending => self.client.poll_deadline(cx).map(Err),
+        if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            return Poll::Ready(result);
         }
+        // While a request is under way it is read from only to notice that the client is gone.
+        if self.client.open.get() > 0 {
+            return Poll::Pending;
+        }
+        self.client.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(cx, result)
+        self.client.wrote(cx, result)
     }
 
     fn poll_write_vectored(
@@ -365,7 +290,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(cx, result)
+        self.client.wrote(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -375,7 +300,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A TCP socket has no buffer of its own, TLS has.
         let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.wrote(cx, result)
+        self.client.wrote(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -21,6 +22,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 impl Prefixed {
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self { stream, seen: Vec::new(), at: 0 }
+    }
+
+    /// The connection, and what came of it already.
+    pub(crate) fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.stream, BytesMut::from(&self.seen[self.at..]))
     }
 
     /// Whether the client begins as one of HTTP/2 does. Waits until that is certain.

@@ -5,8 +5,8 @@ use rustls::pki_types::ServerName;
 use super::Outbound;
 use crate::proxy::error::Refusal;
 use crate::proxy::host;
+use crate::proxy::link::{Link, Secured};
 use crate::proxy::upstream::dial::{DialError, dial};
-use crate::proxy::upstream::link::{Link, Secured};
 use crate::table::Node;
 
 impl Outbound<'_> {

@@ -5,11 +5,11 @@ use tokio::time::timeout;
 use super::Outbound;
 use crate::proxy::body::Receiving;
 use crate::proxy::error::Refusal;
+use crate::proxy::link::Secured;
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::exchange::Failure;
 use crate::proxy::upstream::http2::exchange::exchange;
 use crate::proxy::upstream::http2::pool::Place;
-use crate::proxy::upstream::link::Secured;
 use crate::table::Node;
 
 /// Connections of one node that a request is tried on when the node does not take it: a node that goes away says so on

@@ -27,10 +27,10 @@ use super::downstream::tls::Session;
 use super::host;
 use super::tunnel::carry;
 use super::upstream::dial::{DialError, dial};
-use super::upstream::link::{Link, Secured};
 use super::upstream::proxy_header;
 use super::worker::Worker;
 use crate::health::{Outcome, Source};
+use crate::proxy::link::{Link, Secured};
 use crate::table::{Arrival, Balancing, Node, NodeHost, Table, Unavailable, Upstream};
 
 pub use figures::StreamFigures;

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
-use super::link::{Link, Secured};
+use crate::proxy::link::{Link, Secured};
 use crate::proxy::wheel::{Alarm, Wheel};
 
 /// The first read of a response asks for so much: enough for most responses as a whole.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::link::{Link, Secured};
 use super::names::Names;
 use crate::net;
+use crate::proxy::link::{Link, Secured};
 use crate::table::Node;
 
 /// Why there is no connection.

@@ -14,10 +14,10 @@ use http::{Method, StatusCode};
 
 use super::AnswerHead;
 use super::connection::Connection;
-use super::framing::{BadBody, Decoded, Decoder};
-use super::link::Link;
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
 use crate::proxy::downstream::body::{BodyError, RequestBody};
+use crate::proxy::framing::{BadBody, Decoded, Decoder};
+use crate::proxy::link::Link;
 
 /// Responses of the kind that comes before the real one (1xx) that are waited through.
 const INFORMATIONAL_MAX: u32 = 32;
@@ -306,7 +306,7 @@ pub(crate) struct Receiving {
 /// A response that was cut off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cut {
-    #[error(transparent)]
+    #[error("the upstream's response is of no use: {0}")]
     Body(#[from] BadBody),
     #[error("the upstream does not go on")]
     Late,

@@ -8,9 +8,7 @@
 pub(super) mod connection;
 pub(super) mod dial;
 pub(super) mod exchange;
-mod framing;
 pub(super) mod http2;
-pub(super) mod link;
 pub(super) mod names;
 pub(super) mod pool;
 pub(super) mod proxy_header;

@@ -7,7 +7,7 @@ use protocol::resource::KeepalivePool;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::link::Secured;
+use crate::proxy::link::Secured;
 use crate::table::Ticket;
 
 /// A worker's idle connections. The one that was used last is used next: the others may then become old and go.

@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Scheme;
 use http::{Method, Request, Uri, Version};
 
+use crate::proxy::head::{DIGITS_MAX, decimal, line, number_line};
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
 
 /// Everything that the head is made of.
@@ -177,34 +178,6 @@ fn is_written_anew(name: &http::HeaderName) -> bool {
             | "x-forwarded-port"
             | "x-real-ip"
     )
-}
-
-fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn number_line(out: &mut Vec<u8>, name: &[u8], value: u64) {
-    line(out, name, decimal(value, &mut [0; DIGITS_MAX]));
-}
-
-/// The digits of the largest 64-bit number.
-const DIGITS_MAX: usize = 20;
-
-fn decimal(value: u64, digits: &mut [u8; DIGITS_MAX]) -> &[u8] {
-    let mut at = digits.len();
-    let mut rest = value;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(rest % 10).expect("a digit");
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    &digits[at..]
 }
 
 /// The longest text of an address.

@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::framing::Framing;
+use crate::proxy::framing::Framing;
+use crate::proxy::head::{Lines, find_end, read_digits, split_header};
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
 
 /// A response as far as its body.
@@ -86,35 +87,6 @@ pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: H
     collect(&head, lines, status, is_1_1, method, limits.headers).map(|head| Read::Head(Box::new(head)))
 }
 
-/// The number of bytes up to the end of a head: an empty line.
-fn find_end(input: &[u8], seen: usize) -> Option<usize> {
-    // The end may have begun with the last two bytes that were seen.
-    let mut from = seen.saturating_sub(2);
-    while let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) {
-        match &input[newline + 1..] {
-            [b'\n', ..] => return Some(newline + 2),
-            [b'\r', b'\n', ..] => return Some(newline + 3),
-            _ => from = newline + 1,
-        }
-    }
-    None
-}
-
-/// The lines of a head, without their ends, up to the empty one.
-struct Lines<'h>(&'h [u8]);
-
-impl<'h> Iterator for Lines<'h> {
-    type Item = &'h [u8];
-
-    fn next(&mut self) -> Option<&'h [u8]> {
-        let newline = memchr::memchr(b'\n', self.0)?;
-        let (line, rest) = (&self.0[..newline], &self.0[newline + 1..]);
-        self.0 = rest;
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        (!line.is_empty()).then_some(line)
-    }
-}
-
 /// The status, and whether it is HTTP/1.1 (RFC 9112 §4).
 fn read_status(line: &[u8]) -> Result<(StatusCode, bool), Malformed> {
     let (version, rest) = line.split_at_checked(8).ok_or(Malformed::Version)?;
@@ -129,17 +101,6 @@ fn read_status(line: &[u8]) -> Result<(StatusCode, bool), Malformed> {
         return Err(Malformed::Status);
     }
     Ok((StatusCode::from_bytes(code).map_err(|_| Malformed::Status)?, is_1_1))
-}
-
-/// A header's name and value (RFC 9112 §5): no blank before the colon, no line that goes on from the one before. What is
-/// not allowed in either is refused where they are made.
-fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = memchr::memchr(b':', line)?;
-    let (name, mut value) = (&line[..colon], &line[colon + 1..]);
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    Some((name, value))
 }
 
 fn collect(
@@ -220,13 +181,9 @@ fn collect(
     Ok(ResponseHead { status, headers, framing, keep_alive })
 }
 
-/// Digits and nothing else; a list of equal numbers counts as one (RFC 9110 §8.6).
+/// A list of equal numbers counts as one (RFC 9110 §8.6).
 fn read_length(value: &HeaderValue) -> Option<u64> {
-    let mut lengths = value.as_bytes().split(|b| *b == b',').map(|text| {
-        let text = text.trim_ascii();
-        let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-        str::from_utf8(text).ok().filter(|_| digits)?.parse::<u64>().ok()
-    });
+    let mut lengths = value.as_bytes().split(|b| *b == b',').map(|text| read_digits(text.trim_ascii()));
     let first = lengths.next()??;
     lengths.all(|length| length == Some(first)).then_some(first)
 }

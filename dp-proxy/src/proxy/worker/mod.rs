@@ -16,8 +16,9 @@ use std::time::Duration;
 use daemon::settings::units::ByteSize;
 use http::HeaderValue;
 use http::request::Parts;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use tokio::net::TcpListener;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
@@ -25,6 +26,8 @@ use tracing::warn;
 
 use super::balance::{Balancer, Loads};
 use super::downstream::client::{Client, ClientLimits};
+use super::downstream::http1::Arena;
+use super::downstream::http1::date::Date;
 use super::figures::{Figures, Ledger};
 use super::real_ip::RealIp;
 use super::upstream::http2::pool::Http2Pools;
@@ -86,6 +89,11 @@ pub(crate) struct Worker {
     pub(crate) figures: Arc<Figures>,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) access_log: Option<AccessLog>,
+    /// What its connections read into.
+    pub(crate) arena: Rc<Arena>,
+    /// What heads of answers are written into.
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) date: Date,
     real_ip: Option<RealIp>,
     pub(crate) limits: Limits,
     pub(crate) head_limits: HeadLimits,
@@ -93,7 +101,6 @@ pub(crate) struct Worker {
     pub(crate) stream: StreamTerms,
     /// 0: without a bound.
     pub(crate) requests_per_connection_max: u64,
-    http: http1::Builder,
     http2: http2::Builder<Here>,
     h2c: bool,
     fallback_sni: String,
@@ -193,12 +200,6 @@ impl Worker {
         let limits = &settings.limits;
         let loads = Rc::<Loads>::default();
         let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
-        let mut http = http1::Builder::new();
-        // Deadlines are ours: the parser's own would cost a timer per request.
-        http.header_read_timeout(None).max_buf_size(head_bytes).max_header_size(head_bytes).half_close(false);
-        if limits.headers_max != PARSER_HEADERS {
-            http.max_headers(limits.headers_max);
-        }
         let mut http2 = http2::Builder::new(Here);
         let window = |size: ByteSize| u32::try_from(size.0).expect("at most a GiB, by the settings' check");
         http2
@@ -220,6 +221,9 @@ impl Worker {
             ledger: RefCell::new(Ledger::new(figures.clone())),
             figures,
             access_log,
+            arena: Rc::default(),
+            scratch: RefCell::default(),
+            date: Date::default(),
             real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {
                 body_bytes_max: limits.body_bytes_max.0,
@@ -238,7 +242,6 @@ impl Worker {
                 idle: settings.stream.idle_timeout.0,
             },
             requests_per_connection_max: limits.requests_per_connection_max,
-            http,
             http2,
             h2c: settings.h2c,
             fallback_sni: settings.tls.fallback_sni.to_ascii_lowercase(),
@@ -294,6 +297,16 @@ impl Worker {
         self.leaving.get()
     }
 
+    /// Whether connections end behind the request that is under way.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ready when draining begins.
+    pub(crate) fn drained(&self) -> Notified<'_> {
+        self.drain.notified()
+    }
+
     /// Takes no more connections, and tells clients to connect anew: by HTTP/1 with their next answer, so that no request
     /// meets a connection that is being closed, by HTTP/2 at once.
     fn leave(&self) {
@@ -321,9 +334,6 @@ impl Worker {
         }
     }
 }
-
-/// Headers that hyper parses without an allocation; setting any number costs one per request.
-const PARSER_HEADERS: usize = 100;
 
 /// A client connection that counts.
 struct Held {

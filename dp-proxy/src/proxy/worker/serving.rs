@@ -1,15 +1,16 @@
 //! A connection, served by what it speaks.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
-use http::{HeaderValue, Request, StatusCode, header};
+use bytes::BytesMut;
+use http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -17,19 +18,14 @@ use tracing::{debug, warn};
 
 use super::admission::Shaking;
 use super::{Door, Worker};
-use crate::proxy::account::Account;
 use crate::proxy::downstream::client::{Client, ClientStream};
 use crate::proxy::downstream::prefixed::Prefixed;
 use crate::proxy::downstream::proxy_protocol::Ends;
 use crate::proxy::downstream::tls::{self, HandshakeError, Shaken};
-use crate::proxy::error::Refusal;
+use crate::proxy::downstream::{body, http1};
+use crate::proxy::link::Link;
 use crate::proxy::request::answer;
 use crate::proxy::stream::{self as streams, Shown};
-
-/// What is read, and for how long, of a request that was answered before it was read: a connection that is closed with
-/// unread bytes is reset, and the client may never see the answer.
-const LINGER_BYTES: usize = 1 << 20;
-const LINGER_TIME: Duration = Duration::from_secs(2);
 
 impl Worker {
     pub(super) async fn serve(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends) {
@@ -41,7 +37,7 @@ impl Worker {
         if self.h2c {
             return self.serve_any(stream, client).await;
         }
-        self.serve_http1(stream, client).await;
+        http1::serve(self, client, Link::Plain(stream), BytesMut::new()).await;
     }
 
     /// Makes a handshake, then serves what was agreed on.
@@ -76,7 +72,7 @@ impl Worker {
         if http2 {
             self.serve_http2(stream, client).await;
         } else {
-            self.serve_http1(stream, client).await;
+            http1::serve(self, client, Link::Tls(Box::new(stream.into())), BytesMut::new()).await;
         }
     }
 
@@ -86,7 +82,10 @@ impl Worker {
         let starts = timeout(self.limits.client.idle, stream.starts_as_http2()).await;
         match starts {
             Ok(Ok(true)) => self.serve_http2(stream, client).await,
-            Ok(Ok(false)) => self.serve_http1(stream, client).await,
+            Ok(Ok(false)) => {
+                let (stream, early) = stream.into_parts();
+                http1::serve(self, client, Link::Plain(stream), early).await;
+            }
             Ok(Err(e)) => debug!(peer = %client.peer, error = %e, "a connection ended before it began"),
             Err(_) => debug!(peer = %client.peer, "a connection that says nothing is left"),
         }
@@ -98,12 +97,13 @@ impl Worker {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.figures.http2_connections.add(1);
-        client.multiplex();
         let io = TokioIo::new(ClientStream::new(stream, client.clone()));
         let (worker, same) = (self.clone(), client.clone());
         let service = service_fn(move |mut request| {
             join_cookies(&mut request);
-            answer(worker.clone(), same.stream(&worker.wheel), request)
+            let (parts, incoming) = request.into_parts();
+            let answer = answer(worker.clone(), same.stream(&worker.wheel), parts, body::Incoming::Http2(incoming));
+            async move { Ok::<_, Infallible>(answer.await) }
         });
         let mut connection = pin!(self.http2.serve_connection(io, service));
         // A GOAWAY in time costs no request: there is no need to wait for the drain.
@@ -125,79 +125,6 @@ impl Worker {
         if let Err(e) = result {
             debug!(peer = %client.peer, error = %e, "a connection ended");
         }
-    }
-
-    async fn serve_http1<S>(self: Rc<Self>, stream: S, client: Rc<Client>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
-        let io = TokioIo::new(ClientStream::new(stream, client.clone()));
-        let (worker, same) = (self.clone(), client.clone());
-        let service = service_fn(move |request| answer(worker.clone(), same.clone(), request));
-        let mut connection = self.http.serve_connection(io, service);
-        let mut drained = pin!(self.drain.notified());
-        // Before the first look at `draining`: what begins from now on is heard.
-        drained.as_mut().enable();
-        let (mut asked, mut told) = (false, false);
-        let result = poll_fn(|cx| {
-            // The task's waker stays the same: asking once is enough to be woken.
-            if !std::mem::replace(&mut asked, true) {
-                let _ = drained.as_mut().poll(cx);
-            }
-            if self.draining.get() && !std::mem::replace(&mut told, true) {
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            Pin::new(&mut connection).poll(cx)
-        })
-        .await;
-        let parts = connection.into_parts();
-        let stream = parts.io.into_inner();
-        if let Some(tunnel) = client.take_tunnel() {
-            if result.is_ok() {
-                tunnel.run(stream, parts.read_buf).await;
-            }
-            client.settle_egress();
-            return;
-        }
-        client.settle_egress();
-        self.part(stream.into_inner(), &client, result).await;
-    }
-
-    /// Ends a connection so that the client gets what was sent.
-    async fn part<S>(self: &Rc<Self>, mut stream: S, client: &Rc<Client>, result: hyper::Result<()>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let malformed = result.as_ref().is_err_and(hyper::Error::is_parse);
-        if let Err(e) = &result {
-            debug!(peer = %client.peer, error = %e, "a connection ended");
-        }
-        let late = client.has_late_head();
-        if late || malformed {
-            let is_large = result.as_ref().is_err_and(hyper::Error::is_parse_too_large);
-            let status = match (late, is_large) {
-                (true, _) => StatusCode::REQUEST_TIMEOUT,
-                (false, true) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                (false, false) => StatusCode::BAD_REQUEST,
-            };
-            Account::unread(self, client, status);
-        }
-        if !(late || malformed || result.is_ok() && client.has_unread()) {
-            return;
-        }
-        let linger = async {
-            if late {
-                let _ = stream.write_all(&Refusal::LateHead.raw()).await;
-            }
-            let _ = stream.shutdown().await;
-            let mut scratch = [0; 4096];
-            let mut left = LINGER_BYTES;
-            while let Ok(read @ 1..) = stream.read(&mut scratch).await {
-                let Some(rest) = left.checked_sub(read) else { break };
-                left = rest;
-            }
-        };
-        let _ = timeout(LINGER_TIME, linger).await;
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::proxy::upstream::link::{Link, Secured};
+use crate::proxy::link::{Link, Secured};
 use crate::table::Ticket;
 
 /// Requests at once on one connection, however many more the node allows.

@@ -1,6 +1,6 @@
-//! Where a response's body ends, and its pieces on the way there. Pure: bytes in, bytes out.
+//! Where a body ends, of a request or a response, and its pieces on the way there. Pure: bytes in, bytes out.
 //!
-//! Strict: what RFC 9112 does not allow is an error. A tolerated oddity here is a smuggled response there.
+//! Strict: what RFC 9112 does not allow is an error. A tolerated oddity here is a smuggled message there.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -53,11 +53,11 @@ pub(crate) enum Decoded {
 /// A body that does not end as it must.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum BadBody {
-    #[error("the upstream's body has a malformed chunk")]
+    #[error("its body has a malformed chunk")]
     Chunk,
-    #[error("the upstream's body has trailers over the bound")]
+    #[error("its body has trailers over the bound")]
     Trailers,
-    #[error("the upstream's body is cut short")]
+    #[error("its body is cut short")]
     Short,
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of a connection to a node: as they are, or within TLS.
+//! The bytes of a connection, to a client or to a node: as they are, or within TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,8 +9,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsConnector, TlsStream};
 
 /// How TLS is made to a node. A connection may be used again only for the same.
 #[derive(Clone, Debug)]
@@ -41,7 +40,7 @@ impl Secured {
     /// What the node or its certificate lacks, in rustls' words.
     pub(crate) async fn shake(&self, stream: TcpStream) -> io::Result<Link> {
         let stream = TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await?;
-        Ok(Link::Tls(Box::new(stream)))
+        Ok(Link::Tls(Box::new(stream.into())))
     }
 }
 
@@ -54,7 +53,7 @@ impl Link {
         }
     }
 
-    /// Whether the node still holds its end of a connection that rests, and has not said anything unasked. Costs no
+    /// Whether the other side still holds its end of a connection that rests, and has not said anything unasked. Costs no
     /// system call while nothing has come.
     pub(crate) fn is_open(&mut self) -> bool {
         let mut byte = [0];

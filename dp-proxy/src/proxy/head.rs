@@ -1,0 +1,83 @@
+//! What the heads of requests and responses have in common: how their lines are taken apart, and how they are written.
+
+// === reading ===
+
+/// The number of bytes up to the end of a head, which is an empty line, of which `seen` were looked at before. A lone LF
+/// ends a line too (RFC 9112 §2.2).
+pub(crate) fn find_end(input: &[u8], seen: usize) -> Option<usize> {
+    // The end may have begun with the last two bytes that were seen.
+    let mut from = seen.saturating_sub(2);
+    while let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) {
+        match &input[newline + 1..] {
+            [b'\n', ..] => return Some(newline + 2),
+            [b'\r', b'\n', ..] => return Some(newline + 3),
+            _ => from = newline + 1,
+        }
+    }
+    None
+}
+
+/// The lines of a head, without their ends, up to the empty one.
+pub(crate) struct Lines<'h>(pub(crate) &'h [u8]);
+
+impl<'h> Iterator for Lines<'h> {
+    type Item = &'h [u8];
+
+    fn next(&mut self) -> Option<&'h [u8]> {
+        let newline = memchr::memchr(b'\n', self.0)?;
+        let (line, rest) = (&self.0[..newline], &self.0[newline + 1..]);
+        self.0 = rest;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        (!line.is_empty()).then_some(line)
+    }
+}
+
+/// A header's name and value (RFC 9112 §5): no blank before the colon, no line that goes on from the one before. What is
+/// not allowed in either is refused where they are made.
+pub(crate) fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr::memchr(b':', line)?;
+    let (name, mut value) = (&line[..colon], &line[colon + 1..]);
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    Some((name, value))
+}
+
+/// A number of digits and nothing else, as a `Content-Length` is (RFC 9110 §8.6).
+pub(crate) fn read_digits(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+}
+
+// === writing ===
+
+/// Appends a header.
+pub(crate) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a header whose value is a number.
+pub(crate) fn number_line(out: &mut Vec<u8>, name: &[u8], value: u64) {
+    line(out, name, decimal(value, &mut [0; DIGITS_MAX]));
+}
+
+/// The digits of the largest 64-bit number.
+pub(crate) const DIGITS_MAX: usize = 20;
+
+/// A number's digits.
+pub(crate) fn decimal(value: u64, digits: &mut [u8; DIGITS_MAX]) -> &[u8] {
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).expect("a digit");
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    &digits[at..]
+}
