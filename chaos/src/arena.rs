@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,13 +11,16 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::fault::Whom;
+use crate::herd::Herd;
 use crate::history::Recorder;
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::postgres::Postgres;
 use crate::power_cut::{Disk, Forgets, Journal, watched};
 use crate::process::Process;
+use crate::rewinds;
 use crate::wires::Wires;
+use crate::workload::Size;
 
 /// How long a node may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -38,6 +42,10 @@ pub struct Needs {
     pub clocks: bool,
     /// Disks of nodes whose power can be cut.
     pub watched_disks: bool,
+    /// Light subscribers beside the proxies.
+    pub subscribers: usize,
+    /// How much goes on.
+    pub size: Size,
     /// Settings of control-plane nodes.
     pub settings: &'static [&'static str],
 }
@@ -70,6 +78,8 @@ pub struct Arena {
     pub clocks: Vec<Clock>,
     /// Disk and journal of each node, where they are watched.
     pub disks: Vec<(Disk, Journal)>,
+    /// Light subscribers.
+    pub herd: Option<Arc<Herd>>,
     /// Where faults note what they have seen.
     pub recorder: Option<Recorder>,
     /// Who looks into a node's system calls.
@@ -107,9 +117,18 @@ impl Arena {
             settings.extend(archived.iter().map(String::as_str));
             cluster.add_cp(number, &settings).await?;
         }
-        let (disks, clocks) = (Vec::new(), Vec::new());
-        let mut arena =
-            Self { cluster, wires, postgres, standby, archive, clocks, disks, recorder: None, tracer: None };
+        let mut arena = Self {
+            cluster,
+            wires,
+            postgres,
+            standby,
+            archive,
+            clocks: Vec::new(),
+            disks: Vec::new(),
+            herd: None,
+            recorder: None,
+            tracer: None,
+        };
         if needs.clocks {
             arena.take_clocks().await?;
         }
@@ -121,6 +140,13 @@ impl Arena {
         }
         if let Some(planted) = planted {
             arena.plant(planted).await?;
+        }
+        if let Some(postgres) = &arena.postgres {
+            rewinds::watch(postgres).await?;
+        }
+        if needs.subscribers > 0 {
+            let endpoints: Vec<String> = arena.cluster.cps.iter().map(|cp| cp.addresses.feed.clone()).collect();
+            arena.herd = Some(Arc::new(Herd::start(needs.subscribers, &endpoints)?));
         }
         Ok(arena)
     }

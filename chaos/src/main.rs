@@ -234,6 +234,7 @@ async fn run(order: &Order) -> Result<Outcome> {
         figures.gaps_ms,
         figures.converged_ms
     );
+    figures.remarks.iter().for_each(|remark| println!("    {remark}"));
     match &outcome.verdict {
         Verdict::Valid => {}
         Verdict::Invalid(why) => println!("    {why}"),

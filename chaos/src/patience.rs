@@ -3,10 +3,22 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How long an address may still be somebody's who is gone: a task that is aborted lets its socket go a little later.
+const FREE_MAX: Duration = Duration::from_secs(5);
+
+/// Listens at an address as soon as it is free.
+///
+/// # Errors
+/// When it does not become free.
+pub async fn listen(address: &str) -> Result<TcpListener> {
+    until(&format!("{address} is free"), FREE_MAX, async || Ok(TcpListener::bind(address).await?)).await
+}
 
 /// Looks again and again until `look` gives something.
 ///

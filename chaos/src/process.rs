@@ -30,6 +30,17 @@ pub struct Process {
     log: PathBuf,
 }
 
+/// What a process costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Memory that it has now, in KiB.
+    pub resident_kib: u64,
+    /// The most that it ever had, in KiB.
+    pub most_resident_kib: u64,
+    /// Processor time.
+    pub cpu: Duration,
+}
+
 impl Process {
     /// Starts a program; what it prints is appended to `<dir>/<name>.log`. It gets none of our `HOLDFAST_…` variables.
     ///
@@ -72,6 +83,25 @@ impl Process {
     #[must_use]
     pub fn printed(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it has cost so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cost(&self) -> Result<Cost> {
+        let pid = self.pid().with_context(|| format!("{} has ended", self.name))?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let kib = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a process has a size")?;
+            Ok(line.trim().trim_end_matches(" kB").parse()?)
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Behind the name, which may hold anything: user and system time are the 12th and 13th there, in ticks.
+        let fields = stat.rsplit(')').next().context("a process has a state")?.split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let cpu = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+        Ok(Cost { resident_kib: kib("VmRSS:")?, most_resident_kib: kib("VmHWM:")?, cpu })
     }
 
     /// Whether it still runs.

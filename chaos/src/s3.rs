@@ -18,6 +18,9 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::check::Breach;
+use crate::pointers::Pointers;
+
 /// Who may use it.
 pub const ACCESS_KEY: &str = "AKIACHAOS";
 /// The secret to that.
@@ -71,8 +74,14 @@ pub struct S3 {
     state: Arc<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Where the objects are.
+    objects: PathBuf,
+    /// Pointers of an archive that are put here are held against its laws.
+    pointers: Mutex<Option<Pointers>>,
+    /// Puts of pointers come one after the other: the server behind looks at a condition first, and then writes.
+    moving: tokio::sync::Mutex<()>,
     fault: Mutex<Option<(Option<Call>, Fault)>>,
     /// The last listing of each query, for a stale one.
     listings: Mutex<std::collections::BTreeMap<String, (StatusCode, Bytes)>>,
@@ -95,7 +104,14 @@ impl S3 {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            objects: root.path().join(BUCKET),
+            pointers: Mutex::default(),
+            moving: tokio::sync::Mutex::default(),
+            fault: Mutex::default(),
+            listings: Mutex::default(),
+            hit: std::sync::atomic::AtomicU64::new(0),
+        });
         let shared = state.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -110,6 +126,12 @@ impl S3 {
         Ok(Self { endpoint, root, state })
     }
 
+    /// Where it listens, as a URL.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// The settings `archive.*` of whoever uses it.
     #[must_use]
     pub fn settings(&self) -> Vec<String> {
@@ -122,6 +144,18 @@ impl S3 {
             format!("archive.s3.secret_access_key={SECRET_KEY}"),
             "archive.s3.timeout=2s".to_owned(),
         ]
+    }
+
+    /// From now on every pointer that is put here is held against the laws of an archive.
+    pub fn watch(&self, pointers: Pointers) {
+        *self.state.pointers.lock().expect("no code panics while it holds it") = Some(pointers);
+    }
+
+    /// What was wrong with pointers that were put here.
+    #[must_use]
+    pub fn breaches(&self) -> Vec<Breach> {
+        let pointers = self.state.pointers.lock().expect("no code panics while it holds it");
+        pointers.as_ref().map(|pointers| pointers.breaches().to_vec()).unwrap_or_default()
     }
 
     /// Where the objects are.
@@ -182,8 +216,21 @@ async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming
         }
         _ => {}
     }
+    let key = request.uri().path().trim_start_matches('/').split_once('/').map(|(_, key)| key.to_owned());
+    let pointer = key.filter(|key| call == Call::Put && Pointers::is_one(key));
+    let moving = match pointer {
+        Some(_) => Some(state.moving.lock().await),
+        None => None,
+    };
     let response = Service::call(&service, request).await.map_err(|e| anyhow::anyhow!("{e:?}"))?;
     let (mut parts, body) = response.into_parts();
+    if let Some(key) = pointer.filter(|_| parts.status.is_success()) {
+        let lies = std::fs::read(state.objects.join(&key))?;
+        if let Some(pointers) = &mut *state.pointers.lock().expect("no code panics while it holds it") {
+            pointers.put(&state.objects, &key, &lies);
+        }
+    }
+    drop(moving);
     let mut bytes = body.collect().await.map_err(|e| anyhow::anyhow!("{e:?}"))?.to_bytes();
     if is_list {
         let mut listings = state.listings.lock().expect("no code panics while it holds it");

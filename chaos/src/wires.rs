@@ -23,6 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::luck::Luck;
+use crate::patience;
 
 /// What is read at once.
 const PART_BYTES: usize = 16 << 10;
@@ -64,7 +65,7 @@ impl Wires {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn add(&mut self, number: u16, listen: &str, target: &str) -> Result<()> {
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("wires at {listen}"))?;
+        let listener = patience::listen(listen).await.with_context(|| format!("wires at {listen}"))?;
         self.accepting.push(tokio::spawn(accept(listener, number, target.to_owned(), self.states.clone())));
         Ok(())
     }
@@ -199,6 +200,15 @@ mod tests {
         wires.heal();
         far.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"x");
+    }
+
+    #[tokio::test]
+    async fn the_sockets_of_wires_that_are_gone_are_free_for_the_next_ones() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        for _ in 0..3 {
+            // As when a cluster does not start: what was made of it is dropped, and another one begins at once.
+            Wires::new().add(1, &free, "127.0.0.1:1").await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod archive;
 mod clock;
 mod corrupt;
 mod disk;
+mod forge;
 mod kill;
 mod members;
 mod network;
@@ -152,6 +153,8 @@ pub enum Fault {
         /// How.
         how: s3::Fault,
     },
+    /// A newer configuration that nobody who counts has signed is put into the archive, with a pointer to it.
+    Forge,
     /// A standby that lacks the last of what the primary has confirmed takes its place.
     FailOverPostgres,
     /// PostgreSQL is killed.
@@ -199,6 +202,7 @@ impl Fault {
             Self::ClockRate { whom, ppm } => clock::set(arena, whom, (0, ppm), luck).await,
             Self::Demote => members::start(arena, luck).await,
             Self::S3 { call, how } => archive::start(arena, call, how),
+            Self::Forge => forge::start(arena, luck).await,
             Self::FailOverPostgres => postgres::fail_over(arena).await,
             Self::FailedProxySyncs => disk::failed_syncs_of_proxy(arena).await,
             Self::Replace => replace::start(arena, luck).await,

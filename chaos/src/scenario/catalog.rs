@@ -7,6 +7,7 @@ use crate::fault::Fault::{self, *};
 use crate::fault::Whom::{All, Follower, Leader};
 use crate::luck::Luck;
 use crate::s3;
+use crate::workload::Size;
 
 /// Three nodes and two proxies.
 const PLAIN: Needs = Needs {
@@ -17,6 +18,8 @@ const PLAIN: Needs = Needs {
     archive: false,
     clocks: false,
     watched_disks: false,
+    subscribers: 0,
+    size: Size::FULL,
     settings: &[],
 };
 /// The log is cut off early, so that who was away needs a snapshot.
@@ -24,7 +27,11 @@ const SHORT_LOG: Needs = Needs { settings: &["raft.snapshot_entries=200", "raft.
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
 const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
+/// Archived all the time, so that whoever stops is in the middle of it.
+const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARCHIVE };
 const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
+/// As many as a large fleet has proxies.
+const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
 /// Every scenario.
@@ -74,6 +81,9 @@ pub const ALL: &[Scenario] = &[
     plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[]),
     plain("members", "a follower loses its vote while the leader dies", PLAIN, members, &[Election]),
     plain("archive-faults", "S3 fails, call by call, while leaders change", ARCHIVE, archive_faults, &[Election]),
+    plain("herd", "every node dies, and 2,000 subscribers come back at once", HERD, herd, &[Resume]),
+    plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
+    plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
 
@@ -255,6 +265,16 @@ fn archive_faults(luck: &mut Luck) -> Vec<Step> {
         }
     }
     steps
+}
+
+fn herd(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Kill { whom: All }, (500, 1500)), step(luck, Rolling, (100, 200))]
+}
+
+fn forged(luck: &mut Luck) -> Vec<Step> {
+    let forge_and_kill =
+        |luck: &mut Luck| [step(luck, Forge, (300, 600)), step(luck, Kill { whom: Leader }, (500, 1000))];
+    (0..2).flat_map(|_| forge_and_kill(luck)).collect()
 }
 
 fn postgres_failover(luck: &mut Luck) -> Vec<Step> {

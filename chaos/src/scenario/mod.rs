@@ -2,6 +2,7 @@
 
 mod catalog;
 mod gaps;
+mod healthy;
 mod report;
 mod run;
 
@@ -108,4 +109,6 @@ pub struct Figures {
     pub converged_ms: Vec<u64>,
     /// What was seen.
     pub seen: Vec<Sometimes>,
+    /// What else was measured, in words.
+    pub remarks: Vec<String>,
 }

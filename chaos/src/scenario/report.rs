@@ -71,6 +71,7 @@ fn page(order: &Order, schedule: &[Step], outcome: &Outcome) -> String {
         ("seen", format!("{:?}", figures.seen)),
     ];
     rows.iter().for_each(|(what, value)| line(format!("| {what} | {value} |")));
+    figures.remarks.iter().for_each(|remark| line(format!("\n{remark}")));
     line("\n## Schedule\n".to_owned());
     schedule.iter().for_each(|step| {
         line(format!("- after {} ms: {} for {} ms", step.after_ms, step.fault.describe(), step.lasts_ms));

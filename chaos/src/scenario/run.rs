@@ -2,18 +2,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, report};
+use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, healthy, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach, Truth};
+use crate::herd::{Back, Herd};
 use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer, Recorder, ops, stands};
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::patience::until;
 use crate::power_cut::copy_tree;
+use crate::rewinds;
 use crate::workload::{Board, Size, Workload};
 
 /// How long everything is well before the first fault: an election in it makes the run invalid.
@@ -24,6 +27,8 @@ const WRITES_MIN: u64 = 20;
 const BACK_MAX: Duration = Duration::from_secs(20);
 /// How long after a heal every proxy must be where the writes are (law 8).
 const CONVERGE_MAX: Duration = Duration::from_secs(5);
+/// How long a herd may take to be back at the head after a heal.
+const HERD_BACK_MAX: Duration = Duration::from_secs(15);
 /// How long the last reads of each node may take.
 const LAST_READS_MAX: Duration = Duration::from_secs(15);
 /// How long the record may take to come to the head.
@@ -65,7 +70,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     let recorder = Recorder::create(&directory.join("history.jsonl"))?;
     let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
     arena.recorder = Some(recorder.clone());
-    let lived = live(&mut arena, &schedule, &mut luck, order.seed, &recorder).await;
+    let lived = live(&mut arena, order.scenario.needs.size, &schedule, &mut luck, order.seed, &recorder).await;
     keep_logs(arena.cluster.dir(), &directory)?;
     let cluster_dir = arena.cluster.dir().to_owned();
     if lived.is_err() {
@@ -97,16 +102,27 @@ pub async fn run(order: &Order) -> Result<Outcome> {
 struct Notes {
     converged_ms: Vec<u64>,
     breaches: Vec<Breach>,
+    remarks: Vec<String>,
 }
 
-async fn live(arena: &mut Arena, schedule: &[Step], luck: &mut Luck, seed: u64, recorder: &Recorder) -> Result<Notes> {
+async fn live(
+    arena: &mut Arena,
+    size: Size,
+    schedule: &[Step],
+    luck: &mut Luck,
+    seed: u64,
+    recorder: &Recorder,
+) -> Result<Notes> {
     let board = Board::default();
-    let size = Size { clients: 6, pause: Duration::from_millis(8), rate: 250 };
+    // A herd that comes is no part of what is well before the first fault.
+    let first = come_back(arena.herd.clone()).await.context("the herd at first")?;
     let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
     let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
     // Whatever ended it: who still asks something does not know what comes of it.
     workload.break_off().await;
-    went
+    let mut notes = went?;
+    notes.remarks.splice(0..0, first.map(|back| format!("at first, {}", followed(back))));
+    Ok(notes)
 }
 
 async fn go_through(
@@ -128,33 +144,93 @@ async fn go_through(
         let mut running = step.fault.start(arena, luck).await.with_context(|| format!("{what} begins"))?;
         mark(format!("{what}{BEGUN}"), true);
         tokio::time::sleep(Duration::from_millis(step.lasts_ms)).await;
-        running.heal(arena).await.with_context(|| format!("{what} is healed"))?;
+        let herd = arena.herd.clone();
+        let (went, herd) = tokio::join!(running.heal(arena), come_back(herd));
+        went.with_context(|| format!("{what} is healed"))?;
         mark(what.clone(), false);
         let healed = Instant::now();
+        if let Some(back) = herd.with_context(|| format!("the herd after {what}"))? {
+            notes.remarks.push(format!("from the heal of {what} on, {}", followed(back)));
+            notes.remarks.extend(gather(arena, &format!("after {what}")).await?);
+        }
         workload.more(WRITES_MIN, BACK_MAX).await.with_context(|| format!("writes after {what}"))?;
         converge(arena, board).await.with_context(|| format!("proxies after {what}"))?;
         notes.converged_ms.push(u64::try_from(healed.elapsed().as_millis())?);
     }
     workload.more(WRITES_MIN, BACK_MAX).await?;
     workload.stop_clients(LAST_READS_MAX).await?;
+    if arena.herd.is_some() {
+        notes.remarks.extend(gather(arena, "at last").await?);
+        notes.remarks.extend(costs(arena)?);
+    }
     arena.cluster.agree(CONVERGE_MAX).await?;
     workload.stop().await?;
-    if arena.postgres.is_some() {
+    if let Some(postgres) = &arena.postgres {
+        notes.breaches.extend(rewinds::breaches(postgres).await?);
         notes.breaches.extend(audit(arena).await?.map(|what| Breach { law: "record-is-a-gapless-prefix", what }));
     }
     if let Some(archive) = &arena.archive {
         let held = archive.audit(&mut arena.cluster).await;
         notes.breaches.extend(held.err().map(|why| Breach { law: "archive-is-the-cluster", what: format!("{why:#}") }));
+        notes.breaches.extend(archive.s3.breaches());
     }
     Ok(notes)
 }
 
-/// Waits until every proxy stands where some node stands now, or beyond.
-async fn converge(arena: &Arena, board: &Board) -> Result<()> {
+/// Waits until every light subscriber, where there are any, follows a node.
+async fn come_back(herd: Option<Arc<Herd>>) -> Result<Option<Back>> {
+    match herd {
+        Some(herd) => herd.reach(0, HERD_BACK_MAX).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn followed(Back { half, most, all }: Back) -> String {
+    format!(
+        "half of the herd followed a node within {} ms, 99 of 100 within {}, all within {}",
+        half.as_millis(),
+        most.as_millis(),
+        all.as_millis()
+    )
+}
+
+/// Waits until every light subscriber is where some node is now; tells how long that took, where there are any.
+async fn gather(arena: &Arena, when: &str) -> Result<Option<String>> {
+    let Some(herd) = &arena.herd else { return Ok(None) };
+    let back = herd.reach(head(arena).await?, HERD_BACK_MAX).await.with_context(|| format!("the herd {when}"))?;
+    let (streams, fulls) = (herd.streams(), herd.fulls());
+    let all = back.all.as_millis();
+    Ok(Some(format!("{when}, all were at the head {all} ms later; {streams} streams and {fulls} full states so far")))
+}
+
+/// What every node has cost since it was last started.
+fn costs(arena: &mut Arena) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    for cp in &mut arena.cluster.cps {
+        let (name, cost) = (cp.name(), cp.process()?.cost()?);
+        let mib = |kib: u64| kib / 1024;
+        told.push(format!(
+            "{name} since its last start: {} MiB of memory, at most {}, and {:.1} s of processor time",
+            mib(cost.resident_kib),
+            mib(cost.most_resident_kib),
+            cost.cpu.as_secs_f64()
+        ));
+    }
+    Ok(told)
+}
+
+/// The highest revision that any node is at.
+async fn head(arena: &Arena) -> Result<u64> {
     let mut head = 0;
     for cp in arena.cluster.cps.iter().filter(|cp| cp.is_running()) {
         head = head.max(cp.api().status().await?.revision);
     }
+    Ok(head)
+}
+
+/// Waits until every proxy stands where some node stands now, or beyond.
+async fn converge(arena: &Arena, board: &Board) -> Result<()> {
+    let head = head(arena).await?;
     until("every proxy follows", CONVERGE_MAX, async || {
         for dp in arena.cluster.dps.iter().filter(|dp| dp.is_running()) {
             let seen = board.of(&dp.name()).map_or(0, |stand| stand.position.1);
@@ -182,7 +258,12 @@ async fn audit(arena: &Arena) -> Result<Option<String>> {
     }
     let revisions = "SELECT count(DISTINCT revision), max(revision) FROM holdfast.history WHERE op <> 'base'";
     let (found, head) = (postgres.sql(revisions).await?, status.revision);
-    Ok((found != format!("{head}|{head}")).then(|| format!("of {head} revisions it has (count|highest) {found}")))
+    if found != format!("{head}|{head}") {
+        return Ok(Some(format!("of {head} revisions it has (count|highest) {found}")));
+    }
+    // Row by row: what is current is the state at the cursor.
+    let held = api.call("GET", "/v1/record/verify", &[], String::new()).await?.expect(&[200])?.json()?;
+    Ok((held["good"] != true).then(|| format!("what is current in it is not the state: {held}")))
 }
 
 fn keep_logs(from: &Path, to: &Path) -> Result<()> {
@@ -196,7 +277,7 @@ fn keep_logs(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn count(history: &[Event], notes: Notes) -> Figures {
-    let mut figures = Figures { converged_ms: notes.converged_ms, ..Figures::default() };
+    let mut figures = Figures { converged_ms: notes.converged_ms, remarks: notes.remarks, ..Figures::default() };
     for op in ops(history) {
         figures.operations += 1;
         if matches!(op.call, Call::Write { .. }) {
@@ -247,13 +328,14 @@ fn judge(scenario: &Scenario, history: &[Event], figures: &Figures, breaches: Ve
     if !breaches.is_empty() {
         return Verdict::Failed(breaches);
     }
-    let first = history.iter().find_map(|event| if let Event::Fault(mark) = event { Some(mark.at) } else { None });
-    let before = first.unwrap_or(u64::MAX);
-    let terms: Vec<u64> = stands(history).filter(|s| s.at < before && s.term > 0).map(|stand| stand.term).collect();
-    if terms.iter().min() != terms.iter().max() {
-        return Verdict::Invalid("there was an election before any fault".to_owned());
+    if let Some(why) = healthy::disturbance(history) {
+        return Verdict::Invalid(why);
     }
-    if figures.acknowledged < WRITES_MIN || figures.requests == 0 || figures.frames == 0 || terms.is_empty() {
+    if figures.acknowledged < WRITES_MIN
+        || figures.requests == 0
+        || figures.frames == 0
+        || !stands(history).any(|s| s.term > 0)
+    {
         return Verdict::Invalid(format!("too little happened: {figures:?}"));
     }
     let missing: Vec<&Sometimes> = scenario.wants.iter().filter(|wanted| !figures.seen.contains(wanted)).collect();

@@ -34,6 +34,17 @@ pub struct Size {
     pub pause: Duration,
     /// Requests a second through each proxy.
     pub rate: u64,
+    /// The pause between two generations of the route that they use.
+    pub generation: Duration,
+}
+
+impl Size {
+    /// Of most scenarios.
+    pub const FULL: Self =
+        Self { clients: 6, pause: Duration::from_millis(8), rate: 250, generation: Duration::from_millis(150) };
+    /// Where each change goes to thousands of subscribers, on the machine that all of it is on.
+    pub const FEW_CHANGES: Self =
+        Self { clients: 3, pause: Duration::from_millis(500), rate: 250, generation: Duration::from_secs(2) };
 }
 
 /// Everything that goes on. It is stopped when this is dropped.
@@ -100,10 +111,10 @@ impl Workload {
             let client = admin::Client::new(number, seed, &admin, recorder, &shared);
             clients.spawn(client.run(stop_clients.clone(), size.pause));
         }
-        clients.spawn(probe::turn_generations(admin.clone(), addresses, stop_clients.clone()));
+        clients.spawn(probe::turn_generations(admin.clone(), addresses, size.generation, stop_clients.clone()));
         for cp in &cluster.cps {
-            let feed = feed::Reader::new(cp.number, &cp.addresses.feed, recorder);
-            others.spawn(feed.run(stop.clone(), shared.clone()));
+            let feed = feed::Reader::new(cp.number, &cp.addresses.feed, seed, recorder, &shared);
+            others.spawn(feed.run(stop.clone()));
         }
         for dp in &cluster.dps {
             let seen: Vec<_> = origins.iter().map(|origin| origin.seen.clone()).collect();

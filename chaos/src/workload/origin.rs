@@ -14,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::patience;
+
 pub(super) type Seen = Arc<Mutex<HashSet<String>>>;
 
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(super) struct Origin {
 
 impl Origin {
     pub(super) async fn start(address: &str) -> Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("an origin at {address}"))?;
+        let listener = patience::listen(address).await.with_context(|| format!("an origin at {address}"))?;
         let seen = Seen::default();
         Ok(Self { address: address.to_owned(), seen: seen.clone(), accepting: tokio::spawn(accept(listener, seen)) })
     }

@@ -23,8 +23,6 @@ pub const PROBE_PATH: &str = "/probe";
 
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// The pause between two generations.
-const GENERATION: Duration = Duration::from_millis(150);
 /// Connections that wait for the next request.
 const IDLE_MAX: usize = 64;
 
@@ -44,7 +42,7 @@ pub fn generation(number: u64, origins: &[String; 2]) -> Json {
 }
 
 /// Goes from generation to generation, whether or not they are taken.
-pub(super) async fn turn_generations(nodes: Vec<String>, origins: [String; 2], stop: Arc<AtomicBool>) {
+pub(super) async fn turn_generations(nodes: Vec<String>, origins: [String; 2], pause: Duration, stop: Arc<AtomicBool>) {
     let mut apis: Vec<Api> = nodes.iter().map(|node| Api::at(node).patient(Duration::from_secs(3))).collect();
     let mut node = 0;
     for number in 1.. {
@@ -56,7 +54,7 @@ pub(super) async fn turn_generations(nodes: Vec<String>, origins: [String; 2], s
         if !reply.is_ok_and(|reply| reply.status == 200) {
             node = (node + 1) % apis.len();
         }
-        sleep(GENERATION).await;
+        sleep(pause).await;
     }
 }
 

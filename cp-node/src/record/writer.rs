@@ -205,7 +205,7 @@ impl Writer {
             (writing.host, writing.cursor) = (link.name(host), Some(cursor.revision));
         });
         *pause = PAUSE_FIRST;
-        while self.is_leading(term) {
+        while self.is_leading(term) || step::is_unfenced() {
             let items = next_step(backlog, cursor.revision);
             if items.is_empty() {
                 match tokio::time::timeout(LOOK, backlog.changed()).await {

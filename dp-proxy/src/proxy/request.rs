@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use daemon::planted;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, Method, Response, StatusCode, Version};
@@ -165,6 +166,14 @@ async fn forward<'r>(
         return Ok(answer);
     }
     let found = found.ok_or(Refusal::NoRoute)?;
+    let later = match planted!("two-generations") {
+        true => {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            Some(worker.table())
+        }
+        false => None,
+    };
+    let table = later.as_ref().unwrap_or(table);
     let upstream = table.upstream(found.route)?;
     let tls = table.client_config(upstream)?;
     let may_upgrade = table.takes_upgrades(found.route) && !upstream.is_http2() && parts.version == Version::HTTP_11;

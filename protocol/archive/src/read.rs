@@ -19,7 +19,7 @@ use protocol::{Chain, ConfigState, Delta, Epoch, Position, Revision};
 
 use crate::layout::{Layout, Part, View, parse_epoch, parse_object};
 use crate::pointer::{POINTER_BYTES_MAX, Pointer};
-use crate::segment::{self, Segment, SegmentHeader, SignedError};
+use crate::segment::{self, Segment, SegmentHeader, Signatures, SignedError};
 use crate::store::{Object, ObjectStore, StoreError, Version, list_all};
 
 /// Objects of one epoch of a view that are looked at: far more than retention leaves.
@@ -619,9 +619,10 @@ pub fn open_base(
     trusted: &TrustedKeys,
     limits: Limits,
 ) -> Result<Found, SnapshotError> {
-    snapshot::examine(&mut &bytes[..], expected, trusted, limits.unpacked_max)?;
+    let signatures = Signatures(trusted);
+    snapshot::examine(&mut &bytes[..], expected, &signatures, limits.unpacked_max)?;
     let empty = if expected.view.is_some() { ConfigState::following() } else { ConfigState::serving() };
-    let loaded = snapshot::read(&mut &bytes[..], empty, expected, trusted)?;
+    let loaded = snapshot::read(&mut &bytes[..], empty, expected, &signatures)?;
     let header = loaded.header;
     Ok(Found {
         cluster: header.cluster,

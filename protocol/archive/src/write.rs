@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::planted;
 use protocol::crypto::{SigningKey, TrustedKeys};
 use protocol::delta::Change;
 use protocol::entry::UnixMillis;
@@ -189,6 +190,13 @@ impl Writer {
         };
         let outgrown = standing.pointer.segments_bytes() > standing.pointer.base_bytes.max(SEGMENTS_BYTES_MIN)
             || standing.pointer.segments.len() >= SEGMENTS_MAX;
+        if planted!("pointer-before-body") {
+            let mut early = standing.clone();
+            early.pointer.segments.push(SegmentRef { prev: delta.prev, position: delta.position, bytes: 0 });
+            (early.pointer.position, early.pointer.digest) = (delta.position, delta.digest);
+            self.move_pointer(&mut early).await?;
+            standing.version = early.version;
+        }
         // The segment is written even where a base follows: should that one be damaged, the way goes on past it.
         let segment = self.put_segment(&delta, config, level, &mut done).await?;
         match segment {
@@ -409,7 +417,7 @@ impl Writer {
         let body = Bytes::from(standing.pointer.seal(&self.key));
         for _ in 0..POINTER_ATTEMPTS_MAX {
             let when = match &standing.version {
-                _ if !self.conditional => When::Always,
+                _ if !self.conditional || planted!("pointer-moved-blindly") => When::Always,
                 Some(version) => When::Is(version.clone()),
                 None => When::Absent,
             };
