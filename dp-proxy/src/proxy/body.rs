@@ -105,7 +105,7 @@ impl Receiving {
 
     fn take_trailers(&mut self) -> Option<HeaderMap> {
         match self {
-            Self::Http1(_) => None,
+            Self::Http1(receiving) => receiving.take_trailers(),
             Self::Http2(receiving) => receiving.take_trailers(),
         }
     }

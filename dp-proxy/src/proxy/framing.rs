@@ -3,6 +3,10 @@
 //! Strict: what RFC 9112 does not allow is an error. A tolerated oddity here is a smuggled message there.
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::head::{Lines, LoneNewline, find_strict_end, split_header};
+use super::headers::may_trail;
 
 /// How a body is framed (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +39,7 @@ pub(crate) enum Chunk {
     Data(u64),
     /// Behind a chunk's data.
     DataEnd,
-    /// In the trailers, of which so many bytes were seen.
+    /// In the trailers, of which so many bytes were looked at without finding their end.
     Trailers(usize),
 }
 
@@ -44,6 +48,8 @@ pub(crate) enum Chunk {
 pub(crate) enum Decoded {
     /// A piece.
     Data(Bytes),
+    /// What came behind the last piece (RFC 9110 §6.5), as far as it may be passed on; the end is next.
+    Trailers(Box<HeaderMap>),
     /// More input is needed.
     More,
     /// The body is over.
@@ -55,7 +61,7 @@ pub(crate) enum Decoded {
 pub(crate) enum BadBody {
     #[error("its body has a malformed chunk")]
     Chunk,
-    #[error("its body has trailers over the bound")]
+    #[error("its body has trailers that are malformed or over the bound")]
     Trailers,
     #[error("its body is cut short")]
     Short,
@@ -63,7 +69,7 @@ pub(crate) enum BadBody {
 
 /// The longest line with a chunk's size: sixteen digits, and room for an extension that nobody reads.
 const SIZE_LINE_BYTES_MAX: usize = 256;
-/// All trailers of a body together. They are read and dropped.
+/// All trailers of a body together.
 const TRAILERS_BYTES_MAX: usize = 16 << 10;
 
 impl Decoder {
@@ -108,7 +114,7 @@ impl Decoder {
             }
             Self::Chunked(chunk) => {
                 let decoded = chunk.decode(input)?;
-                if decoded == Decoded::End {
+                if matches!(decoded, Decoded::Trailers(_) | Decoded::End) {
                     *self = Self::Ended;
                 }
                 Ok(decoded)
@@ -168,19 +174,31 @@ impl Chunk {
                     *self = Self::Size;
                 }
                 Self::Trailers(seen) => {
-                    let left = TRAILERS_BYTES_MAX - *seen;
-                    let Some(line) = take_line(input, left, BadBody::Trailers)? else { return Ok(Decoded::More) };
-                    if line.is_empty() {
-                        return Ok(Decoded::End);
-                    }
-                    *seen += line.len() + 2;
-                    if *seen > TRAILERS_BYTES_MAX {
-                        return Err(BadBody::Trailers);
-                    }
+                    let within = &input[..input.len().min(TRAILERS_BYTES_MAX)];
+                    let Some(end) = find_strict_end(within, *seen).map_err(|LoneNewline| BadBody::Trailers)? else {
+                        *seen = within.len();
+                        return if *seen == TRAILERS_BYTES_MAX { Err(BadBody::Trailers) } else { Ok(Decoded::More) };
+                    };
+                    let trailers = read_trailers(&input.split_to(end).freeze())?;
+                    return Ok(if trailers.is_empty() { Decoded::End } else { Decoded::Trailers(Box::new(trailers)) });
                 }
             }
         }
     }
+}
+
+/// The fields of trailers that may be passed on.
+fn read_trailers(text: &Bytes) -> Result<HeaderMap, BadBody> {
+    let mut trailers = HeaderMap::new();
+    for line in Lines(text) {
+        let (name, value) = split_header(line).ok_or(BadBody::Trailers)?;
+        let name = HeaderName::from_bytes(name).map_err(|_| BadBody::Trailers)?;
+        let value = HeaderValue::from_maybe_shared(text.slice_ref(value)).map_err(|_| BadBody::Trailers)?;
+        if may_trail(&name) {
+            trailers.append(name, value);
+        }
+    }
+    Ok(trailers)
 }
 
 /// A line without its CRLF. `None`: it is not whole yet. A bare LF is an error.
@@ -220,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `text` in pieces; what came out, and what was left over.
+    /// Feeds `text` in pieces; what came out (trailers in brackets), and what was left over.
     fn run(framing: Framing, text: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Vec<u8>, bool), BadBody> {
         let mut decoder = Decoder::new(framing);
         let (mut input, mut out) = (BytesMut::new(), Vec::new());
@@ -228,8 +246,18 @@ mod tests {
         at.sort_unstable();
         for piece in at.windows(2) {
             input.extend_from_slice(&text[piece[0]..piece[1]]);
-            while let Decoded::Data(data) = decoder.decode(&mut input)? {
-                out.extend_from_slice(&data);
+            loop {
+                match decoder.decode(&mut input)? {
+                    Decoded::Data(data) => out.extend_from_slice(&data),
+                    Decoded::Trailers(trailers) => {
+                        for (name, value) in &*trailers {
+                            out.extend_from_slice(
+                                &[b"[", name.as_str().as_bytes(), b": ", value.as_bytes(), b"]"].concat(),
+                            );
+                        }
+                    }
+                    Decoded::More | Decoded::End => break,
+                }
             }
         }
         Ok((out, input.to_vec(), decoder.is_ended()))
@@ -240,7 +268,13 @@ mod tests {
         for (text, expected) in [
             ("5\r\nhello\r\n0\r\n\r\n", Ok(("hello", "", true))),
             ("5\r\nhello\r\n6;x=\"y\"\r\n world\r\n0\r\n\r\nHTTP", Ok(("hello world", "HTTP", true))),
-            ("a\r\n0123456789\r\n000\r\nX: y\r\nZ: w\r\n\r\n", Ok(("0123456789", "", true))),
+            ("a\r\n0123456789\r\n000\r\nX: y\r\nZ:w\r\n\r\n", Ok(("0123456789[x: y][z: w]", "", true))),
+            ("0\r\nX: y\r\nContent-Length: 9\r\nHost: h\r\nTE: x\r\n\r\nNEXT", Ok(("[x: y]", "NEXT", true))),
+            ("0\r\nContent-Length: 9\r\n\r\nNEXT", Ok(("", "NEXT", true))),
+            ("0\r\nX: y\r\n", Ok(("", "X: y\r\n", false))),
+            ("0\r\nX\r\n\r\n", Err(BadBody::Trailers)),
+            ("0\r\nX : y\r\n\r\n", Err(BadBody::Trailers)),
+            ("0\r\nX: y\r\n z\r\n\r\n", Err(BadBody::Trailers)),
             ("5 \r\nhello\r\n0\r\n\r\n", Ok(("hello", "", true))),
             ("5\r\nhel", Ok(("hel", "", false))),
             ("5\r\nhello\r\n0\r\n", Ok(("hello", "", false))),
@@ -282,9 +316,9 @@ mod tests {
         #[test]
         fn it_does_not_matter_where_reads_end(chunks in prop::collection::vec("[a-z]{1,20}", 0..5), cuts in prop::collection::vec(0..200usize, 0..8)) {
             let mut text: String = chunks.iter().map(|c| format!("{:x}\r\n{c}\r\n", c.len())).collect();
-            text.push_str("0\r\n\r\nNEXT");
+            text.push_str("0\r\nA: b\r\n\r\nNEXT");
             let (out, left, ended) = run(Framing::Chunked, text.as_bytes(), &cuts).unwrap();
-            prop_assert_eq!((out, left, ended), (chunks.concat().into_bytes(), b"NEXT".to_vec(), true));
+            prop_assert_eq!((out, left, ended), ((chunks.concat() + "[a: b]").into_bytes(), b"NEXT".to_vec(), true));
         }
     }
 

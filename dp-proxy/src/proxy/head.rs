@@ -1,5 +1,7 @@
 //! What the heads of requests and responses have in common: how their lines are taken apart, and how they are written.
 
+use http::HeaderMap;
+
 // === reading ===
 
 /// The number of bytes up to the end of a head, which is an empty line, of which `seen` were looked at before. A lone LF
@@ -15,6 +17,26 @@ pub(crate) fn find_end(input: &[u8], seen: usize) -> Option<usize> {
         }
     }
     None
+}
+
+/// A line that ends in a lone LF.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LoneNewline;
+
+/// The same, where every line must end in CRLF.
+///
+/// # Errors
+/// One does not.
+pub(crate) fn find_strict_end(input: &[u8], seen: usize) -> Result<Option<usize>, LoneNewline> {
+    let mut from = seen;
+    while let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) {
+        match &input[..newline] {
+            [b'\r'] | [.., b'\n', b'\r'] => return Ok(Some(newline + 1)),
+            [.., b'\r'] => from = newline + 1,
+            _ => return Err(LoneNewline),
+        }
+    }
+    Ok(None)
 }
 
 /// The lines of a head, without their ends, up to the empty one.
@@ -62,6 +84,15 @@ pub(crate) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// Appends a header whose value is a number.
 pub(crate) fn number_line(out: &mut Vec<u8>, name: &[u8], value: u64) {
     line(out, name, decimal(value, &mut [0; DIGITS_MAX]));
+}
+
+/// Appends the end of a chunked body, with what comes behind it (RFC 9112 §7.1.2).
+pub(crate) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        line(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The digits of the largest 64-bit number.

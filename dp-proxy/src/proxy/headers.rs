@@ -91,6 +91,33 @@ fn is_essential(name: &HeaderName) -> bool {
         || name == "x-real-ip"
 }
 
+/// Whether a client has said that it takes trailers; gRPC demands it (RFC 9110 §10.1.4).
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().any(names_trailers)
+}
+
+/// Whether a value of `TE` says so.
+pub(crate) fn names_trailers(value: &HeaderValue) -> bool {
+    let mut codings = value.as_bytes().split(|b| *b == b',');
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Whether a field is passed on where it stands behind a body (RFC 9110 §6.5.1): none that frames a message, names whom it
+/// is for or from, or says how its content is to be read; these are acted on before they come.
+pub(crate) fn may_trail(name: &HeaderName) -> bool {
+    let is_too_late = matches!(
+        name.as_str(),
+        "content-encoding"
+            | "content-type"
+            | "content-range"
+            | "set-cookie"
+            | "cache-control"
+            | "expect"
+            | "max-forwards"
+    );
+    !(is_too_late || is_hop_by_hop(name) || is_essential(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +175,10 @@ mod tests {
             assert!(is_hop_by_hop(&HeaderName::from_static(name)), "{name}");
         }
         assert!(!is_hop_by_hop(&header::HOST));
+        for (name, expected) in
+            [("grpc-status", true), ("etag", true), ("host", false), ("te", false), ("expect", false)]
+        {
+            assert_eq!(may_trail(&HeaderName::from_static(name)), expected, "{name}");
+        }
     }
 }

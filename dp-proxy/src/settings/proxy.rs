@@ -146,6 +146,9 @@ pub struct LimitSettings {
     pub header_read_timeout: Span,
     /// Between two reads of a request's body: longer is a 408.
     pub body_read_timeout: Span,
+    /// Bytes a second that a request's body must come with: it may be waited for altogether as long as for one read, and a
+    /// second more for every so many bytes of it; longer is a 408. 0: no bound, as streams that say little need it.
+    pub body_rate_min: ByteSize,
     /// Between two writes of a response: a client that takes nothing for so long is left.
     pub send_timeout: Span,
     /// How long a client's connection may stay open between requests.
@@ -219,6 +222,7 @@ impl Default for LimitSettings {
             connections_max: 65_536,
             header_read_timeout: Span(Duration::from_secs(60)),
             body_read_timeout: Span(Duration::from_secs(60)),
+            body_rate_min: ByteSize(0),
             send_timeout: Span(Duration::from_secs(60)),
             idle_timeout: Span(Duration::from_secs(75)),
             requests_per_connection_max: 0,

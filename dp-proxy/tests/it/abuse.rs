@@ -3,15 +3,19 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use crate::harness::SOON;
 use crate::harness::client::{Client, get};
 use crate::harness::origin::Origin;
 use crate::harness::program::{Processes, Site};
 use crate::harness::proxy::{Scene, route};
 use crate::harness::until;
+use crate::tls::{Authority, Dialler, ssl, with_keyring};
 
 /// Asks one honest thing after another until `attack` is over; it must always be answered well.
 async fn beside<T>(scene: &Scene, path: &str, attack: impl Future<Output = T>) -> T {
@@ -74,6 +78,50 @@ async fn slow_heads_and_slow_bodies_are_ended_in_time() {
     };
     assert!(beside(&scene, "/", bodies).await.iter().all(|ended| *ended == (Some(408), true)));
     until("nothing is left of them", async || scene.dp.metric("holdfast_dp_requests_active").await < 0.5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_ended_in_time_by_tls_and_by_http_2_too() {
+    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
+    let pair = authority.issue(&["a.com"]);
+    let dir = tempfile::tempdir().unwrap();
+    let resources =
+        [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
+    let scene = Scene::tuned(&resources, |settings| {
+        with_keyring(&dir)(settings);
+        settings.proxy.h2c = true;
+        settings.proxy.tls.handshake_timeout = "300ms".parse().unwrap();
+        settings.proxy.limits.header_read_timeout = "300ms".parse().unwrap();
+        settings.proxy.limits.body_read_timeout = "300ms".parse().unwrap();
+    })
+    .await;
+    // Half a handshake.
+    let mut client = Client::connect(scene.dp.proxy.tls_addresses()[0]).await;
+    client.send([22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).await;
+    assert!(client.is_closed().await, "a handshake that does not go on");
+    // A head that comes byte by byte, within TLS.
+    let mut stream = Dialler::trusting(&authority).dial(&scene, "a.com").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.com\r\nX-Slow: ").await.unwrap();
+    let mut answer = Vec::new();
+    while answer.is_empty() {
+        stream.write_all(b"y").await.unwrap();
+        stream.flush().await.unwrap();
+        let _ = timeout(Duration::from_millis(50), stream.read_buf(&mut answer)).await;
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    // HTTP/2: a frame of headers that does not end, and a body that stops.
+    let mut client = Client::connect(scene.dp.address()).await;
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x64\x01\x05\0\0\0\x01\x82").await;
+    assert!(client.is_closed().await, "headers that do not go on");
+    let stream = Client::connect(scene.dp.address()).await.stream;
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let running = tokio::spawn(async move { drop(connection.await) });
+    let request = http::Request::post("http://a.com/").body(()).unwrap();
+    let (answer, mut body) = sender.send_request(request, false).unwrap();
+    body.send_data(Bytes::from("some"), false).unwrap();
+    assert_eq!(timeout(SOON, answer).await.unwrap().unwrap().status(), 408, "a body that does not go on");
+    running.abort();
+    assert_eq!(scene.dp.get("/").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

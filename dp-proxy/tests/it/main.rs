@@ -13,6 +13,7 @@ mod grpc;
 mod handover;
 mod harness;
 mod health;
+mod http1;
 mod http2;
 mod plugins;
 mod program;

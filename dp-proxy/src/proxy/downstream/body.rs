@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::Body;
+use tokio::time::Instant;
 
 use super::client::Client;
 use super::http1;
@@ -21,9 +23,10 @@ pub(crate) enum Incoming {
 }
 
 /// A piece of a body, or what came behind it.
-enum Piece {
+#[derive(Debug)]
+pub(crate) enum Piece {
     Data(Bytes),
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
 }
 
 /// A request's body that is passed on.
@@ -36,6 +39,10 @@ pub(crate) struct RequestBody {
     length: Option<u64>,
     touched: bool,
     ended: bool,
+    /// Bytes that came, and how long they were waited for.
+    came: u64,
+    waited: Duration,
+    waits_since: Option<Instant>,
     /// What came already and is to be sent once more.
     again: VecDeque<Bytes>,
     /// What came behind it (RFC 9110 §6.5).
@@ -62,8 +69,19 @@ impl RequestBody {
             return Err(BodyError::TooLarge);
         }
         let ended = length == Some(0);
-        let (again, trailers) = (VecDeque::new(), None);
-        Ok(Self { incoming, client, left, length, touched: false, ended, again, trailers })
+        Ok(Self {
+            incoming,
+            client,
+            left,
+            length,
+            touched: false,
+            ended,
+            came: 0,
+            waited: Duration::ZERO,
+            waits_since: None,
+            again: VecDeque::new(),
+            trailers: None,
+        })
     }
 
     /// Its announced length; `None`: it is chunked.
@@ -102,10 +120,13 @@ impl RequestBody {
         self.touched = true;
         loop {
             let Poll::Ready(piece) = self.incoming.poll_next(cx) else {
-                ready!(self.client.body_late(cx));
+                ready!(self.poll_late(cx));
                 return Poll::Ready(Some(Err(BodyError::Late)));
             };
             self.client.body_came();
+            if let Some(since) = self.waits_since.take() {
+                self.waited += since.elapsed();
+            }
             let data = match piece {
                 None => {
                     self.ended = true;
@@ -113,7 +134,7 @@ impl RequestBody {
                 }
                 Some(Err(e)) => return Poll::Ready(Some(Err(e))),
                 Some(Ok(Piece::Trailers(trailers))) => {
-                    self.trailers = Some(Box::new(trailers));
+                    self.trailers = Some(trailers);
                     continue;
                 }
                 Some(Ok(Piece::Data(data))) => data,
@@ -122,12 +143,25 @@ impl RequestBody {
                 continue;
             }
             self.client.count_in(data.len());
+            self.came += data.len() as u64;
             let Some(left) = self.left.checked_sub(data.len() as u64) else {
                 return Poll::Ready(Some(Err(BodyError::TooLarge)));
             };
             self.left = left;
             return Poll::Ready(Some(Ok(data)));
         }
+    }
+
+    /// Ready when the client lets wait too long: for the next piece, or for all of them together. Only time in which this
+    /// proxy waits counts, never time in which a node takes nothing.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limits = self.client.limits();
+        let mut limit = limits.body;
+        if limits.body_rate > 0 && self.waits_since.is_none() {
+            self.waits_since = Some(Instant::now());
+            limit = limit.min(limits.body_wait(self.came).saturating_sub(self.waited));
+        }
+        self.client.body_late(cx, limit)
     }
 }
 
@@ -152,7 +186,7 @@ impl Incoming {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         match self {
             Self::Http1(incoming) => {
-                incoming.poll_next(cx).map(|next| next.map(|next| next.map(Piece::Data).map_err(|_| BodyError::Broken)))
+                incoming.poll_next(cx).map(|next| next.map(|piece| piece.map_err(|_| BodyError::Broken)))
             }
             Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map(|frame| {
                 let frame = match frame? {
@@ -160,7 +194,9 @@ impl Incoming {
                     Err(_) => return Some(Err(BodyError::Broken)),
                 };
                 let piece = frame.into_data().map(Piece::Data);
-                Some(Ok(piece.unwrap_or_else(|frame| Piece::Trailers(frame.into_trailers().unwrap_or_default()))))
+                Some(
+                    Ok(piece.unwrap_or_else(|frame| Piece::Trailers(frame.into_trailers().unwrap_or_default().into()))),
+                )
             }),
         }
     }

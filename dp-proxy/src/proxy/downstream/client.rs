@@ -26,7 +26,21 @@ pub(crate) struct ClientLimits {
     pub(crate) idle: Duration,
     pub(crate) head: Duration,
     pub(crate) body: Duration,
+    /// Bytes a second that a body must come with; 0: no bound.
+    pub(crate) body_rate: u64,
     pub(crate) send: Duration,
+}
+
+impl ClientLimits {
+    /// How long a body may be waited for altogether once so many bytes of it have come: as long as for one read, and a
+    /// second more for every [`body_rate`](Self::body_rate) bytes (as Apache's `MinRate`).
+    pub(crate) fn body_wait(&self, came: u64) -> Duration {
+        if self.body_rate == 0 {
+            return Duration::MAX;
+        }
+        let earned = Duration::from_nanos(came.saturating_mul(1_000_000_000) / self.body_rate);
+        self.body.saturating_add(earned)
+    }
 }
 
 /// What everything that serves one connection shares.
@@ -177,10 +191,15 @@ impl Client {
         self.reading.poll(cx)
     }
 
-    /// The deadline of a body's next read.
-    pub(crate) fn body_late(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// How long a client may take.
+    pub(crate) fn limits(&self) -> &ClientLimits {
+        &self.limits
+    }
+
+    /// Ready when a body's next read has taken `limit`, counted from when it was first asked for.
+    pub(crate) fn body_late(&self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         if !self.reading.is_set() {
-            self.reading.set(self.limits.body);
+            self.reading.set(limit);
         }
         self.reading.poll(cx)
     }

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderValue};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::AnswerHead;
 use super::connection::Connection;
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
 use crate::proxy::downstream::body::{BodyError, RequestBody};
 use crate::proxy::framing::{BadBody, Decoded, Decoder};
+use crate::proxy::head::write_trailers;
 use crate::proxy::link::Link;
 
 /// Responses of the kind that comes before the real one (1xx) that are waited through.
@@ -106,6 +107,7 @@ impl<'r> Exchange<'r> {
                     connection: self.connection,
                     upload: self.upload,
                     read: self.limits.read,
+                    trailers: None,
                 };
                 Ok((AnswerHead { status: head.status, headers: head.headers }, receiving))
             }
@@ -261,9 +263,15 @@ impl Upload {
                 }
                 Poll::Ready(Some(Err(e))) => return Progress::Client(e),
                 Poll::Ready(None) => {
-                    self.body = None;
-                    if self.chunked {
-                        self.tail = b"0\r\n\r\n";
+                    let body = self.body.take();
+                    match body.as_ref().and_then(|body| body.trailers()) {
+                        Some(trailers) if self.chunked => {
+                            connection.out.clear();
+                            self.out_sent = 0;
+                            write_trailers(&mut connection.out, trailers);
+                        }
+                        _ if self.chunked => self.tail = b"0\r\n\r\n",
+                        _ => {}
                     }
                 }
                 Poll::Pending => break,
@@ -306,6 +314,7 @@ pub(crate) struct Receiving {
     decoder: Decoder,
     keep_alive: bool,
     read: Duration,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// A response that was cut off.
@@ -342,6 +351,10 @@ impl Receiving {
         loop {
             match self.decoder.decode(&mut self.connection.input) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Decoded::Trailers(trailers)) => {
+                    self.trailers = Some(trailers);
+                    return Poll::Ready(None);
+                }
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
                 Err(e) => return Poll::Ready(Some(Err(e.into()))),
@@ -360,6 +373,11 @@ impl Receiving {
                 }
             }
         }
+    }
+
+    /// What came behind the body.
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take().map(|trailers| *trailers)
     }
 
     /// The connection after a 101: its bytes, and those that came already.

@@ -7,7 +7,7 @@ use http::uri::Scheme;
 use http::{Method, Request, Uri, Version};
 
 use crate::proxy::head::{DIGITS_MAX, decimal, line, number_line};
-use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
+use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop, takes_trailers};
 
 /// Everything that the head is made of.
 #[derive(Debug)]
@@ -158,12 +158,6 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Headers about the client.
 const FORWARDED_HEADERS: usize = 5;
-
-/// Whether a client has said that it takes trailers; gRPC demands it (RFC 9110 §10.1.4).
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-}
 
 /// Whether a header's value is ours to say.
 fn is_written_anew(name: &http::HeaderName) -> bool {

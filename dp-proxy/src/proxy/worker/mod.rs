@@ -231,6 +231,7 @@ impl Worker {
                     idle: limits.idle_timeout.0,
                     head: limits.header_read_timeout.0,
                     body: limits.body_read_timeout.0,
+                    body_rate: limits.body_rate_min.0,
                     send: limits.send_timeout.0,
                 },
                 connections_max: limits.connections_max.div_ceil(count),
@@ -372,7 +373,24 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
+
+    /// The size of the future that a function gives.
+    fn future_bytes<A, F>(_: impl FnOnce(Rc<Worker>, TcpStream, A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_lasts_as_long_as_a_connection_is_small() {
+        let plain = future_bytes(|worker, stream, ends| worker.serve(stream, ends));
+        let tls = future_bytes(|worker, stream, (ends, door, shaking)| worker.serve_tls(stream, ends, door, shaking));
+        assert!(plain <= TASK_BYTES_MAX && tls <= TASK_BYTES_MAX, "{plain} {tls}");
+    }
+
+    /// Of the task of a connection, beside what it points to.
+    const TASK_BYTES_MAX: usize = 1024;
 
     #[test]
     fn a_panic_ends_its_connection_and_nothing_else() {

@@ -45,7 +45,9 @@ impl Worker {
         let Ends { client: peer, local } = ends;
         let shaken = match stream.set_nodelay(true) {
             Ok(()) => {
-                timeout(self.handshake_timeout, tls::shake(stream, self.table(), &self.fallback_sni, door.stream)).await
+                // What a handshake needs is not to be kept as long as the connection lasts.
+                let shake = Box::pin(tls::shake(stream, self.table(), &self.fallback_sni, door.stream));
+                timeout(self.handshake_timeout, shake).await
             }
             Err(e) => Ok(Err(e.into())),
         };
@@ -66,11 +68,11 @@ impl Worker {
         self.figures.tls_handshakes.add(1);
         self.figures.tls_resumed.add(u64::from(resumed));
         if door.stream {
-            return streams::serve(self, stream, ends, Some(Shown { name, session })).await;
+            return Box::pin(streams::serve(self, stream, ends, Some(Shown { name, session }))).await;
         }
         let client = Client::new(peer, local, Some(Rc::new(session)), self.limits.client, &self.wheel);
         if http2 {
-            self.serve_http2(stream, client).await;
+            Box::pin(self.serve_http2(stream, client)).await;
         } else {
             http1::serve(self, client, Link::Tls(Box::new(stream.into())), BytesMut::new()).await;
         }
@@ -81,7 +83,7 @@ impl Worker {
         let mut stream = Prefixed::new(stream);
         let starts = timeout(self.limits.client.idle, stream.starts_as_http2()).await;
         match starts {
-            Ok(Ok(true)) => self.serve_http2(stream, client).await,
+            Ok(Ok(true)) => Box::pin(self.serve_http2(stream, client)).await,
             Ok(Ok(false)) => {
                 let (stream, early) = stream.into_parts();
                 http1::serve(self, client, Link::Plain(stream), early).await;

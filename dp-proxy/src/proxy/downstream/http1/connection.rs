@@ -147,7 +147,7 @@ async fn next_head(
 
 /// Answers one request. `None`: another may follow.
 async fn exchange(worker: &Rc<Worker>, client: &Rc<Client>, wire: &Rc<Wire>, head: Box<Head>) -> Option<End> {
-    let Head { parts, framing, keep_alive, expects_continue } = *head;
+    let Head { parts, framing, keep_alive, expects_continue, takes_trailers } = *head;
     let asked = Asked { version: parts.version, is_head: parts.method == Method::HEAD };
     let incoming = body::Incoming::Http1(Incoming::begin(wire, framing, expects_continue));
     let response = {
@@ -181,7 +181,7 @@ async fn exchange(worker: &Rc<Worker>, client: &Rc<Client>, wire: &Rc<Wire>, hea
         response_head::write(&mut out, status, headers, frame, connection, date);
     });
     drop(head);
-    let mut sending = Sending::new(wire, out, frame.encoding, body);
+    let mut sending = Sending::new(wire, out, frame.encoding, takes_trailers, body);
     let sent = match poll_fn(|cx| wire.poll_begin_answer(cx)).await {
         Ok(()) => poll_fn(|cx| sending.poll(cx)).await,
         Err(e) => Err(e),

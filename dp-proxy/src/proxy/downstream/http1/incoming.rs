@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
 use super::request_head::BadFraming;
 use super::wire::Wire;
+use crate::proxy::downstream::body::Piece;
 use crate::proxy::framing::{BadBody, Framing};
 
 /// The body of a request. Dropped before its end, the rest of it is read by nobody.
@@ -35,7 +34,7 @@ impl Incoming {
     }
 
     /// The next piece; `None` at the end.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BadBody>>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BadBody>>> {
         self.wire.poll_body(cx)
     }
 }

@@ -10,8 +10,8 @@ use http::{Method, Request, Uri, Version};
 
 use crate::proxy::error::Refusal;
 use crate::proxy::framing::Framing;
-use crate::proxy::head::{Lines, read_digits, split_header};
-use crate::proxy::headers::ConnectionHeader;
+use crate::proxy::head::{Lines, LoneNewline, find_strict_end, read_digits, split_header};
+use crate::proxy::headers::{ConnectionHeader, names_trailers};
 use crate::proxy::upstream::response_head::HeadLimits;
 
 /// A request as far as its body.
@@ -23,6 +23,8 @@ pub(crate) struct Head {
     pub(crate) keep_alive: bool,
     /// Whether the client sends the body only when it is told to.
     pub(crate) expects_continue: bool,
+    /// Whether what comes behind an answer's body is of use to the client.
+    pub(crate) takes_trailers: bool,
 }
 
 /// What the start of the input holds.
@@ -114,7 +116,9 @@ pub(crate) fn read(input: &mut BytesMut, mut seen: usize, limits: HeadLimits) ->
         seen = 0;
     }
     // Looked at only up to the bound: what is wrong with a head must not depend on how much came behind it.
-    let Some(end) = find_end(&input[..input.len().min(limits.bytes)], seen)? else {
+    let whole =
+        find_strict_end(&input[..input.len().min(limits.bytes)], seen).map_err(|LoneNewline| BadHead::LineEnd)?;
+    let Some(end) = whole else {
         return if input.len() > limits.bytes { Err(BadHead::TooLarge) } else { Ok(Read::More) };
     };
     let head = input.split_to(end).freeze();
@@ -152,19 +156,6 @@ pub(crate) fn read(input: &mut BytesMut, mut seen: usize, limits: HeadLimits) ->
     Ok(Read::Head(Box::new(said.of(parts))))
 }
 
-/// The number of bytes up to the end of a head, which is an empty line, of which `seen` were looked at before.
-fn find_end(input: &[u8], seen: usize) -> Result<Option<usize>, BadHead> {
-    let mut from = seen;
-    while let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) {
-        match &input[..newline] {
-            [.., b'\n', b'\r'] => return Ok(Some(newline + 1)),
-            [.., b'\r'] => from = newline + 1,
-            _ => return Err(BadHead::LineEnd),
-        }
-    }
-    Ok(None)
-}
-
 /// Three words, and one blank between each two (RFC 9112 §3).
 fn split_request_line(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let first = memchr::memchr(b' ', line)?;
@@ -182,6 +173,7 @@ struct Said {
     /// Whether the body is chunked; `Some(false)`: it is coded in another way.
     chunked: Option<bool>,
     expects_continue: bool,
+    takes_trailers: bool,
 }
 
 impl Said {
@@ -196,6 +188,7 @@ impl Said {
                 let is_only = self.chunked.is_none();
                 self.chunked = Some(is_only && value.as_bytes().eq_ignore_ascii_case(b"chunked"));
             }
+            "te" => self.takes_trailers |= names_trailers(value),
             "expect" => self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }
@@ -203,7 +196,7 @@ impl Said {
 
     fn of(self, parts: Parts) -> Head {
         let is_1_1 = parts.version == Version::HTTP_11;
-        let Self { connection, length, more_lengths, chunked, expects_continue } = self;
+        let Self { connection, length, more_lengths, chunked, expects_continue, takes_trailers } = self;
         let framing = match (chunked, length) {
             (Some(false), _) => Err(BadFraming::Coding),
             (Some(true), Some(_)) => Err(BadFraming::Twice),
@@ -215,7 +208,7 @@ impl Said {
             (None, None) => Ok(Framing::None),
         };
         let keep_alive = !connection.close && (is_1_1 || connection.keep_alive);
-        Head { parts, framing, keep_alive, expects_continue: is_1_1 && expects_continue }
+        Head { parts, framing, keep_alive, expects_continue: is_1_1 && expects_continue, takes_trailers }
     }
 }
 

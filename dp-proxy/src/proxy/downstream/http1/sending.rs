@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame as Piece};
 use super::response_head::Encoding;
 use super::wire::Wire;
 use crate::proxy::body::ResponseBody;
+use crate::proxy::head::write_trailers;
 use crate::proxy::upstream::exchange::Cut;
 
 /// An answer that is being sent.
@@ -25,16 +26,24 @@ pub(crate) struct Sending<'w> {
     out_sent: usize,
     data: Bytes,
     tail: &'static [u8],
+    takes_trailers: bool,
     /// Whether it is what its head said, as far as that is known.
     whole: bool,
 }
 
 impl<'w> Sending<'w> {
-    /// `head` is written already.
-    pub(crate) fn new(wire: &'w Wire, head: Vec<u8>, encoding: Encoding, body: ResponseBody) -> Self {
+    /// `head` is written already. What comes behind the body goes only to a client that `takes_trailers` (RFC 9110 §6.5.1).
+    pub(crate) fn new(
+        wire: &'w Wire,
+        head: Vec<u8>,
+        encoding: Encoding,
+        takes_trailers: bool,
+        body: ResponseBody,
+    ) -> Self {
         let body = (encoding != Encoding::None && !body.is_end_stream()).then_some(body);
         let whole = body.is_some() || matches!(encoding, Encoding::None | Encoding::Length(0) | Encoding::UntilClose);
-        let mut sending = Self { wire, body, encoding, out: head, out_sent: 0, data: Bytes::new(), tail: b"", whole };
+        let mut sending =
+            Self { wire, body, encoding, out: head, out_sent: 0, data: Bytes::new(), tail: b"", takes_trailers, whole };
         if sending.body.is_none() && encoding == Encoding::Chunked {
             (sending.tail, sending.whole) = (b"0\r\n\r\n", true);
         }
@@ -86,12 +95,17 @@ impl<'w> Sending<'w> {
     }
 
     fn take(&mut self, piece: Option<Result<Piece<Bytes>, Cut>>, is_last: bool) {
-        let data = match piece {
-            Some(Ok(piece)) => piece.into_data().unwrap_or_default(),
+        let (data, trailers) = match piece {
+            Some(Ok(piece)) => match piece.into_data() {
+                Ok(data) => (data, None),
+                Err(piece) => (Bytes::new(), piece.into_trailers().ok()),
+            },
             // Why is written where it was noticed. The client notices by the frame, which stays open.
             Some(Err(_)) => return self.end(false),
-            None => Bytes::new(),
+            None => (Bytes::new(), None),
         };
+        // Nothing follows what comes behind a body.
+        let is_last = is_last || trailers.is_some();
         self.data = data;
         match &mut self.encoding {
             Encoding::Length(left) => match left.checked_sub(self.data.len() as u64) {
@@ -103,16 +117,18 @@ impl<'w> Sending<'w> {
                 }
             },
             Encoding::Chunked => {
+                if self.out_sent == self.out.len() {
+                    self.out.clear();
+                    self.out_sent = 0;
+                }
                 if !self.data.is_empty() {
-                    if self.out_sent == self.out.len() {
-                        self.out.clear();
-                        self.out_sent = 0;
-                    }
                     hexadecimal(&mut self.out, self.data.len());
                     self.out.extend_from_slice(b"\r\n");
                     self.tail = b"\r\n";
                 }
-                if is_last {
+                if let Some(trailers) = trailers.filter(|_| self.takes_trailers) {
+                    write_trailers(&mut self.out, &trailers);
+                } else if is_last {
                     self.tail = if self.data.is_empty() { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };
                 }
             }

@@ -15,6 +15,7 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::request_head::{self, BadHead, Read};
+use crate::proxy::downstream::body::Piece;
 use crate::proxy::downstream::client::Client;
 use crate::proxy::framing::{BadBody, Decoded, Decoder, Framing};
 use crate::proxy::link::Link;
@@ -133,16 +134,17 @@ impl Wire {
         self.abandoned.set(true);
     }
 
-    /// The next piece of the body; `None` at its end. A client that waits to be asked for it is asked.
+    /// The next piece of the body, or what comes behind it; `None` at its end. A client that waits to be asked for it is asked.
     ///
     /// # Errors
     /// It is malformed, or the connection has ended or broken before it has.
-    pub(crate) fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BadBody>>> {
+    pub(crate) fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BadBody>>> {
         loop {
             {
                 let inner = &mut *self.inner.borrow_mut();
                 match inner.decoder.decode(&mut inner.input) {
-                    Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                    Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Piece::Data(data)))),
+                    Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Piece::Trailers(trailers)))),
                     Ok(Decoded::End) => return Poll::Ready(None),
                     Ok(Decoded::More) => {}
                     Err(e) => return Poll::Ready(Some(Err(e))),
