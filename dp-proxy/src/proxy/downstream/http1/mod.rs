@@ -5,8 +5,8 @@
 //!               \-> Incoming: the body, for whoever sends it on
 //! ```
 //!
-//! It is our own for the reasons that the nodes' side is: what is refused and how is ours to say, a connection that waits
-//! holds no buffer, and a request costs less than half. It is strict where [RFC 9112] leaves a choice: what two readers
+//! It is our own for the reasons that the nodes' side is: what is refused and how is ours to say, and a connection that
+//! waits holds no buffer. It is strict where [RFC 9112] leaves a choice: what two readers
 //! could read in two ways is refused, and nothing that comes behind it is believed.
 //!
 //! [RFC 9112]: https://www.rfc-editor.org/rfc/rfc9112
