@@ -28,7 +28,17 @@ pub(crate) struct Metrics {
 pub(crate) struct AdminMetrics {
     requests: Family<Vec<(String, String)>, prometheus_client::metrics::counter::Counter>,
     seconds: Arc<Latency>,
-    pub(crate) under_way: Arc<AtomicU64>,
+    under_way: Arc<AtomicU64>,
+}
+
+/// Counts one request among those under way for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<AtomicU64>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The histogram of write latencies.
@@ -43,6 +53,12 @@ impl Default for Latency {
 }
 
 impl AdminMetrics {
+    /// A request begins: its guard, and how many others are under way.
+    pub(crate) fn begin(&self) -> (UnderWay, u64) {
+        let others = self.under_way.fetch_add(1, Ordering::Relaxed);
+        (UnderWay(self.under_way.clone()), others)
+    }
+
     /// A request has been answered.
     pub(crate) fn answered(&self, method: &str, status: u16, write_took: Option<Duration>) {
         let labels = vec![("method".to_owned(), method.to_owned()), ("code".to_owned(), status.to_string())];

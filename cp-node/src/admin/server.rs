@@ -88,13 +88,13 @@ impl axum::serve::Listener for Accepting {
 async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Response<Body> {
     let began = Instant::now();
     let method = request.method().clone();
-    let under_way = desk.metrics.under_way.fetch_add(1, Ordering::Relaxed) + 1;
-    let answer = if under_way > u64::from(desk.settings.requests_max) {
+    // A client that hangs up ends this future where it stands; the guard counts it out.
+    let (_under_way, others) = desk.metrics.begin();
+    let answer = if others >= u64::from(desk.settings.requests_max) {
         Answer::not_applied("too many requests are under way at this node")
     } else {
         dispatch(&desk, request).await.unwrap_or_else(|refused| refused)
     };
-    desk.metrics.under_way.fetch_sub(1, Ordering::Relaxed);
     let is_write = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
     desk.metrics.answered(method.as_str(), answer.status.as_u16(), is_write.then(|| began.elapsed()));
     let mut response = answer.into_response();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::node::Api;
+use super::node::{Api, KEY};
 
 const ROUTE: &str = r#"{"uri":"/x","upstream":{"nodes":{"a:1":1}}}"#;
 
@@ -214,8 +214,35 @@ async fn a_resource_with_a_time_goes_away_by_itself() {
 async fn what_has_no_effect_yet_is_said() {
     let api = Api::start().await;
     let body = r#"{"content":"syntax = \"proto3\";"}"#;
-    let headers = [("x-api-key", super::node::KEY)];
+    let headers = [("x-api-key", KEY)];
     let (status, headers, _) = api.raw("PUT", "/apisix/admin/protos/p", &headers, body.as_bytes()).await;
     assert_eq!(status, 201);
     assert!(headers["x-holdfast-warning"].to_str().unwrap().contains("no plugin reads them yet"), "{headers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "a test's client is no part of the node")]
+async fn clients_that_hang_up_leave_no_place_taken() {
+    use tokio::io::AsyncWriteExt;
+    let api = Api::start_with(|settings| settings.admin.requests_max = 2).await;
+    for _ in 0..3 {
+        let mut client = tokio::net::TcpStream::connect(&api.node.addresses.admin).await.unwrap();
+        // It would wait long: there is no proxy in that region.
+        let path = "/apisix/admin/routes/r?wait=20000&scope=region:nowhere";
+        let head =
+            format!("PUT {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {KEY}\r\ncontent-length: {}\r\n\r\n", ROUTE.len());
+        client.write_all(format!("{head}{ROUTE}").as_bytes()).await.unwrap();
+        let waits = async || api.status("/metrics").await.1.contains("admin_requests_under_way 1");
+        while !waits().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(client);
+        let free = async {
+            while !api.status("/metrics").await.1.contains("admin_requests_under_way 0") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), free).await.expect("who hangs up is counted out");
+    }
+    assert_eq!(api.call("GET", "/apisix/admin/routes", "").await.0, 200);
 }
