@@ -18,6 +18,7 @@ mod plugins;
 mod program;
 mod restart;
 mod routing;
+mod secrets;
 mod standalone;
 mod streams;
 mod tls;
