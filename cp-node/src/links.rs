@@ -13,8 +13,9 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::net::{BoxFuture, Listener, Net, Stream};
 use crate::settings::Settings;
 
-/// Handshakes of one listener at a time: who waits has a place in the kernel's queue.
-const HANDSHAKES_MAX: usize = 32;
+/// Handshakes of one listener at a time; who comes then waits in the kernel's queue. So many that clients that say nothing,
+/// each of which has a place for some seconds, do not keep others out.
+const HANDSHAKES_MAX: usize = 4096;
 
 /// How links are opened and taken. Clones share it.
 #[derive(Clone)]
@@ -129,14 +130,15 @@ where
                     let (shaken, said) = (shaken.clone(), said.clone());
                     let (other, handshake) = (stream.address().clone(), shake(stream));
                     tokio::spawn(async move {
-                        match handshake.await {
+                        let shaking = handshake.await;
+                        drop(turn);
+                        match shaking {
                             // The server may have stopped in between.
                             Ok(stream) => drop(shaken.send(Ok(stream)).await),
                             Err(error) => {
                                 tracing::warn!(%error, address = %other, listener = said, "a connection was refused");
                             }
                         }
-                        drop(turn);
                     });
                 }
                 Err(error) => {

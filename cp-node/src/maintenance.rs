@@ -47,7 +47,7 @@ pub(crate) async fn compact(
         ticks.tick().await;
         let now = applied.borrow().clone();
         let Some(last) = now.log_id else { continue };
-        let since_snapshot = last.index - now.snapshot.map_or(0, |id| id.index);
+        let since_snapshot = last.index.saturating_sub(now.snapshot.map_or(0, |id| id.index));
         // The log in memory is bounded by bytes too: a few large entries are as good a reason as many small ones.
         let due = since_snapshot >= settings.snapshot_entries
             || (log.size().bytes > settings.keep_bytes.0 && since_snapshot > 0);
@@ -122,7 +122,9 @@ pub(crate) async fn expire(node: NodeId, raft: Raft, feed: Feed, proposer: Propo
                 _ => now,
             };
             still.insert(key.clone(), (modified, since));
-            if entry.ttl_seconds.is_some_and(|ttl| now.duration_since(since) >= Duration::from_secs(ttl)) {
+            let is_due = entry.ttl_seconds.is_some_and(|ttl| now.duration_since(since) >= Duration::from_secs(ttl));
+            // What others refer to stays until they are gone: it is not to be asked for again and again meanwhile.
+            if is_due && config.referrers(key).next().is_none() {
                 due.push((key.clone(), modified));
             }
         }

@@ -24,6 +24,7 @@ pub mod net;
 pub mod path;
 pub mod proxy;
 pub mod run;
+pub mod secrets;
 pub mod settings;
 pub mod standalone;
 pub mod standing;

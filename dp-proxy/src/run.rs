@@ -23,6 +23,7 @@ use crate::handover::{Estate, Leaving};
 use crate::health;
 use crate::net::{self, Dial, Proved, Tcp};
 use crate::proxy::Workers;
+use crate::secrets::SecretTerms;
 use crate::settings::{AccessLogSettings, Checked, DrainSettings, Handover, StandaloneSettings};
 use crate::standalone::{self, Standalone};
 use crate::standing::Board;
@@ -172,6 +173,7 @@ impl Proxy {
                 anonymous: Arc::new(ClientTls::anonymous(settings.trust.clone())),
                 trust: settings.trust,
             }),
+            secrets: SecretTerms { refresh: settings.secrets_refresh, kept: Some(settings.data_dir.join("secrets")) },
             router: settings.proxy.router,
             disk,
             cell,

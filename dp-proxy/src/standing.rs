@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::archive::ArchiveBoard;
 use crate::feed::Node;
+use crate::secrets::SecretStanding;
 use crate::standalone::FileBoard;
 use crate::table::Rejected;
 
@@ -36,6 +37,8 @@ pub struct Standing {
     pub volatile: bool,
     /// Resources whose newest entry is not served.
     pub rejected: Arc<BTreeMap<ResourceKey, Rejected>>,
+    /// The secrets that are kept elsewhere and referred to.
+    pub secrets: Vec<SecretStanding>,
     /// All resources. A clone of it shares everything.
     pub state: Option<ConfigState>,
 }

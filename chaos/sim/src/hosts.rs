@@ -262,6 +262,7 @@ impl ProxyMachine {
             standalone: None,
             router: dp_proxy::table::Router::default(),
             tls: Arc::default(),
+            secrets: dp_proxy::secrets::SecretTerms::default(),
             disk,
             cell: proxy.cell.clone(),
             board: proxy.board.clone(),

@@ -38,6 +38,10 @@ pub(super) const TOKENS_MAX: usize = 16;
 /// The longest time that a token may be good for, in seconds; one without a time is good until it is revoked.
 pub(super) const TOKEN_SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
 
+/// A resource as it is stored, in bytes; etcd's bound for a request. Everything that carries one (deltas, snapshots, rows of
+/// the record) has bounds far above twice this.
+pub(super) const RESOURCE_BYTES_MAX: usize = 3 << 19;
+
 /// Entries of each list in the answer to a dry run; the rest is counted.
 pub(super) const DRY_RUN_ENTRIES_MAX: usize = 1000;
 
@@ -60,6 +64,7 @@ pub(super) fn answer(desk: &Desk) -> Answer {
     let deadline = u64::try_from(settings.deadline.0.as_millis()).unwrap_or(u64::MAX);
     limit("deadline", deadline, "milliseconds", "deciding a write; admin.deadline");
     limit("operations", wide(OPERATIONS_MAX), "operations", "a transaction");
+    limit("resource", wide(RESOURCE_BYTES_MAX), "bytes", "a resource as it is stored");
     limit("attempts", wide(ATTEMPTS), "attempts", "a patch that others are faster than");
     limit("page_size", wide(PAGE_SIZE_MAX), "resources", "a page of a list; at least 10");
     limit("id", wide(ID_BYTES_MAX), "bytes", "an id");

@@ -6,11 +6,13 @@ use plugins::CATALOG;
 use protocol::command::{Action, BasedOn, Command, Draft};
 use protocol::entry::DEFAULT_GROUP;
 use protocol::outcome::{Written, WrittenHow};
+use protocol::report::{Path, Problem};
 use protocol::resource::{Admitted, KindInfo, admit};
 use protocol::{Entry, Outcome, Position, Rejection, Report, ResourceKey, Text};
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::limits::RESOURCE_BYTES_MAX;
 use super::request::{Call, WriteTerms, parse};
 use super::secrets::Secrets;
 use super::{Desk, render, users};
@@ -19,7 +21,7 @@ use super::{Desk, render, users};
 /// it: what is secret is sealed here, in `admitted` too.
 ///
 /// # Errors
-/// A [`Report`] when it cannot be sealed.
+/// A [`Report`] when it cannot be sealed, or is too large for one resource.
 pub(super) fn draft(
     secrets: &Secrets,
     key: &ResourceKey,
@@ -28,6 +30,11 @@ pub(super) fn draft(
     ttl_seconds: Option<u64>,
 ) -> Result<Draft, Report> {
     secrets.seal(key, admitted, current)?;
+    let bytes = admitted.body.len();
+    if bytes > RESOURCE_BYTES_MAX {
+        let sentence = format!("a resource may have {RESOURCE_BYTES_MAX} bytes, this one has {bytes}");
+        return Err(Report { problems: vec![Problem::rule(Path::default(), sentence)] });
+    }
     Ok(Draft {
         body: admitted.body.as_str().into(),
         references: admitted.references.clone(),

@@ -103,7 +103,12 @@ impl Service {
         let Ok(position) = grpc::position(hello.position.clone(), "position") else { return };
         let (name, group) = (hello.name.clone(), hello.group.clone());
         let mut heard = self.heard.lock().expect("no code panics while it holds it");
-        if heard.len() < WITNESSES_MAX {
+        // Two may have one name, or one has lost its disk meanwhile: what was served furthest counts.
+        let is_further = heard.get(&name).is_none_or(|known| {
+            let (known, new) = (known.position, position);
+            (new.epoch.number, new.revision) > (known.epoch.number, known.revision)
+        });
+        if is_further && heard.len() < WITNESSES_MAX {
             tracing::info!(dp = name, address, %position, "a proxy says how far it is");
             heard.insert(name.clone(), Witness { name, address, group, position });
         }

@@ -1,5 +1,7 @@
 //! One proxy's stream.
 
+use std::time::Duration;
+
 use daemon::planted;
 use protocol::Text;
 use protocol::codec;
@@ -11,6 +13,9 @@ use tonic::{Status, Streaming};
 
 use super::service::FeedService;
 use super::{Link, Parts};
+
+/// How long a proxy may leave a message lying: it would have left a node long ago that is silent for so long.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// A proxy that is connected.
 pub(super) struct Stream<'s> {
@@ -115,13 +120,21 @@ impl Stream<'_> {
 
     async fn send_parts(&mut self, parts: Parts) -> Result<(), End> {
         for message in parts.messages() {
-            self.down.send(Ok(message)).await.map_err(|_| End::gone())?;
+            self.put(message).await?;
         }
         Ok(())
     }
 
     async fn send(&mut self, kind: feed_down::Kind) -> Result<(), End> {
-        self.down.send(Ok(FeedDown { kind: Some(kind) })).await.map_err(|_| End::gone())
+        self.put(FeedDown { kind: Some(kind) }).await
+    }
+
+    /// Whoever takes nothing is let go: others wait for its turn.
+    async fn put(&mut self, message: FeedDown) -> Result<(), End> {
+        match tokio::time::timeout(STALL_MAX, self.down.send(Ok(message))).await {
+            Ok(sent) => sent.map_err(|_| End::gone()),
+            Err(_) => Err(End(format!("it has taken nothing for {STALL_MAX:?}"))),
+        }
     }
 }
 

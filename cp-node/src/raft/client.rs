@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::io::Read;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +20,7 @@ use raft_store::wire::{
     AppendRecord, AppendReplyRecord, SnapshotOfferRecord, SnapshotReplyRecord, VoteReplyRecord, VoteRequestRecord,
 };
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -35,6 +38,9 @@ const SNAPSHOT_PART_BYTES: usize = 256 << 10;
 
 /// A snapshot transfer that moves nothing for so long is given up. Installing at the other end counts too.
 const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How long the other end may take to install a snapshot of which it has all.
+const SNAPSHOT_INSTALL_MAX: Duration = Duration::from_secs(300);
 
 /// Makes consensus' links to other nodes.
 #[derive(Clone)]
@@ -147,21 +153,35 @@ impl RaftNetwork<TypeConfig> for Link {
         let _transfer = self.network.transfers.begin(snapshot.snapshot.last_index());
         // The parts are read in a task of their own: the answer comes only after the last of them was taken.
         let (parts, stream) = mpsc::channel(4);
-        let reading = tokio::spawn(send_parts(first, *snapshot.snapshot, parts));
+        let reading = AbortOnDrop(tokio::spawn(send_parts(first, *snapshot.snapshot, parts)));
         let mut client = self.network.channels.peer(&self.member.peer_address, LinkClass::Bulk);
         let call = client.snapshot(ReceiverStream::new(stream));
-        let answer = tokio::select! {
-            answer = call => answer,
-            closed = cancel => {
-                reading.abort();
-                return Err(closed.into());
-            }
+        let mut call = std::pin::pin!(call);
+        let mut cancel = std::pin::pin!(cancel);
+        // The receiver may end the call before it has taken all, and then its answer says why.
+        let read = tokio::select! {
+            answer = &mut call => Err(answer),
+            read = reading => Ok(read),
+            closed = &mut cancel => return Err(closed.into()),
         };
-        if let Ok(Err(e)) = reading.await {
-            let signature = snapshot.meta.signature();
-            let error = StorageIOError::read_snapshot(Some(signature), AnyError::new(&e));
-            return Err(StreamingError::StorageError(error.into()));
-        }
+        let answer = match read {
+            Err(answer) => answer,
+            Ok(Ok(Ok(()))) => tokio::select! {
+                answer = &mut call => answer,
+                closed = &mut cancel => return Err(closed.into()),
+                () = tokio::time::sleep(SNAPSHOT_INSTALL_MAX) => {
+                    return Err(Unreachable::new(&NotSent::Unanswered).into());
+                }
+            },
+            // What the other node does is no fault of this one's disk, which would end this node.
+            Ok(Ok(Err(NotSent::Read(e)))) => {
+                let signature = snapshot.meta.signature();
+                let error = StorageIOError::read_snapshot(Some(signature), AnyError::new(&e));
+                return Err(StreamingError::StorageError(error.into()));
+            }
+            Ok(Ok(Err(e))) => return Err(Unreachable::new(&e).into()),
+            Ok(Err(e)) => return Err(NetworkError::new(&e).into()),
+        };
         let answer = answer.map_err(|status| self.failed(&status))?;
         Ok(reply::<SnapshotReplyRecord, StreamingError<_, _>>(answer.get_ref())?.into())
     }
@@ -171,18 +191,54 @@ impl RaftNetwork<TypeConfig> for Link {
     }
 }
 
+/// Why a snapshot was not sent.
+#[derive(Debug, thiserror::Error)]
+enum NotSent {
+    #[error("the receiver takes no more of the snapshot")]
+    Stalled,
+    #[error("the receiver has all of the snapshot and does not answer")]
+    Unanswered,
+    /// A newer one has taken its place: that is sent next.
+    #[error("the snapshot is there no more")]
+    Replaced,
+    #[error("{0}")]
+    Read(std::io::Error),
+}
+
+impl From<std::io::Error> for NotSent {
+    fn from(e: std::io::Error) -> Self {
+        if e.kind() == std::io::ErrorKind::NotFound { Self::Replaced } else { Self::Read(e) }
+    }
+}
+
+/// A task that nobody needs once nobody waits for it.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Sends a snapshot part by part, as fast as they are taken.
 async fn send_parts(
     first: SnapshotPart,
     snapshot: SnapshotHandle,
     parts: mpsc::Sender<SnapshotPart>,
-) -> std::io::Result<()> {
-    let stalled = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the receiver takes no more of the snapshot");
+) -> Result<(), NotSent> {
     let mut input = daemon::blocking::spawn(move || snapshot.open()).await.map_err(std::io::Error::other)??;
     let mut next = Some(first);
     while let Some(part) = next.take() {
         match tokio::time::timeout(SNAPSHOT_STALL_MAX, parts.send(part)).await {
-            Err(_) => return Err(stalled()),
+            Err(_) => return Err(NotSent::Stalled),
             // The call has ended; its answer says why.
             Ok(Err(_)) => return Ok(()),
             Ok(Ok(())) => {}

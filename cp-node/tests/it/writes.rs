@@ -108,6 +108,13 @@ async fn a_transaction_is_all_or_nothing() {
         let (got, answer) = transact(json!({ "operations": operations })).await;
         assert_eq!((got, answer["error_msg"].as_str().unwrap()), (status, sentence));
     }
+    // What one resource may be does not depend on the door.
+    let large =
+        json!({"uri": "/a", "upstream_id": "u1", "plugins": {"mocking": {"response_example": "x".repeat(2 << 20)}}});
+    let (status, answer) =
+        transact(json!({"operations": [{"op": "put", "kind": "routes", "id": "large", "value": large}]})).await;
+    let sentence = answer["error_msg"].as_str().unwrap();
+    assert!(status == 400 && sentence.starts_with("operation 0: a resource may have 1572864 bytes"), "{sentence}");
     let (_, answer) =
         transact(json!({"operations": [{"op": "put", "kind": "routes", "id": "r2", "value": {"uri": 1}}]})).await;
     assert_eq!(answer["errors"][0]["path"], "$.operations[0].value.uri");

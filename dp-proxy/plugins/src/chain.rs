@@ -6,6 +6,7 @@ use protocol::Report;
 use protocol::resource::plugin_place;
 use protocol::resource::scope::check;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
 use super::answer::Answer;
@@ -22,6 +23,8 @@ pub struct Instance {
     pub plugin: &'static Plugin,
     /// Its configuration, as it is stored.
     configuration: Value,
+    /// The SHA-256 of the configuration with secrets in their places, where that is another one.
+    opened: Option<[u8; 32]>,
     meta: Meta,
     behaviour: Box<dyn Behaviour>,
 }
@@ -43,7 +46,7 @@ impl Instance {
             let fields = scope.object()?;
             let meta = fields.optional("_meta", Meta::read).unwrap_or_default();
             let behaviour = (plugin.read)(&fields)?;
-            Some(Self { plugin, configuration: stored.clone(), meta, behaviour })
+            Some(Self { plugin, configuration: stored.clone(), opened: opened(open, stored), meta, behaviour })
         })
     }
 
@@ -94,7 +97,10 @@ impl Chain {
         let mut report = Report::default();
         for (name, configuration) in open {
             let stored = stored.get(name).unwrap_or(configuration);
-            if let Some(same) = before.iter().find(|old| old.plugin.name == name && old.configuration == *stored) {
+            let is_same = |old: &&Arc<Instance>| {
+                old.plugin.name == name && old.configuration == *stored && old.opened == opened(configuration, stored)
+            };
+            if let Some(same) = before.iter().find(is_same) {
                 instances.push(same.clone());
                 continue;
             }
@@ -144,6 +150,11 @@ impl std::fmt::Display for Chain {
         }
         Ok(())
     }
+}
+
+/// Tells apart what one stored configuration becomes when secrets change that are kept elsewhere.
+fn opened(open: &Value, stored: &Value) -> Option<[u8; 32]> {
+    (open != stored).then(|| Sha256::digest(open.to_string()).into())
 }
 
 fn order(instance: &Instance) -> (std::cmp::Reverse<i64>, &'static str) {
@@ -224,6 +235,21 @@ mod tests {
         let again = Chain::compile(&conf, &conf, &first).unwrap();
         assert!(first.iter().zip(again.iter()).all(|(a, b)| Arc::ptr_eq(a, b)));
         assert_eq!(first, again);
+        // The same as it is stored, and another secret behind it.
+        let Value::Object(stored) = json!({"limit-count": {"count": 1, "time_window": 1, "rejected_msg": "$env://M"}})
+        else {
+            unreachable!("an object")
+        };
+        let open = |message: &str| {
+            let mut open = stored.clone();
+            open["limit-count"]["rejected_msg"] = json!(message);
+            open
+        };
+        let one = Chain::compile(&open("one"), &stored, &Chain::default()).unwrap();
+        let same = Chain::compile(&open("one"), &stored, &one).unwrap();
+        let other = Chain::compile(&open("two"), &stored, &one).unwrap();
+        assert!(Arc::ptr_eq(one.iter().next().unwrap(), same.iter().next().unwrap()));
+        assert!(!Arc::ptr_eq(one.iter().next().unwrap(), other.iter().next().unwrap()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! All plugins, and what admission asks of them.
 
 use protocol::report::{Path, Problem, Report};
-use protocol::resource::{PluginCatalog, PluginMarks, PluginRole};
+use protocol::resource::{PluginCatalog, PluginMarks, PluginRole, check_around_references};
 use serde_json::Value;
 
 use super::chain::Instance;
@@ -54,10 +54,6 @@ pub(crate) fn unknown(name: &str) -> Report {
     Report::of(Problem::rule(Path::default(), format!("unknown plugin [{name}]")))
 }
 
-/// What starts a reference to a secret that is kept elsewhere. Taken as it stands, it would be a secret that anybody can
-/// read in the manual.
-const ELSEWHERE: [&str; 2] = ["$secret://", "$env://"];
-
 impl PluginCatalog for Catalog {
     fn marks(&self, name: &str, role: PluginRole) -> Option<PluginMarks> {
         let plugin = find(name)?;
@@ -73,14 +69,14 @@ impl PluginCatalog for Catalog {
         let plugin = find(name).ok_or_else(|| unknown(name))?;
         let schema = match role {
             PluginRole::Traffic => {
-                Instance::read(plugin, configuration, configuration)?;
+                let read = Instance::read(plugin, configuration, configuration);
+                check_around_references(configuration, read)?;
                 Some(plugin.schema())
             }
             PluginRole::Consumer => {
-                check_kept_here(plugin, configuration)?;
                 // A token stands for a secret that was checked before it was sealed.
                 if !holds_tokens(plugin, configuration) {
-                    plugin.credential(configuration)?;
+                    check_around_references(configuration, plugin.credential(configuration))?;
                 }
                 plugin.consumer_schema()
             }
@@ -98,18 +94,6 @@ fn secrets<'v>(plugin: &Plugin, configuration: &'v Value) -> impl Iterator<Item 
 
 fn holds_tokens(plugin: &Plugin, configuration: &Value) -> bool {
     secrets(plugin, configuration).any(|(_, text)| text.starts_with(protocol::seal::PREFIX))
-}
-
-fn check_kept_here(plugin: &Plugin, configuration: &Value) -> Result<(), Report> {
-    let is_elsewhere = |text: &str| ELSEWHERE.iter().any(|start| text.to_ascii_lowercase().starts_with(start));
-    match secrets(plugin, configuration).find(|(_, text)| is_elsewhere(text)) {
-        Some((field, _)) => {
-            let sentence =
-                format!("{field} refers to a secret kept elsewhere, which is not served by this version of holdfast");
-            Err(Report::of(Problem::rule(Path::default().property(field), sentence)))
-        }
-        None => Ok(()),
-    }
 }
 
 /// Fields that no plugin reads. APISIX takes them in silence.
@@ -304,7 +288,9 @@ mod tests {
         for (name, configuration, said) in [
             ("key-auth", json!({"key": "k"}), None),
             ("key-auth", json!({}), Some("property \"key\" is required")),
-            ("key-auth", json!({"key": "$env://KEY"}), Some("key refers to a secret kept elsewhere")),
+            ("key-auth", json!({"key": "$env://KEY"}), None),
+            ("key-auth", json!({"key": "$secret://vault/1/a"}), Some("a reference to a secret is $secret://")),
+            ("jwt-auth", json!({"key": "k", "public_key": "$env://KEY", "algorithm": "RS256"}), None),
             ("basic-auth", json!({"username": "u"}), Some("property \"password\" is required")),
             ("jwt-auth", json!({"key": "k"}), Some("property \"secret\" is required when using HS based algorithms")),
             ("jwt-auth", json!({"key": "k", "secret": "s", "algorithm": "HS512"}), None),

@@ -3,6 +3,7 @@
 //! ```text
 //!   <data_dir>/lock               held while a process uses the directory
 //!   <data_dir>/key                this node's key: everything below is sealed with it
+//!   <data_dir>/secrets            what vaults said last, sealed with the keyring ([`crate::secrets`])
 //!   <data_dir>/cluster            whose configuration this is, since the first contact
 //!   <data_dir>/config/base-<n>.snap      the configuration at one position
 //!   <data_dir>/config/journal-<n>.log    what changed since: since base <n>, or since the end of journal <n-1>

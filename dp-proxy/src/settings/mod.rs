@@ -14,13 +14,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use archive::ArchiveSettings;
 use daemon::logging::LogSettings;
+use daemon::settings::units::Span;
 use mtls::{Credentials, Role};
 use protocol::crypto::Keyring;
 use serde::{Deserialize, Serialize};
 
+use crate::secrets::DEFAULT_REFRESH;
 use crate::table::Trust;
 pub use access_log::{AccessLogSettings, LogField};
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
@@ -79,13 +82,15 @@ pub struct NodeSettings {
 }
 
 /// What opens secrets.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecretSettings {
     /// A file with the keys of this proxy's gateway group: the same as on the control plane's nodes. Without it, no
     /// private key of the configuration can be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyring_file: Option<PathBuf>,
+    /// How long after a vault has answered it is asked again for what references name.
+    pub refresh: Span,
 }
 
 /// Probes and the state of this proxy.
@@ -119,6 +124,9 @@ pub const STATUS_PORT: u16 = 7085;
 /// The port of metrics, as in APISIX.
 pub const METRICS_PORT: u16 = 9091;
 
+/// Vaults are not asked more often than that.
+const REFRESH_MIN: Duration = Duration::from_millis(100);
+
 const DATA_DIR: &str = "/var/lib/holdfast/dp-proxy";
 
 impl Default for Settings {
@@ -149,6 +157,12 @@ impl Default for NodeSettings {
             group: protocol::entry::DEFAULT_GROUP.to_owned(),
             labels: BTreeMap::new(),
         }
+    }
+}
+
+impl Default for SecretSettings {
+    fn default() -> Self {
+        Self { keyring_file: None, refresh: Span(DEFAULT_REFRESH) }
     }
 }
 
@@ -189,6 +203,8 @@ pub struct Checked {
     pub proxy: ProxySettings,
     /// What opens secrets, where there is a keyring.
     pub keyring: Option<Keyring>,
+    /// How long after a vault has answered it is asked again.
+    pub secrets_refresh: Duration,
     /// Whom nodes may have their certificates from.
     pub trust: Trust,
     /// How many workers there are.
@@ -259,6 +275,9 @@ impl Settings {
                 Trust::System
             }),
         };
+        if self.secrets.refresh.0 < REFRESH_MIN {
+            bad.push(("secrets.refresh", format!("must be at least {REFRESH_MIN:?}")));
+        }
         let handover = self.handover.check(&self.data_dir, &mut bad);
         if let Err(e) = self.log.check() {
             bad.push(("log.filter", e.to_string()));
@@ -276,6 +295,7 @@ impl Settings {
             standalone,
             proxy: self.proxy.clone(),
             keyring,
+            secrets_refresh: self.secrets.refresh.0,
             trust,
             workers: if self.proxy.workers == 0 { cores() } else { self.proxy.workers },
             status: self.status.listen,

@@ -58,6 +58,12 @@ pub(super) fn render(sources: &Sources) -> Value {
             "refused": sources.board.file.problems(),
         },
         "rejected": rejected,
+        "secrets": standing.secrets.iter().map(|secret| json!({
+            "place": secret.place,
+            "known": secret.known,
+            "read_ago_ms": secret.read.map(|read| read.elapsed().as_millis()),
+            "failure": secret.failure,
+        })).collect::<Vec<Value>>(),
         "last_good": last_good,
     })
 }

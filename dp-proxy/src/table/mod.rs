@@ -42,6 +42,7 @@ use smallvec::SmallVec;
 pub(crate) use access::Access;
 use access::Layer;
 pub use cell::{Generation, Publisher, Reader, TableCell};
+pub(crate) use client_tls::Alpn;
 pub use client_tls::{BadTrust, ClientTls, Trust};
 pub use compiler::{Compiler, Rejected};
 pub(crate) use hosts::HOST_BYTES_MAX;

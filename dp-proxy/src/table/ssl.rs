@@ -42,6 +42,17 @@ pub struct TlsTerms {
     pub anonymous: Arc<ClientTls>,
 }
 
+/// What is said of a private key that stands in a body as it is.
+pub(super) const NOT_SEALED: &str = "a private key that is not sealed is not served";
+
+/// What certified keys are made with.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'t> {
+    pub(super) terms: &'t TlsTerms,
+    /// Whether a key in the clear is one that was read from elsewhere, in place of its reference.
+    pub(super) may_be_clear: bool,
+}
+
 /// An ssl, compiled.
 #[derive(Debug)]
 pub struct Ssl {
@@ -184,20 +195,21 @@ pub(super) fn outline(body: &str) -> Vec<Text> {
 ///
 /// # Errors
 /// Why nodes cannot be shown it.
-pub(super) fn compile_client(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Result<ClientTls, String> {
+pub(super) fn compile_client(id: &Text, ssl: &resource::Ssl, keys: Keys<'_>) -> Result<ClientTls, String> {
     if !ssl.enabled {
         return Err("it is switched off".to_owned());
     }
-    let key = certified_keys(id, ssl, terms)?.swap_remove(0);
-    Ok(ClientTls::showing(key, terms.trust.clone()))
+    let key = certified_keys(id, ssl, keys)?.swap_remove(0);
+    Ok(ClientTls::showing(key, keys.terms.trust.clone()))
 }
 
 /// Compiles an ssl.
 ///
 /// # Errors
 /// Why it cannot be served.
-pub(super) fn compile(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Result<Ssl, String> {
-    let mut keys = certified_keys(id, ssl, terms)?;
+pub(super) fn compile(id: &Text, ssl: &resource::Ssl, keys: Keys<'_>) -> Result<Ssl, String> {
+    let terms = keys.terms;
+    let mut keys = certified_keys(id, ssl, keys)?;
     // Whoever can verify it gets the one that costs this proxy least to sign with.
     keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
     let builder = ServerConfig::builder_with_provider(PROVIDER.clone());
@@ -219,14 +231,14 @@ pub(super) fn compile(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Resul
 }
 
 /// Its certificates with their opened keys, in their order; at least one.
-fn certified_keys(id: &Text, ssl: &resource::Ssl, terms: &TlsTerms) -> Result<Vec<Arc<CertifiedKey>>, String> {
+fn certified_keys(id: &Text, ssl: &resource::Ssl, keys: Keys<'_>) -> Result<Vec<Arc<CertifiedKey>>, String> {
     let resource = ResourceKey::new("ssls", id);
     let open = |(i, pair)| {
         let path = match i {
             0 => Path::default().property("key"),
             i => Path::default().property("keys").item(i - 1),
         };
-        certified(&resource, &path, pair, terms).map(Arc::new).map_err(|e| format!("{path}: {e}"))
+        certified(&resource, &path, pair, keys).map(Arc::new).map_err(|e| format!("{path}: {e}"))
     };
     ssl.pairs.iter().enumerate().map(open).collect()
 }
@@ -239,12 +251,16 @@ fn versions(protocols: &[TlsVersion]) -> Vec<&'static SupportedProtocolVersion> 
         .collect()
 }
 
-fn certified(resource: &ResourceKey, path: &Path, pair: &KeyPair, terms: &TlsTerms) -> Result<CertifiedKey, String> {
-    let PrivateKey::Sealed(token) = &pair.key else {
-        return Err("a private key that is not sealed is not served".to_owned());
+fn certified(resource: &ResourceKey, path: &Path, pair: &KeyPair, keys: Keys<'_>) -> Result<CertifiedKey, String> {
+    let pem = match &pair.key {
+        PrivateKey::Clear(pem) if keys.may_be_clear => pem.as_bytes().to_vec(),
+        PrivateKey::Clear(_) => return Err(NOT_SEALED.to_owned()),
+        PrivateKey::Sealed(token) => {
+            let keyring = keys.terms.keyring.as_ref();
+            let keyring = keyring.ok_or("there is no keyring to open it: set secrets.keyring_file")?;
+            keyring.open(resource, path, token).map_err(|e| e.to_string())?
+        }
     };
-    let keyring = terms.keyring.as_ref().ok_or("there is no keyring to open it: set secrets.keyring_file")?;
-    let pem = keyring.open(resource, path, token).map_err(|e| e.to_string())?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| e.to_string())?;
     CertifiedKey::from_der(der(&pair.chain), key, &PROVIDER).map_err(|e| e.to_string())
 }

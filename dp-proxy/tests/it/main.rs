@@ -19,6 +19,7 @@ mod plugins;
 mod program;
 mod restart;
 mod routing;
+mod secrets;
 mod standalone;
 mod streams;
 mod tls;

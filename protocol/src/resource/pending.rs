@@ -4,8 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, Service, Ssl, StreamRoute, TlsVersion,
-    Upstream, Variable,
+    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, SecretManager, Service, Ssl, StreamRoute,
+    TlsVersion, Upstream, Variable,
 };
 use crate::report::{Path, Problem};
 
@@ -36,8 +36,9 @@ pub(super) fn warnings(model: &Model) -> Vec<String> {
     match model {
         Model::PluginMetadata(_) => warnings.push("plugin metadata is stored, and no plugin reads it yet".to_owned()),
         Model::Proto(_) => warnings.push("protos are stored, and no plugin reads them yet".to_owned()),
-        Model::SecretManager(_) => {
-            warnings.push("secret managers are stored, and nothing reads secrets from them yet".to_owned());
+        Model::SecretManager(manager) if SecretManager::vault(&manager.fields).is_none() => {
+            warnings
+                .push("secret managers of this kind are stored, and nothing reads secrets from them yet".to_owned());
         }
         _ => {}
     }

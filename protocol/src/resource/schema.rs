@@ -96,8 +96,46 @@ fn stream_route() -> Value {
     json!({ "type": "object", "properties": fields, "additionalProperties": false })
 }
 
+/// The fields of all managers: which of them there must be depends on the one that the path names.
 fn secret_manager() -> Value {
-    json!({ "type": "object", "description": "its fields depend on the manager that the path names: vault, aws, gcp" })
+    let text = || json!({ "type": "string", "minLength": 1 });
+    let uri = || json!({ "type": "string", "pattern": r"^[^/]+://" });
+    json!({
+        "type": "object",
+        "description": "its fields depend on the manager that the path names: vault, aws, gcp",
+        "anyOf": [
+            {
+                "title": "vault",
+                "properties": { "uri": uri(), "prefix": text(), "token": text(), "namespace": text() },
+                "required": ["uri", "prefix", "token"],
+            },
+            {
+                "title": "aws",
+                "properties": {
+                    "access_key_id": text(), "secret_access_key": text(), "session_token": text(), "region": text(),
+                    "endpoint_url": uri(),
+                },
+                "required": ["access_key_id", "secret_access_key"],
+            },
+            {
+                "title": "gcp",
+                "properties": {
+                    "auth_file": text(),
+                    "auth_config": {
+                        "type": "object",
+                        "properties": {
+                            "client_email": text(), "private_key": text(), "project_id": text(),
+                            "token_uri": uri(), "entries_uri": uri(),
+                            "scope": { "type": "array", "minItems": 1, "items": text() },
+                        },
+                        "required": ["client_email", "private_key", "project_id"],
+                    },
+                    "ssl_verify": { "type": "boolean", "default": true },
+                },
+                "oneOf": [{ "required": ["auth_config"] }, { "required": ["auth_file"] }],
+            },
+        ],
+    })
 }
 
 fn service() -> Value {
@@ -282,10 +320,13 @@ fn ssl() -> Value {
     let pem = json!({ "type": "string", "minLength": PEM_CHARS_MIN, "maxLength": PEM_CHARS_MAX });
     let key = json!({ "type": "string", "minLength": KEY_CHARS_MIN, "maxLength": PEM_CHARS_MAX,
                       "description": "in PEM, or the token that stands for it in answers to writes" });
+    let reference = json!({ "type": "string", "pattern": r"^\$([eE][nN][vV]|[sS][eE][cC][rR][eE][tT])://",
+                            "description": "where it is kept" });
+    let (certificate, key) = (json!({ "anyOf": [pem, reference] }), json!({ "anyOf": [key, reference] }));
     fields.extend(members(json!({
-        "cert": pem,
+        "cert": certificate,
         "key": key,
-        "certs": { "type": "array", "items": pem },
+        "certs": { "type": "array", "items": certificate },
         "keys": { "type": "array", "items": key },
         "sni": host(),
         "snis": { "type": "array", "minItems": 1, "items": host() },

@@ -2,11 +2,17 @@
 
 use serde_json::Value;
 
-use super::{PluginCatalog, plugin_place, plugin_role};
+use super::{PluginCatalog, SecretReference, plugin_place, plugin_role};
 use crate::report::Path;
 
-/// Every secret in a body of this kind, with its place.
+/// Every secret in a body of this kind, with its place. A reference to one that is kept elsewhere is none.
 pub fn secrets<'v>(catalog: &dyn PluginCatalog, kind: &str, body: &'v mut Value) -> Vec<(Path, &'v mut Value)> {
+    let mut found = places(catalog, kind, body);
+    found.retain(|(_, value)| !value.as_str().is_some_and(SecretReference::is_meant));
+    found
+}
+
+fn places<'v>(catalog: &dyn PluginCatalog, kind: &str, body: &'v mut Value) -> Vec<(Path, &'v mut Value)> {
     let mut found = Vec::new();
     let Some(members) = body.as_object_mut() else { return found };
     if kind == "secrets" {
@@ -112,5 +118,7 @@ mod tests {
         assert_eq!(found(&Lock, "consumers", &body), ["$.plugins.lock.code=\"7\""]);
         assert_eq!(uniques(&Lock, "consumers", &body), [("lock".to_owned(), "7".to_owned())]);
         assert!(found(&Lock, "routes", &body).is_empty(), "on a route it has another configuration");
+        let elsewhere = json!({"plugins": {"lock": {"code": "$env://CODE"}}});
+        assert!(found(&Lock, "consumers", &elsewhere).is_empty(), "a reference is no secret");
     }
 }

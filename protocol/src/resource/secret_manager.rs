@@ -1,10 +1,13 @@
 //! A secret manager: where secrets that `$secret://` names are kept.
 //!
-//! It is stored, with what opens it sealed, and nothing reads it yet: references are refused where they stand
-//! (docs/PLUGINS.md says why).
+//! What opens it is stored sealed. Proxies read from those of HashiCorp Vault; those of AWS and Google Cloud are stored, and
+//! references to them refused ([`super::SecretReference`]).
+
+use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::SecretReference;
 use super::common::read_labelling;
 use super::scope::{Fields, Scope, check};
 use crate::report::{Path, Problem, Report};
@@ -14,6 +17,26 @@ use crate::report::{Path, Problem, Report};
 pub struct SecretManager {
     /// Its fields, as they were written.
     pub fields: Map<String, Value>,
+}
+
+/// A HashiCorp Vault, as its fields say.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Vault {
+    /// Where it listens, without a slash at the end.
+    pub uri: Box<str>,
+    /// The path of the secrets engine and what stands before all paths, without slashes around it.
+    pub prefix: Box<str>,
+    /// What opens it.
+    pub token: Box<str>,
+    /// The namespace, of the editions that have them.
+    pub namespace: Option<Box<str>>,
+}
+
+/// The token is not printed.
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vault({}/{})", self.uri, self.prefix)
+    }
 }
 
 /// Reads the fields of one manager.
@@ -26,6 +49,18 @@ impl SecretManager {
     pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
         scope.object()?;
         Some(Self { fields: scope.value.as_object()?.clone() })
+    }
+
+    /// The vault that it is, where secrets in its fields are open; `None`: a field is missing.
+    #[must_use]
+    pub fn vault(fields: &Map<String, Value>) -> Option<Vault> {
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        Some(Vault {
+            uri: text("uri")?.trim_end_matches('/').into(),
+            prefix: text("prefix")?.trim_matches('/').into(),
+            token: text("token")?.into(),
+            namespace: text("namespace").map(Box::from),
+        })
     }
 
     /// Checks a body against the schema of the manager that the id names.
@@ -48,15 +83,16 @@ impl SecretManager {
     }
 }
 
-/// What opens the manager, or says where it is. It stands here itself: a reference to yet another place is refused.
+/// What opens the manager, or says where it is. It may stand in the environment of the proxies, and not in a manager.
 fn text<'v>(scope: Scope<'v, '_>) -> Option<&'v str> {
     let text = scope.string(1, TEXT_CHARS_MAX)?;
-    if text.starts_with("$env://") || text.starts_with("$secret://") {
-        let sentence = "references to secrets that are kept elsewhere are not served by this version of holdfast";
-        scope.problem(Problem::rule(scope.path.clone(), sentence));
-        return None;
-    }
-    Some(text)
+    let sentence = match SecretReference::parse(text) {
+        Ok(None | Some(SecretReference::Environment { .. })) => return Some(text),
+        Ok(Some(_)) => "what opens a secret manager cannot be kept in one".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    scope.problem(Problem::rule(scope.path.clone(), sentence));
+    None
 }
 
 /// The longest field: a private key in PEM fits many times.
@@ -132,8 +168,8 @@ mod tests {
             ("vault/1", json!({"uri": "https://a", "prefix": "p"}), Err(missing("token"))),
             (
                 "vault/1",
-                json!({"uri": "https://a", "prefix": "p", "token": "$env://VAULT"}),
-                Err("references to secrets that are kept elsewhere are not served by this version of holdfast".into()),
+                json!({"uri": "https://a", "prefix": "p", "token": "$secret://vault/2/a/b"}),
+                Err("what opens a secret manager cannot be kept in one".into()),
             ),
             ("nosuch/1", vault, Err("invalid secret manager: nosuch".into())),
             ("aws/1", json!({"access_key_id": "a", "secret_access_key": "b", "region": "eu-west-1"}), Ok(())),

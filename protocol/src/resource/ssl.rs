@@ -7,6 +7,7 @@ use std::fmt;
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use super::SecretReference;
 use super::certificate::{Certificate, is_private_key};
 use super::common::{DESC_CHARS_MAX, HostPattern, read_labels};
 use super::scope::{Fields, Scope};
@@ -22,7 +23,11 @@ pub struct Ssl {
     /// The names that it answers for; none when the proxy is the client.
     pub snis: Vec<HostPattern>,
     /// The certificates, at least one. Which is shown depends on what the client can verify.
+    ///
+    /// Those of which a part is kept elsewhere are missing: proxies read the body with the secrets in their places.
     pub pairs: Vec<KeyPair>,
+    /// Whether some are missing.
+    pub elsewhere: bool,
     /// Asks clients for certificates.
     pub client: Option<ClientAuth>,
     /// Whether it is in use.
@@ -117,9 +122,9 @@ impl Ssl {
         let fields = scope.object()?;
         fields.optional("desc", |s| s.string(0, DESC_CHARS_MAX));
         read_labels(&fields);
-        let certificate = fields.optional("cert", pem);
+        let certificate = fields.optional("cert", certificate_text);
         let key = fields.optional("key", key_text);
-        let certificates = fields.optional("certs", |s| s.all(s.items(0)?, pem));
+        let certificates = fields.optional("certs", |s| s.all(s.items(0)?, certificate_text));
         let keys = fields.optional("keys", |s| s.all(s.items(0)?, key_text));
         let sni = fields.optional("sni", HostPattern::read);
         let snis = fields.optional("snis", |s| s.all(s.items(1)?, HostPattern::read));
@@ -148,10 +153,12 @@ impl Ssl {
             pairs.push(read_pair(&fields, ("certs", "keys"), &prefix, certificate, key));
         }
         fields.finish();
+        let pairs = pairs.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Self {
             role,
             snis: snis.unwrap_or_default().into_iter().chain(sni).collect(),
-            pairs: pairs.into_iter().collect::<Option<_>>()?,
+            elsewhere: pairs.contains(&None),
+            pairs: pairs.into_iter().flatten().collect(),
             client,
             enabled: status != Some(false),
             protocols,
@@ -166,7 +173,7 @@ impl Ssl {
             .filter(|sni| !self.pairs.iter().any(|pair| pair.chain[0].covers(sni)))
             .map(ToString::to_string)
             .collect();
-        if uncovered.is_empty() {
+        if uncovered.is_empty() || self.elsewhere {
             return Vec::new();
         }
         vec![format!("no certificate is for {}: clients will not believe it", uncovered.join(", "))]
@@ -197,8 +204,24 @@ fn pem<'v>(scope: Scope<'v, '_>) -> Option<&'v str> {
     scope.string(PEM_CHARS_MIN, PEM_CHARS_MAX)
 }
 
+fn certificate_text<'v>(scope: Scope<'v, '_>) -> Option<&'v str> {
+    text_or_reference(scope, PEM_CHARS_MIN)
+}
+
 fn key_text<'v>(scope: Scope<'v, '_>) -> Option<&'v str> {
-    scope.string(KEY_CHARS_MIN, PEM_CHARS_MAX)
+    text_or_reference(scope, KEY_CHARS_MIN)
+}
+
+/// A text of at least `chars_min` characters, or where it is kept.
+fn text_or_reference<'v>(scope: Scope<'v, '_>, chars_min: usize) -> Option<&'v str> {
+    match scope.value.as_str().map(SecretReference::parse) {
+        Some(Ok(Some(_))) => scope.string(1, PEM_CHARS_MAX),
+        Some(Err(e)) => {
+            scope.problem(Problem::rule(scope.path.clone(), e.to_string()));
+            None
+        }
+        _ => scope.string(chars_min, PEM_CHARS_MAX),
+    }
 }
 
 fn status(scope: Scope<'_, '_>) -> Option<bool> {
@@ -253,13 +276,17 @@ fn uri_pattern(scope: Scope<'_, '_>) -> Option<Regex> {
 }
 
 /// Reads a certificate and its key from the fields of these names; `prefix` is what APISIX says before what is wrong.
+/// `Some(None)`: a part of it is kept elsewhere.
 fn read_pair(
     fields: &Fields<'_, '_>,
     (certificate_field, key_field): (&str, &str),
     prefix: &str,
     certificate: &str,
     key: &str,
-) -> Option<KeyPair> {
+) -> Option<Option<KeyPair>> {
+    if SecretReference::is_meant(certificate) {
+        return Some(None);
+    }
     let Ok(chain) = Certificate::read_all(certificate) else {
         fields.rule(certificate_field, format!("{prefix}failed to parse cert: PEM_read_bio_X509_AUX() failed"));
         return None;
@@ -272,9 +299,12 @@ fn read_pair(
         );
         return None;
     }
+    if SecretReference::is_meant(key) {
+        return Some(None);
+    }
     if key.starts_with(seal::PREFIX) {
         return match key.parse() {
-            Ok(token) => Some(KeyPair { chain, key: PrivateKey::Sealed(token) }),
+            Ok(token) => Some(Some(KeyPair { chain, key: PrivateKey::Sealed(token) })),
             Err(e) => {
                 fields.rule(key_field, format!("{prefix}failed to parse key: {e}"));
                 None
@@ -290,7 +320,7 @@ fn read_pair(
         fields.rule(key_field, format!("{prefix}{e}"));
         return None;
     }
-    Some(KeyPair { chain, key: PrivateKey::Clear(key.into()) })
+    Some(Some(KeyPair { chain, key: PrivateKey::Clear(key.into()) }))
 }
 
 #[cfg(test)]

@@ -311,6 +311,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        // After a crash between a snapshot and what it makes of the log, entries may stand here that never came to be: where the
+        // snapshot has another one, nothing behind it is of this history.
+        let is_other = self.live().entries.get(&log_id.index).is_some_and(|entry| entry.log_id != log_id);
+        if is_other {
+            self.truncate(log_id).await?;
+        }
         {
             let mut live = self.live();
             let kept = live.entries.split_off(&(log_id.index + 1));

@@ -137,7 +137,12 @@ impl SledLog {
             batch.insert(&entry_key(record.id.index, number), chunk);
             count = number + 1;
         }
-        self.chunks.insert(record.id.index, count);
+        // One that stood there before may have been longer.
+        if let Some(before) = self.chunks.insert(record.id.index, count) {
+            for number in count..before {
+                batch.remove(&entry_key(record.id.index, number));
+            }
+        }
         Ok(())
     }
 

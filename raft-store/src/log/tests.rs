@@ -6,7 +6,7 @@ use std::time::Duration;
 use openraft::EntryPayload;
 use openraft::storage::RaftLogStorageExt;
 
-use super::memory::MemoryDisk;
+use super::memory::{MemoryDisk, MemoryLog};
 use super::*;
 use crate::types::LogPayload;
 
@@ -112,6 +112,66 @@ async fn after_a_failed_sync_nothing_is_acknowledged() {
     assert!(log.blocking_append([entry(1, 2, 1, 10)]).await.is_err(), "it is not tried again");
     assert!(log.save_vote(&Vote::new(3, 2)).await.is_err());
     assert!(log.failed().await.contains("the disk is gone"));
+}
+
+/// A disk whose driver has a bug.
+struct Panicking(MemoryLog);
+
+impl LogBackend for Panicking {
+    fn recover(&mut self) -> Result<Recovered, LogError> {
+        self.0.recover()
+    }
+
+    fn write(&mut self, _: &[WriteOp]) -> Result<(), LogError> {
+        panic!("a bug of the driver");
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        self.0.sync()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_writer_is_a_failed_disk() {
+    let mut log = LogStore::open(ME, Panicking(MemoryDisk::default().mount()), WriterDriver::Thread).unwrap();
+    assert!(log.save_vote(&Vote::new(2, 2)).await.is_err());
+    assert!(log.failed().await.contains("panicked"));
+    assert!(log.save_vote(&Vote::new(3, 2)).await.is_err(), "and so it stays");
+}
+
+/// What a crash leaves between a snapshot that was installed and the log that it replaces.
+#[tokio::test]
+async fn a_purge_up_to_another_history_leaves_nothing_of_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.blocking_append((0..10).map(|index| entry(1, 2, index, 30_000))).await.unwrap();
+    log.purge(id(2, 3, 5)).await.unwrap();
+    assert!(all(&mut log).await.is_empty());
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(2, 3, 5)));
+    log.close().await;
+    let mut log = open(dir.path()).unwrap();
+    assert!(all(&mut log).await.is_empty());
+    log.blocking_append([entry(2, 3, 6, 10)]).await.unwrap();
+    log.close().await;
+    let mut log = open(dir.path()).unwrap();
+    assert_eq!(all(&mut log).await, [entry(2, 3, 6, 10)]);
+}
+
+#[tokio::test]
+async fn an_entry_in_the_place_of_a_longer_one_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut backend = SledLog::open(dir.path(), SledLogSettings::default()).unwrap();
+    backend.recover().unwrap();
+    for bytes in [60_000, 10] {
+        backend.write(&[WriteOp::Append((&entry(1, 2, 0, bytes)).into())]).unwrap();
+        backend.sync().unwrap();
+    }
+    drop(backend);
+    assert_eq!(all(&mut open(dir.path()).unwrap()).await, [entry(1, 2, 0, 10)]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! While it syncs, the next group gathers. So the cost of a sync is shared by all that wait, and there is no timer.
 //! A failed write or sync poisons it: nothing is acknowledged afterwards, and nothing is tried again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl Writer {
                 let (queue, jobs) = mpsc::channel();
                 std::thread::Builder::new()
                     .name("log-writer".into())
-                    .spawn(move || group.run_thread(&jobs))
+                    .spawn(move || group.run_guarded(&jobs))
                     .expect("a process that starts has room for a thread");
                 Queue::Thread(queue)
             }
@@ -231,6 +232,18 @@ impl Gathered {
 }
 
 impl Group {
+    /// A panic (sled has some) is a failed disk: nobody may wait for ever for a writer that is gone.
+    fn run_guarded(self, jobs: &mpsc::Receiver<Job>) {
+        let (durability, shared) = (self.durability.clone(), self.shared.clone());
+        let run = AssertUnwindSafe(|| self.run_thread(jobs));
+        if catch_unwind(run).is_err() {
+            let reason = "the log's writer has panicked, see above";
+            tracing::error!(reason, "the log's disk has failed, this node stops");
+            durability.fail();
+            shared.failure.send_replace(Some(reason.to_owned()));
+        }
+    }
+
     fn run_thread(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
             let job = if self.riders.is_empty() {

@@ -38,6 +38,7 @@ impl Follower {
                 Keep::Base => frames = None,
             }
         }
+        self.settle_secrets().await;
         self.keep(frames).await;
         self.publish();
         self.board.updates.fetch_add(steps, Ordering::Relaxed);
@@ -106,12 +107,13 @@ impl Follower {
     pub(super) async fn keep_house(&mut self) -> bool {
         self.publisher.reclaim();
         self.board.retained_tables.store(self.publisher.retained() as u64, Ordering::Relaxed);
+        let has_news = self.tend_secrets().await;
         if !self.volatile || self.store.is_none() || self.disk_tried.elapsed() < DISK_RETRY {
-            return false;
+            return has_news;
         }
         self.keep(None).await;
         self.post();
-        !self.volatile
+        has_news || !self.volatile
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod aside;
+mod elsewhere;
 mod keeping;
 mod stream;
 mod telling;
@@ -29,12 +30,14 @@ use super::session::{Bounds, Holding, Leave, Session};
 use crate::archive::{self as archived, Interest};
 use crate::disk::{DiskError, DiskStats, Opened, Place, Recovered, Store};
 use crate::net::Dial;
+use crate::secrets::{Errands, SecretTerms};
 use crate::settings::{ControlPlane, Endpoint, NodeSettings};
 use crate::standalone::{self, Configuration, Standalone};
 use crate::standing::{Board, Connected, Source};
 use crate::table::{Compiler, Publisher, Rejected, Router, TableCell, TlsTerms};
 use aside::Wish;
 pub(crate) use aside::{Aside, Stander};
+use elsewhere::Kept;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -61,6 +64,8 @@ pub struct Start {
     pub standalone: Option<Standalone>,
     /// What ssls are compiled with.
     pub tls: Arc<TlsTerms>,
+    /// How secrets that are kept elsewhere are fetched.
+    pub secrets: SecretTerms,
     /// In which order hosts and paths are asked.
     pub router: Router,
     /// Its disk, and what was found there.
@@ -133,7 +138,7 @@ pub async fn follow(start: Start, live: watch::Sender<bool>) {
 async fn follow_until_wished(mut start: Start, live: watch::Sender<bool>, wishes: mpsc::Receiver<Wish>) {
     let archive = start.archive.take();
     let standalone = start.standalone.take();
-    let mut feed = Follower::boot(start, live, wishes);
+    let mut feed = Follower::boot(start, live, wishes).await;
     feed.archive = archive.map(|settings| {
         let (group, board) = (&feed.identity.node.group, feed.board.archive.clone());
         archived::start(settings, group, board, feed.random.clone(), feed.interest())
@@ -184,6 +189,10 @@ struct Follower {
     archive: Option<archived::Source>,
     /// What is followed in place of a control plane.
     file: Option<FileSource>,
+    /// Reads secrets that are kept elsewhere.
+    errands: Errands,
+    /// Where what they brought is kept, and how it is sealed.
+    kept: Option<Kept>,
 }
 
 /// A stream that is being served.
@@ -211,13 +220,14 @@ enum Over {
 }
 
 impl Follower {
-    fn boot(start: Start, live: watch::Sender<bool>, wishes: mpsc::Receiver<Wish>) -> Self {
+    async fn boot(start: Start, live: watch::Sender<bool>, wishes: mpsc::Receiver<Wish>) -> Self {
         let Start {
             identity,
             control_plane,
             archive: _,
             standalone: _,
             tls,
+            secrets,
             router,
             mut disk,
             cell,
@@ -229,7 +239,9 @@ impl Follower {
         if planted!("proxy-forgets-its-disk") {
             recovered = Recovered::default();
         }
-        let compiler = Compiler::watching(cell.health().clone()).on_terms(tls).routed_by(router);
+        let errands = Errands::new(tls.anonymous.clone());
+        let mut compiler = Compiler::watching(cell.health().clone()).on_terms(tls.clone()).routed_by(router);
+        let kept = elsewhere::recall(&secrets, tls.keyring.clone(), compiler.secrets_mut());
         let (compiler, state) = compile_recovered(&recovered, compiler);
         let found = recovered.base.is_some();
         let damaged = !recovered.findings.is_empty();
@@ -252,6 +264,8 @@ impl Follower {
             need_full: false,
             archive: None,
             file: None,
+            errands,
+            kept,
             compiler,
             identity,
             control_plane,
@@ -266,6 +280,7 @@ impl Follower {
                 resources = follower.holding.state.len(),
                 "serving the configuration on the disk"
             );
+            follower.settle_secrets().await;
             follower.publish();
         } else {
             info!("there is no configuration on the disk");

@@ -72,6 +72,7 @@ impl Follower {
             connected: self.connected.clone(),
             volatile: self.volatile,
             rejected: self.rejected.clone(),
+            secrets: self.compiler.secrets().standing(),
             state: Some(state.clone()),
         });
     }

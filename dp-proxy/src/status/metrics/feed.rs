@@ -20,6 +20,7 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
     ];
     page.sample("holdfast_dp_info", &labels, 1);
     let last_good = standing.rejected.values().filter(|rejected| rejected.last_good).count();
+    let failing = standing.secrets.iter().filter(|secret| secret.failure.is_some()).count();
     let age = standing.connected.as_ref().and_then(|connected| connected.leader_contact_age);
     for (name, help, value) in [
         ("position_epoch", "The epoch of what is served.", standing.position.epoch.number),
@@ -28,6 +29,8 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
         ("resources", "Resources in the configuration.", standing.resources as u64),
         ("rejected_resources", "Resources whose newest entry cannot be served.", standing.rejected.len() as u64),
         ("last_good_resources", "Those of which the last good entry is served in its place.", last_good as u64),
+        ("secrets_referred", "Places in vaults that the configuration refers to.", standing.secrets.len() as u64),
+        ("secrets_failing", "Those that could not be read when they were last due.", failing as u64),
         ("feed_connected", "Whether a control plane is followed.", u64::from(standing.connected.is_some())),
         ("ready", "Whether requests should be sent here.", u64::from(sources.readiness.check().is_ok())),
         ("draining", "Whether the proxy is being taken out.", u64::from(sources.readiness.is_draining())),

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::super::access::{Access, Consumer, Known, Layer};
 use super::plan::one_line;
+use crate::secrets::Secrets;
 
 /// What became of the plugins of a resource.
 #[derive(Debug)]
@@ -20,6 +21,15 @@ pub(super) struct ReadyPlugins {
     pub(super) chain: Chain,
     /// How its consumer is known: plugin, key, proof.
     logins: Vec<(&'static str, Box<str>, Proof)>,
+}
+
+/// What secrets are opened with.
+#[derive(Clone, Copy)]
+pub(super) struct Opening<'o> {
+    /// Opens those that are sealed.
+    pub(super) keyring: Option<&'o Keyring>,
+    /// Knows those that are kept elsewhere.
+    pub(super) secrets: &'o Secrets,
 }
 
 /// The keys under which each consumer and credential is known, by the resource that says so.
@@ -33,13 +43,13 @@ pub(super) struct Logins(HashMap<Text, Vec<(&'static str, Box<str>)>>);
 pub(super) fn compile(
     key: &ResourceKey,
     stored: &Map<String, Value>,
-    keyring: Option<&Keyring>,
+    opening: Opening<'_>,
     before: &Chain,
 ) -> Result<ReadyPlugins, String> {
     if stored.is_empty() {
         return Ok(ReadyPlugins { chain: Chain::default(), logins: Vec::new() });
     }
-    let mut open = opened(key, stored, keyring)?;
+    let mut open = opened(key, stored, opening)?;
     let mut logins = Vec::new();
     let kind = key.kind.as_str();
     for plugin in plugins::PLUGINS.iter().filter(|plugin| is_login(kind, plugin)) {
@@ -59,13 +69,28 @@ fn is_login(kind: &str, plugin: &Plugin) -> bool {
 }
 
 /// The same plugins with secrets opened.
-fn opened(
-    key: &ResourceKey,
-    stored: &Map<String, Value>,
-    keyring: Option<&Keyring>,
-) -> Result<Map<String, Value>, String> {
+fn opened(key: &ResourceKey, stored: &Map<String, Value>, opening: Opening<'_>) -> Result<Map<String, Value>, String> {
     let mut body = Value::Object(Map::from_iter([("plugins".to_owned(), Value::Object(stored.clone()))]));
-    for (path, value) in resource::secrets(&CATALOG, key.kind.as_str(), &mut body) {
+    opening.open(key, &mut body)?;
+    match body.get_mut("plugins").map(Value::take) {
+        Some(Value::Object(open)) => Ok(open),
+        _ => Ok(Map::new()),
+    }
+}
+
+impl Opening<'_> {
+    /// Puts every secret of a body in the place of its token or its reference.
+    ///
+    /// # Errors
+    /// Which of them cannot be had, with its place and why.
+    pub(super) fn open(self, key: &ResourceKey, body: &mut Value) -> Result<(), String> {
+        unseal(key, body, self.keyring)?;
+        self.secrets.resolve(key.kind.as_str(), body)
+    }
+}
+
+fn unseal(key: &ResourceKey, body: &mut Value, keyring: Option<&Keyring>) -> Result<(), String> {
+    for (path, value) in resource::secrets(&CATALOG, key.kind.as_str(), body) {
         let Some(text) = value.as_str().filter(|text| text.starts_with(seal::PREFIX)) else {
             return Err(format!("{path}: a secret that is not sealed is not served"));
         };
@@ -75,10 +100,7 @@ fn opened(
         let secret = String::from_utf8(secret).map_err(|_| format!("{path}: the sealed secret is no text"))?;
         *value = Value::String(secret);
     }
-    match body.get_mut("plugins").map(Value::take) {
-        Some(Value::Object(open)) => Ok(open),
-        _ => Ok(Map::new()),
-    }
+    Ok(())
 }
 
 impl Access {

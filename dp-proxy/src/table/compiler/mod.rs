@@ -5,6 +5,7 @@
 //! requests ([`super::outline`] says which).
 
 mod access;
+mod elsewhere;
 mod plan;
 mod services;
 mod streams;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use plugins::Chain;
 use protocol::delta::Change;
-use protocol::resource::{HostPattern, KindInfo, Model, SslRole};
+use protocol::resource::{HostPattern, KindInfo, Model, SslRole, Vault};
 use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
 
 use super::client_tls::{ClientTls, ClientTlsSlot};
@@ -24,15 +25,17 @@ use super::paths::PathPattern;
 use super::route::{Route, Target};
 use super::router::Router;
 use super::slots::Slots;
-use super::ssl::{self, Ssl, SslSlot, TlsTerms};
+use super::ssl::{self, Keys, Ssl, SslSlot, TlsTerms};
 use super::{Handle, Table};
 use crate::health::Registry;
-use access::{Logins, ReadyPlugins};
-use plan::{RoutePlan, ServicePlan, TargetPlan, judge};
+use crate::secrets::Secrets;
+use access::{Logins, Opening, ReadyPlugins};
+use plan::{RoutePlan, ServicePlan, TargetPlan, body_of, judge};
 use streams::{PlacedStream, StreamPlan};
 use upstreams::Upstreams;
 
 const ROUTES: &str = "routes";
+const SECRETS: &str = "secrets";
 const SERVICES: &str = "services";
 const SSLS: &str = "ssls";
 const STREAM_ROUTES: &str = "stream_routes";
@@ -73,6 +76,8 @@ pub struct Compiler {
     ssls: HashMap<Text, Vec<Text>>,
     logins: Logins,
     streams: HashMap<Text, PlacedStream>,
+    /// Secrets that are kept elsewhere.
+    secrets: Secrets,
 }
 
 /// An entry that is put into the table.
@@ -83,6 +88,8 @@ enum Ready {
     Ssl(Vec<Text>, Arc<Ssl>),
     /// An ssl that nodes are shown.
     ClientTls(Arc<ClientTls>),
+    /// A secret manager from which secrets are read; `None`: one that nothing is read from.
+    Manager(Option<Vault>),
 }
 
 /// Where a route stands, and what it refers to.
@@ -181,13 +188,18 @@ impl Compiler {
     fn take(&mut self, key: &ResourceKey, entry: Option<&Arc<Entry>>, good: Option<&Arc<Entry>>) {
         self.rejected.remove(key);
         self.last_good.remove(key);
+        self.secrets.forget(key);
         let Some(kind) = KindInfo::find(key.kind.as_str()) else { return };
         let Some(entry) = entry else { return self.remove(key) };
+        self.secrets.note(key, &entry.body);
         let reason = match self.ready(kind, key, entry) {
             Ok(ready) => return self.put(key, ready),
             Err(reason) => reason,
         };
-        let good = good.and_then(|good| self.ready(kind, key, good).ok().map(|ready| (good, ready)));
+        let good = good.and_then(|good| {
+            self.secrets.note(key, &good.body);
+            self.ready(kind, key, good).ok().map(|ready| (good, ready))
+        });
         self.rejected.insert(key.clone(), Rejected { reason: reason.clone(), last_good: good.is_some() });
         match good {
             Some((good, ready)) => {
@@ -200,21 +212,25 @@ impl Compiler {
 
     /// What an entry becomes; what can fail of that has been done.
     fn ready(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry) -> Result<Ready, String> {
-        Ok(match judge(kind, entry)? {
+        let mut body = body_of(entry)?;
+        let may_be_clear = kind.name == SSLS && self.resolve_ssl(entry, &mut body)?;
+        let keys = Keys { terms: &self.tls, may_be_clear };
+        Ok(match judge(kind, &body)? {
             Model::Ssl(ssl) if ssl.role == SslRole::Client => {
-                Ready::ClientTls(Arc::new(ssl::compile_client(&key.id, &ssl, &self.tls)?))
+                Ready::ClientTls(Arc::new(ssl::compile_client(&key.id, &ssl, keys)?))
             }
             Model::Ssl(ssl) => {
                 let patterns = ssl::patterns(&ssl);
-                let compiled = ssl::compile(&key.id, &ssl, &self.tls)?;
+                let compiled = ssl::compile(&key.id, &ssl, keys)?;
                 Ready::Ssl(patterns, Arc::new(compiled))
             }
+            Model::SecretManager(_) => Ready::Manager(self.vault(key, body)?),
             model => {
                 streams::check_plugins(&model)?;
                 let none = serde_json::Map::new();
                 let stored = model.plugins().unwrap_or(&none);
-                let keyring = self.tls.keyring.as_ref();
-                let ready = access::compile(key, stored, keyring, &self.plugins_before(key))?;
+                let opening = Opening { keyring: self.tls.keyring.as_ref(), secrets: &self.secrets };
+                let ready = access::compile(key, stored, opening, &self.plugins_before(key))?;
                 Ready::Model(model, ready)
             }
         })
@@ -242,13 +258,14 @@ impl Compiler {
                 self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Ready(tls));
                 return;
             }
+            Ready::Manager(vault) => return self.secrets.set_manager(&key.id, vault.map(Ok)),
         };
         match model {
             Model::Route(route) => self.put_route(&key.id, RoutePlan::of(*route, self.router, ready.chain)),
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service, ready.chain)),
             Model::StreamRoute(route) => self.put_stream(&key.id, StreamPlan::of(*route)),
-            // It became ready above.
-            Model::Ssl(_) => {}
+            // They became ready above.
+            Model::Ssl(_) | Model::SecretManager(_) => {}
             Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
             Model::GlobalRule(_) => {
                 self.bar(&key.id, false);
@@ -258,7 +275,7 @@ impl Compiler {
                 self.table.access.put(key, &model, ready, &mut self.logins);
             }
             // Nothing reads them yet.
-            Model::PluginMetadata(_) | Model::Proto(_) | Model::SecretManager(_) => {}
+            Model::PluginMetadata(_) | Model::Proto(_) => {}
         }
     }
 
@@ -272,6 +289,7 @@ impl Compiler {
                 self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Sealed(reason.into()));
             }
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
+            SECRETS => self.secrets.set_manager(&key.id, Some(Err(reason.to_owned()))),
             GLOBAL_RULES => {
                 self.bar(&key.id, true);
                 self.table.access.seal(key, reason, &mut self.logins);
@@ -297,6 +315,7 @@ impl Compiler {
             SSLS => self.remove_ssl(&key.id),
             STREAM_ROUTES => self.remove_stream(&key.id),
             UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
+            SECRETS => self.secrets.set_manager(&key.id, None),
             GLOBAL_RULES => {
                 self.bar(&key.id, false);
                 self.table.access.remove(key, &mut self.logins);
@@ -470,7 +489,8 @@ impl Compiler {
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
+    SECRETS,
     UPSTREAMS,
     SERVICES,
     PLUGIN_CONFIGS,

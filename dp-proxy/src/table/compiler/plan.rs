@@ -10,6 +10,7 @@ use protocol::resource::{
     unsupported,
 };
 use protocol::{Entry, Text};
+use serde_json::Value;
 
 use super::super::outline::{self, Hosts, RouteOutline};
 use super::super::paths::PathPattern;
@@ -54,10 +55,14 @@ pub(super) enum TargetPlan {
     None,
 }
 
-/// The model of an entry, when this build can serve all of it; else why not.
-pub(super) fn judge(kind: &KindInfo, entry: &Entry) -> Result<Model, String> {
-    let body = serde_json::from_str(&entry.body).map_err(|e| format!("its body is no JSON: {e}"))?;
-    let model = kind.read(&body).map_err(|report| one_line(&report.to_string()))?;
+/// The body of an entry; else why it has none.
+pub(super) fn body_of(entry: &Entry) -> Result<Value, String> {
+    serde_json::from_str(&entry.body).map_err(|e| format!("its body is no JSON: {e}"))
+}
+
+/// The model of a body, when this build can serve all of it; else why not.
+pub(super) fn judge(kind: &KindInfo, body: &Value) -> Result<Model, String> {
+    let model = kind.read(body).map_err(|report| one_line(&report.to_string()))?;
     let missing = unsupported(&model);
     if !missing.is_empty() {
         let reasons: Vec<_> = missing.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
