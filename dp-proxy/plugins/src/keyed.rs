@@ -57,7 +57,6 @@ impl<T> Keyed<T> {
     }
 
     fn shard<R>(&self, key: u128, work: impl FnOnce(&mut LruCache<u128, T, RandomState>) -> R) -> R {
-        #[expect(clippy::cast_possible_truncation, reason = "any few bits of a hash are as good as others")]
         let shard = &self.shards[key as usize % SHARDS];
         // What is remembered is whole after every step: a panic elsewhere cannot have left half of it.
         work(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
