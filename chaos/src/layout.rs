@@ -5,6 +5,9 @@
 
 use std::net::Ipv4Addr;
 
+/// Where the members of the golden cluster are: outside of the addresses of test processes.
+const GOLDEN: Ipv4Addr = Ipv4Addr::new(127, 63, 0, 1);
+
 /// Who gets which addresses.
 #[derive(Clone, Copy, Debug)]
 pub enum Layout {
@@ -13,6 +16,9 @@ pub enum Layout {
         /// Tells clusters of one process apart: 0 to 9.
         cluster: u8,
     },
+    /// As `Test`, at an address that is always the same: members know each other by their addresses, and those of golden
+    /// data directories are in them. There is room for one such cluster at a time.
+    Golden,
     /// An address for each node, ports as in production.
     Demo,
 }
@@ -48,7 +54,7 @@ impl Layout {
     #[must_use]
     pub fn cp(self, number: u16) -> CpAddresses {
         match self {
-            Self::Test { .. } => {
+            Self::Test { .. } | Self::Golden => {
                 let at = |listener| self.port(number * 10 + listener);
                 CpAddresses { peer: at(0), feed: at(1), admin: at(2), status: at(3) }
             }
@@ -63,7 +69,7 @@ impl Layout {
     #[must_use]
     pub fn dp(self, number: u16) -> DpAddresses {
         match self {
-            Self::Test { .. } => {
+            Self::Test { .. } | Self::Golden => {
                 let at = |listener| self.port(400 + number * 10 + listener);
                 DpAddresses { proxy: at(0), status: at(1), metrics: at(2), control: at(3) }
             }
@@ -78,7 +84,7 @@ impl Layout {
     #[must_use]
     pub fn upstream(self, number: u16) -> String {
         match self {
-            Self::Test { .. } => self.port(700 + number),
+            Self::Test { .. } | Self::Golden => self.port(700 + number),
             Self::Demo => format!("127.0.0.{}:1980", 20 + number),
         }
     }
@@ -87,7 +93,7 @@ impl Layout {
     #[must_use]
     pub fn link(self, number: u16) -> String {
         match self {
-            Self::Test { .. } => self.port(800 + number),
+            Self::Test { .. } | Self::Golden => self.port(800 + number),
             Self::Demo => format!("127.0.0.{}:9190", 30 + number),
         }
     }
@@ -96,19 +102,25 @@ impl Layout {
     #[must_use]
     pub fn postgres(self, number: u16) -> String {
         match self {
-            Self::Test { .. } => self.port(850 + number),
+            Self::Test { .. } | Self::Golden => self.port(850 + number),
             Self::Demo => format!("127.0.0.{}:5432", 40 + number),
         }
     }
 
-    /// An address of this process alone: its id makes three of the four parts, ports below the ephemeral range the rest.
+    /// A port of the one address, below the ephemeral range.
     fn port(self, offset: u16) -> String {
-        let cluster = match self {
-            Self::Test { cluster } => u16::from(cluster),
-            Self::Demo => 0,
+        let (address, cluster) = match self {
+            Self::Test { cluster } => (own_address(), u16::from(cluster)),
+            Self::Golden => (GOLDEN, 0),
+            Self::Demo => (own_address(), 0),
         };
-        let [high, a, b, c] = std::process::id().to_be_bytes();
-        debug_assert_eq!(high, 0, "Linux gives no process id above 2^22");
-        format!("{}:{}", Ipv4Addr::new(127, 64 | a, b, c), 20_000 + 1000 * cluster + offset)
+        format!("{address}:{}", 20_000 + 1000 * cluster + offset)
     }
+}
+
+/// An address of this process alone: its id makes three of the four parts.
+fn own_address() -> Ipv4Addr {
+    let [high, a, b, c] = std::process::id().to_be_bytes();
+    debug_assert_eq!(high, 0, "Linux gives no process id above 2^22");
+    Ipv4Addr::new(127, 64 | a, b, c)
 }

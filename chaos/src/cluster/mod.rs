@@ -89,6 +89,20 @@ impl Cluster {
         Ok(self.cps.last_mut().expect("it was just added"))
     }
 
+    /// Makes room for `cps` nodes that are members already, and `dps` proxies that follow them, and starts none of them:
+    /// their disks are still to be put in their places.
+    pub fn place(&mut self, cps: u16, dps: u16, settings: &[&str]) {
+        for number in 1..=cps {
+            let mut cp = Cp::new(number, self.layout.cp(number), self.dir.path());
+            cp.set(settings);
+            self.cps.push(cp);
+        }
+        let endpoints = self.feeds();
+        for number in 1..=dps {
+            self.dps.push(Dp::new(number, self.layout.dp(number), self.dir.path(), &endpoints));
+        }
+    }
+
     /// Starts a proxy that follows all control-plane nodes there are; waits until it runs, not until it has a
     /// configuration.
     ///
@@ -103,13 +117,16 @@ impl Cluster {
     /// # Errors
     /// What did not start.
     pub async fn add_dp_with(&mut self, number: u16, settings: &[&str]) -> Result<&mut Dp> {
-        let endpoints: Vec<String> = self.cps.iter().map(|cp| cp.addresses.feed.clone()).collect();
-        let mut dp = Dp::new(number, self.layout.dp(number), self.dir.path(), &endpoints);
+        let mut dp = Dp::new(number, self.layout.dp(number), self.dir.path(), &self.feeds());
         dp.set(settings);
         dp.run()?;
         dp.answers().await?;
         self.dps.push(dp);
         Ok(self.dps.last_mut().expect("it was just added"))
+    }
+
+    fn feeds(&self) -> Vec<String> {
+        self.cps.iter().map(|cp| cp.addresses.feed.clone()).collect()
     }
 
     /// Where its files are.

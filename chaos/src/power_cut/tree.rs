@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -29,7 +29,7 @@ pub enum Node {
     },
 }
 
-/// Reads a directory with everything in it.
+/// Reads a directory with all files and directories in it. A socket has no content, and is left out.
 ///
 /// # Errors
 /// Those of the file system.
@@ -40,10 +40,14 @@ pub(super) fn read(directory: &Path) -> Result<Tree> {
         let path = item.path();
         let name = item.file_name().into_string().ok().with_context(|| format!("{}: no text", path.display()))?;
         let inode = item.metadata()?.ino();
-        let node = if item.file_type()?.is_dir() {
+        let kind = item.file_type()?;
+        if kind.is_socket() {
+            continue;
+        }
+        let node = if kind.is_dir() {
             Node::Directory { inode, entries: read(&path)? }
         } else {
-            Node::File { inode, bytes: fs::read(&path)? }
+            Node::File { inode, bytes: fs::read(&path).with_context(|| path.display().to_string())? }
         };
         tree.insert(name, node);
     }
@@ -71,7 +75,7 @@ fn write(directory: &Path, tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Copies a directory with everything in it, in the place of what is there.
+/// Copies a directory with all files and directories in it, in the place of what is there.
 ///
 /// # Errors
 /// Those of the file system.
@@ -81,4 +85,23 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         fs::remove_dir_all(to).with_context(|| to.display().to_string())?;
     }
     write(to, &tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_proxys_directory_is_copied_without_the_socket_of_its_hot_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("dp-1"), dir.path().join("copy"));
+        fs::create_dir_all(from.join("config")).unwrap();
+        fs::write(from.join("config/base"), "x").unwrap();
+        drop(UnixListener::bind(from.join("handover.sock")).unwrap());
+        copy_tree(&from, &to).unwrap();
+        assert_eq!(fs::read(to.join("config/base")).unwrap(), b"x");
+        assert!(!to.join("handover.sock").exists());
+    }
 }

@@ -11,6 +11,7 @@ mod demo;
 mod failing;
 mod failpoints;
 mod fleet;
+mod golden;
 mod hfctl;
 mod leader_kills;
 mod members;
