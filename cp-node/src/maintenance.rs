@@ -48,9 +48,10 @@ pub(crate) async fn compact(
         let now = applied.borrow().clone();
         let Some(last) = now.log_id else { continue };
         let since_snapshot = last.index.saturating_sub(now.snapshot.map_or(0, |id| id.index));
-        // The log in memory is bounded by bytes too: a few large entries are as good a reason as many small ones.
-        let due = since_snapshot >= settings.snapshot_entries
-            || (log.size().bytes > settings.keep_bytes.0 && since_snapshot > 0);
+        // The log in memory is bounded by bytes too: a few large entries are as good a reason as many small ones. While a
+        // snapshot is being sent nothing behind it can go, and another one would be of no use.
+        let is_large = log.size().bytes > settings.keep_bytes.0 && transfers.oldest().is_none();
+        let due = since_snapshot >= settings.snapshot_entries || (is_large && since_snapshot > 0);
         if due && raft.trigger().snapshot().await.is_err() {
             return; // Consensus has stopped.
         }
@@ -76,11 +77,14 @@ fn purge_point(
     let metrics = raft.metrics();
     let metrics = metrics.borrow();
     let followers = metrics.replication.iter().flatten();
-    // A follower far behind is sent the snapshot; one that is close gets its entries, unless it has vanished for long.
+    // A follower far behind is sent the snapshot; one that is close gets its entries, unless it has vanished for long, or they
+    // are more than the log may hold.
+    let over_bytes = log.purge_point(u64::MAX, settings.keep_bytes.0).map_or(0, |id| id.index);
     let needed = followers
         .filter_map(|(_, matched)| matched.map(|matched| matched.index))
         .filter(|matched| *matched + settings.keep_entries >= snapshot)
-        .min();
+        .min()
+        .map(|needed| needed.max(over_bytes));
     let sending = transfers.oldest().unwrap_or(u64::MAX);
     let upto = allowed.min(snapshot).min(needed.unwrap_or(u64::MAX)).min(sending);
     (upto > metrics.purged.map_or(0, |purged| purged.index)).then_some(upto)

@@ -10,7 +10,9 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
 use protocol::command::{Action, Command};
-use protocol::grpc::{ChangeMembersRequest, DescribeRequest, JoinReply, JoinRequest, change_members_request};
+use protocol::grpc::{
+    ChangeMembersRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, change_members_request,
+};
 use protocol::seam::WallClock;
 use protocol::{Epoch, Outcome};
 use raft_store::types::{Member, NodeId, Raft};
@@ -271,6 +273,9 @@ impl Members {
             if leads || contact.age() < patience {
                 continue;
             }
+            // Whoever has not come as far as the change that took this node in knows nothing of it.
+            let own = self.raft.metrics().borrow().membership_config.log_id().map_or(0, |id| id.index);
+            let mut furthest: Option<DescribeReply> = None;
             for (id, member) in self.members().into_iter().filter(|(id, _)| *id != self.peering.node) {
                 let route = self.peering.route(id);
                 let mut client = self.channels.peer(&member.peer_address, LinkClass::Bulk);
@@ -283,12 +288,16 @@ impl Members {
                     }
                     Err(_) => continue,
                 };
-                // Only a node with a leader speaks for the cluster.
-                if reply.leader != 0 && !reply.members.is_empty() && !reply.members.contains(&self.peering.node) {
-                    tracing::warn!(said_by = id, "this node was taken out of the cluster");
-                    self.left.send_replace(true);
-                    return;
+                // Only a node with a leader speaks for the cluster, and of several the one that has come furthest.
+                let speaks = reply.leader != 0 && !reply.members.is_empty() && reply.applied_index >= own;
+                if speaks && furthest.as_ref().is_none_or(|known| known.applied_index < reply.applied_index) {
+                    furthest = Some(reply);
                 }
+            }
+            if let Some(reply) = furthest.filter(|reply| !reply.members.contains(&self.peering.node)) {
+                tracing::warn!(said_by = reply.node_id, "this node was taken out of the cluster");
+                self.left.send_replace(true);
+                return;
             }
         }
     }
