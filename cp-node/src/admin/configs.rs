@@ -121,12 +121,7 @@ fn read(config: &ConfigState, view: View<'_>) -> Result<Answer, Answer> {
 async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
     let body = read_body(body, desk.settings.transaction_max.0).await?;
     let terms = call.terms(desk, &body)?;
-    if terms.if_match.is_some() {
-        return Err(Answer::bad("If-Match names one resource, and this is all of them"));
-    }
-    if terms.ttl_seconds.is_some() {
-        return Err(Answer::bad("ttl is for one resource, and this is all of them"));
-    }
+    terms.check_for_all()?;
     let digest = call.headers.get("x-digest").and_then(|digest| digest.to_str().ok()).map(str::to_owned);
     let digest = digest.filter(|digest| !digest.is_empty()).ok_or_else(|| Answer::bad("missing digest header"))?;
     let is_yaml = call.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {

@@ -60,6 +60,19 @@ pub(super) struct WriteTerms {
     pub(super) wait: Option<Wait>,
 }
 
+impl WriteTerms {
+    /// For a write of the whole configuration: what speaks of one resource has no meaning there.
+    pub(super) fn check_for_all(&self) -> Result<(), Answer> {
+        if self.if_match.is_some() {
+            return Err(Answer::bad("If-Match names one resource, and this is all of them"));
+        }
+        if self.ttl_seconds.is_some() {
+            return Err(Answer::bad("ttl is for one resource, and this is all of them"));
+        }
+        Ok(())
+    }
+}
+
 impl Call {
     /// Whether the client takes what this node has, without asking anybody.
     pub(super) fn wants_stale(&self) -> Result<bool, Answer> {

@@ -33,12 +33,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     };
     let body = read_body(body, desk.settings.transaction_max.0).await?;
     let terms = call.terms(desk, &body)?;
-    if terms.if_match.is_some() {
-        return Err(Answer::bad("If-Match names one resource, and this is all of them"));
-    }
-    if terms.ttl_seconds.is_some() {
-        return Err(Answer::bad("ttl is for one resource, and this is all of them"));
-    }
+    terms.check_for_all()?;
     let expected = Expected { cluster: Some(desk.describe.peering.cluster), view: None };
     let (trusted, limits) = (archiver.trusted(), archiver.limits());
     let opening = daemon::blocking::spawn(move || open_base(&body, &expected, &trusted, limits));
