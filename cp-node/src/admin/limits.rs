@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 use protocol::json::DEPTH_MAX;
 use protocol::resource::{DESC_CHARS_MAX, ID_BYTES_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX, URI_CHARS_MAX};
-use raft_store::machine::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS};
+use raft_store::machine::{IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS};
 use serde_json::{Map, Value, json};
 
 use super::Desk;
@@ -75,6 +75,7 @@ pub(super) fn answer(desk: &Desk) -> Answer {
     limit("depth", wide(DEPTH_MAX), "levels", "a JSON body");
     limit("idempotency_key", wide(IDEMPOTENCY_KEY_BYTES_MAX), "bytes", "an Idempotency-Key");
     limit("idempotency_keys", wide(IDEMPOTENCY_KEYS_MAX), "keys", "remembered in the cluster; the oldest go first");
+    limit("idempotency_bytes", IDEMPOTENCY_BYTES_MAX, "bytes", "the keys remembered and what came of their requests");
     limit("idempotency_age", IDEMPOTENCY_MILLIS, "milliseconds", "the memory of an Idempotency-Key");
     limit("wait", WAIT_MILLIS_MAX, "milliseconds", "waiting for the fleet");
     limit("waits", wide(WAITS_MAX), "requests", "waiting for the fleet at a node");
