@@ -133,7 +133,7 @@ impl Keys {
 }
 
 /// Header, query argument or cookie, in this order.
-fn given_key(headers: &HeaderMap, query: &Query) -> Option<String> {
+pub(super) fn given_key(headers: &HeaderMap, query: &Query) -> Option<String> {
     let from_header = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let from_cookie = || {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());

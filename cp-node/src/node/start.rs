@@ -218,7 +218,7 @@ impl Node {
             (Embedded::new(&data.history(), bounds), storage.replica.tail())
         });
         let history = embedded.as_ref().map(|(embedded, _)| embedded.clone());
-        let record = Record::new(settings.record.clone(), link, history, storage.replica.backlog());
+        let record = Record::new(identity.cluster, settings.record.clone(), link, history, storage.replica.backlog());
         let history = embedded.map(|(embedded, tail)| tasks.spawn("embedded record", embedded.follow(tail)));
         let channels = Channels::new(links.clone());
         let fleet = Fleet::new(settings.feed.lost_after.0, boot > 1);
