@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use axum::http::{HeaderMap, Method, header};
+use daemon::secret_file;
 use protocol::ConfigState;
 use protocol::command::BasedOn;
 use protocol::entry::UnixMillis;
@@ -71,7 +72,7 @@ impl Keys {
         let mut keys = Vec::new();
         for (index, setting) in settings.iter().enumerate() {
             let text = match &setting.key_file {
-                Some(path) => std::fs::read_to_string(path)
+                Some(path) => secret_file::read(path)
                     .map_err(|error| KeyError::File { index, path: path.clone(), error })?
                     .trim()
                     .to_owned(),

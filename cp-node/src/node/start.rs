@@ -481,6 +481,7 @@ impl Core {
         let peer_server = tasks.serve("peer listener", serve_peers(incoming, service, stopping.clone()), stopping);
         let compact = maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone());
         let expire = maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone());
+        let own = found::member(&settings, identity.uuid);
         let upkeep = vec![
             tasks.spawn("upkeep of the log", compact),
             tasks.spawn("expiry", expire),
@@ -488,6 +489,7 @@ impl Core {
             tasks.spawn("elections", elections.run()),
             tasks.spawn("upkeep of the members", members.clone().keep_in_order()),
             tasks.spawn("watch over the members", members.clone().notice_removal(contact)),
+            tasks.spawn("announcement of this node's addresses", members.clone().announce(own)),
         ];
         Ok(Self { raft, batcher, proposer, reads, members, describe, upkeep, peer_server })
     }
