@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use protocol::Revision;
@@ -13,7 +13,7 @@ use sha2::Sha256;
 use super::Desk;
 use super::answer::Answer;
 use super::auth::{Principal, given_key};
-use super::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use super::limits::{BODY_PAUSE_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use super::wait::Wait;
 
 /// A body up to this size takes less time than to give it to another thread.
@@ -169,17 +169,52 @@ pub(super) async fn aside<T: Send + 'static>(
     done.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?
 }
 
-/// Reads a body, up to `max` bytes.
+/// Reads a body, up to `max` bytes, as long as it keeps coming.
 pub(super) async fn read_body(body: Body, max: u64) -> Result<Bytes, Answer> {
     let limit = usize::try_from(max).unwrap_or(usize::MAX);
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => Err(Answer::too_large(max)),
-        Err(e) => Err(Answer::bad(&format!("the request body could not be read: {e}"))),
+    let mut body = Limited::new(body, limit);
+    let mut read = BytesMut::new();
+    loop {
+        match tokio::time::timeout(BODY_PAUSE_MAX, body.frame()).await {
+            Ok(Some(Ok(frame))) => read.extend(frame.into_data()),
+            Ok(Some(Err(e))) if e.is::<LengthLimitError>() => return Err(Answer::too_large(max)),
+            Ok(Some(Err(e))) => return Err(Answer::bad(&format!("the request body could not be read: {e}"))),
+            Ok(None) => return Ok(read.freeze()),
+            Err(_) => {
+                let sentence = format!("nothing came of the request body for {BODY_PAUSE_MAX:?}");
+                return Err(Answer::error(StatusCode::REQUEST_TIMEOUT, &sentence));
+            }
+        }
     }
 }
 
 /// A body as JSON.
 pub(super) fn parse(body: &[u8]) -> Result<Value, Answer> {
     json::parse(body).map_err(|e| Answer::bad_json(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    async fn read(parts: &[&'static [u8]], ends: bool, max: u64) -> Result<Bytes, u16> {
+        let parts =
+            futures_util::stream::iter(parts.to_vec()).map(|part| Ok::<_, Infallible>(Bytes::from_static(part)));
+        let body = match ends {
+            true => Body::from_stream(parts),
+            false => Body::from_stream(parts.chain(futures_util::stream::pending())),
+        };
+        read_body(body, max).await.map_err(|answer| answer.status.as_u16())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_whole_up_to_its_bound_and_while_it_comes() {
+        assert_eq!(read(&[b"ab", b"", b"c"], true, 3).await, Ok(Bytes::from_static(b"abc")));
+        assert_eq!(read(&[b"ab", b"cd"], true, 3).await, Err(413));
+        assert_eq!(read(&[b"ab"], false, 3).await, Err(408), "it pauses for ever");
+    }
 }
