@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use archive::{ArchiveSettings, AsSet, OpenStore};
 use cp_node::node::{self, Disks, Ended, Inside, Node, NodeError, Seams};
 use cp_node::settings::{AdminKey, RaftSettings, Role, Settings};
 use daemon::settings::units::Span;
@@ -25,7 +26,8 @@ use tokio::sync::watch;
 
 use crate::client::Event;
 use crate::network::SimNet;
-use crate::plan::{Mutant, Plan};
+use crate::outside::{Outside, bucket};
+use crate::plan::{self, Mutant, Plan};
 use crate::random::{SimClock, SimRandom, below, stream};
 use crate::tally::Tally;
 
@@ -67,6 +69,7 @@ pub(crate) struct Machine {
     pub(crate) dir: PathBuf,
     pub(crate) disk: MemoryDisk,
     pub(crate) snapshots: SnapshotMemory,
+    pub(crate) outside: Outside,
     /// How often it has booted.
     pub(crate) boots: Rc<RefCell<u64>>,
 }
@@ -129,6 +132,30 @@ pub(crate) fn address(number: u64, port: u16) -> String {
     format!("cp{number}:{port}")
 }
 
+/// The file with the key that signs the archive, beside the nodes' directories.
+pub(crate) const SIGNING_KEY_FILE: &str = "archive.key";
+
+/// How both programs are told of the archive.
+fn archive_settings(plan: &plan::Archive) -> ArchiveSettings {
+    ArchiveSettings {
+        directory: "/a/model".into(),
+        trusted_keys: vec![bucket::signing_key().public().to_string()],
+        interval: Span(plan.interval),
+        changes: plan.changes,
+        keep_bases: plan.keep_bases,
+        segments: plan.segments,
+        poll: Span(Duration::from_millis(400)),
+        ..ArchiveSettings::default()
+    }
+}
+
+fn stores(outside: &Outside, mutant: Option<Mutant>) -> Arc<dyn OpenStore> {
+    match &outside.bucket {
+        Some(server) => Arc::new(bucket::Client { server: server.clone(), mutant }),
+        None => Arc::new(AsSet),
+    }
+}
+
 impl Machine {
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
@@ -149,6 +176,10 @@ impl Machine {
         // Its history would be a real file.
         settings.record.embedded_changes = 0;
         settings.admin.keys = vec![key];
+        if let Some(archive) = &self.plan.archive {
+            settings.archive = archive_settings(archive);
+            settings.archive.signing_key_file = Some(self.dir.with_file_name(SIGNING_KEY_FILE));
+        }
         settings.raft.heartbeat = Span(self.plan.heartbeat);
         settings.raft.election_min = Span(self.plan.heartbeat * 3);
         settings.raft.election_max = Span(self.plan.heartbeat * 6);
@@ -171,6 +202,8 @@ impl Machine {
             net: Arc::new(SimNet),
             clock: Arc::new(SimClock { skew_millis: 700 * self.number }),
             random: Arc::new(SimRandom::new(self.plan.seed, part + 1)),
+            stores: stores(&self.outside, self.plan.mutant),
+            record: None,
             disks: Arc::new(SimDisks {
                 disk: self.disk.clone(),
                 snapshots: self.snapshots.clone(),
@@ -224,6 +257,7 @@ pub(crate) struct ProxyMachine {
     pub(crate) number: u64,
     pub(crate) plan: Plan,
     pub(crate) dir: PathBuf,
+    pub(crate) outside: Outside,
     pub(crate) boots: Rc<RefCell<u64>>,
 }
 
@@ -244,6 +278,7 @@ impl ProxyMachine {
         let _lock = disk.take_lock();
         let proxy = Proxy { board: Arc::new(Board::default()), cell: TableCell::default() };
         let endpoints = (1..=self.plan.nodes).map(|number| address(number, 9191).parse());
+        let has_archive = self.plan.mutant != Some(Mutant::NoArchiveForProxies);
         let start = Start {
             identity: ProxyIdentity {
                 node: NodeSettings { name: format!("dp{}", self.number), ..NodeSettings::default() },
@@ -258,7 +293,8 @@ impl ProxyMachine {
                 stale_after: Duration::from_secs(1),
                 payload_bytes_max: 16 << 20,
             },
-            archive: None,
+            archive: has_archive.then(|| self.plan.archive.as_ref().map(archive_settings)).flatten(),
+            stores: stores(&self.outside, self.plan.mutant),
             standalone: None,
             router: dp_proxy::table::Router::default(),
             tls: Arc::default(),

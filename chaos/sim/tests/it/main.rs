@@ -17,6 +17,20 @@ const TWICE: std::ops::Range<u64> = 1_000..1_020;
 /// Within so many seeds a planted bug must be found; each was found by the first or second.
 const PLANTED: u64 = 10;
 
+/// Every bug that can be planted.
+const MUTANTS: [&str; 10] = [
+    "unsynced-log",
+    "unsynced-vote",
+    "stale-reads",
+    "new-key-on-retry",
+    "forgetful-proxy",
+    "pointer-before-body",
+    "blind-pointer",
+    "rotten-segments",
+    "half-a-base",
+    "no-archive-for-proxies",
+];
+
 /// Runs at once.
 const JOBS: usize = 2;
 
@@ -104,7 +118,7 @@ fn a_seed_decides_everything() {
 /// A simulation that finds no planted bug would find no other.
 #[test]
 fn planted_bugs_are_found() {
-    for mutant in ["unsynced-log", "unsynced-vote", "stale-reads", "new-key-on-retry", "forgetful-proxy"] {
+    for mutant in MUTANTS {
         let found = (0..PLANTED).find(|seed| !sim(&["--seed", &seed.to_string(), "--mutant", mutant]).0);
         println!("{mutant}: found by seed {found:?}");
         assert!(found.is_some(), "{mutant} was planted, and {PLANTED} seeds found nothing");

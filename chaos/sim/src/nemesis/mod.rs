@@ -1,7 +1,10 @@
 //! Faults, from the seed: links that are cut, one way or both, held or slow; nodes that crash with or without what they
 //! had not synced, one or all; nodes that stop in order; proxies that are killed.
 
+mod outside;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -9,6 +12,7 @@ use turmoil::Sim;
 
 use crate::check::Checker;
 use crate::hosts::{Machine, Shared};
+use crate::outside::Outside;
 use crate::plan::Plan;
 use crate::random::{below, millis, stream};
 
@@ -24,10 +28,12 @@ pub(crate) struct Nemesis {
     /// Links that are not as they should be, and until when.
     links: Vec<(Duration, String, String)>,
     now: Duration,
+    outside: outside::Faults,
+    home: PathBuf,
 }
 
 impl Nemesis {
-    pub(crate) fn new(plan: &Plan, shared: Shared, machines: Vec<Machine>) -> Self {
+    pub(crate) fn new(plan: &Plan, shared: Shared, machines: Vec<Machine>, outside: Outside, home: PathBuf) -> Self {
         Self {
             plan: plan.clone(),
             shared,
@@ -37,6 +43,8 @@ impl Nemesis {
             down: BTreeMap::new(),
             links: Vec::new(),
             now: Duration::ZERO,
+            outside: outside::Faults::new(plan, outside),
+            home,
         }
     }
 
@@ -71,6 +79,7 @@ impl Nemesis {
     pub(crate) fn step(&mut self, sim: &mut Sim<'_>, checker: &mut Checker) {
         self.now = sim.elapsed();
         self.heal_due(sim, checker, false);
+        self.step_outside(sim, checker);
         if self.now < self.next {
             return;
         }
@@ -227,5 +236,6 @@ impl Nemesis {
     pub(crate) fn heal(&mut self, sim: &mut Sim<'_>, checker: &mut Checker) {
         self.now = sim.elapsed();
         self.heal_due(sim, checker, true);
+        self.outside.heal();
     }
 }
