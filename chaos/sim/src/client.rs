@@ -20,7 +20,7 @@ use crate::random::{below, millis, stream};
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 
 /// How often a request with an id is sent, at most.
-const ATTEMPTS_MAX: u32 = 4;
+pub(crate) const ATTEMPTS_MAX: u32 = 4;
 
 /// What a client was told in the end.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +46,8 @@ pub(crate) enum Event {
         keys: Vec<ResourceKey>,
         /// The revision that `If-Match` named.
         if_match: Option<u64>,
+        /// Whether it waits for the record.
+        durable: bool,
         /// The highest revision that any client had seen when it was first sent.
         floor: u64,
         told: Told,
@@ -175,16 +177,18 @@ impl Client {
 
     async fn put(&self, named: bool) -> Event {
         let (key, name, floor) = (self.key(), self.name(), self.all.floor.get());
-        let path = format!("/apisix/admin/routes/{key}");
+        let durable = self.all.plan.record.is_some() && self.draw(4) == 0;
+        let query = if durable { "?durability=record" } else { "" };
+        let path = format!("/apisix/admin/routes/{key}{query}");
         let told = self.write("PUT", &path, &body(&key, &name).to_string(), &name, named, None).await;
-        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, floor, told }
+        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, durable, floor, told }
     }
 
     async fn delete(&self) -> Event {
         let (key, name, floor) = (self.key(), self.name(), self.all.floor.get());
         let path = format!("/apisix/admin/routes/{key}");
         let told = self.write("DELETE", &path, "", &name, true, None).await;
-        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, floor, told }
+        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, durable: false, floor, told }
     }
 
     async fn transact(&self) -> Event {
@@ -200,7 +204,7 @@ impl Client {
         let document = json!({ "operations": operations }).to_string();
         let told = self.write("POST", "/v1/transactions", &document, &name, true, None).await;
         let keys = keys.iter().map(|key| ResourceKey::new("routes", key)).collect();
-        Event::Write { name, keys, if_match: None, floor, told }
+        Event::Write { name, keys, if_match: None, durable: false, floor, told }
     }
 
     async fn compare_and_set(&self) -> Option<Event> {
@@ -210,7 +214,14 @@ impl Client {
         let modified = read.body["modifiedIndex"].as_u64()?;
         let (name, floor) = (self.name(), self.all.floor.get());
         let told = self.write("PUT", &path, &body(&key, &name).to_string(), &name, true, Some(modified)).await;
-        Some(Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: Some(modified), floor, told })
+        Some(Event::Write {
+            name,
+            keys: vec![ResourceKey::new("routes", &key)],
+            if_match: Some(modified),
+            durable: false,
+            floor,
+            told,
+        })
     }
 
     async fn read(&self, stale: bool) -> Option<Event> {
@@ -258,6 +269,8 @@ impl Client {
                     (404 | 409 | 412, Some(revision)) if sure => return Told::Refused(revision),
                     // An earlier attempt may be what it met: its own change, by which the condition holds no more.
                     (404 | 409 | 412, Some(_)) => return Told::Unknown,
+                    // The first leader has not turned the record on yet.
+                    (400, _) if path.ends_with("durability=record") => {}
                     (503, _) if answer.body["outcome"] == "not_applied" => {}
                     (504, _) => sure = false,
                     _ => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use archive::{ArchiveSettings, AsSet, OpenStore};
 use cp_node::node::{self, Disks, Ended, Inside, Node, NodeError, Seams};
+use cp_node::record::Hosts;
 use cp_node::settings::{AdminKey, RaftSettings, Role, Settings};
 use daemon::settings::units::Span;
 use dp_proxy::feed::{self, Identity as ProxyIdentity, Start};
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::client::Event;
 use crate::network::SimNet;
-use crate::outside::{Outside, bucket};
+use crate::outside::{Outside, bucket, postgres};
 use crate::plan::{self, Mutant, Plan};
 use crate::random::{SimClock, SimRandom, below, stream};
 use crate::tally::Tally;
@@ -176,6 +177,9 @@ impl Machine {
         // Its history would be a real file.
         settings.record.embedded_changes = 0;
         settings.admin.keys = vec![key];
+        if let Some(backlog) = self.plan.record.filter(|_| self.plan.mutant != Some(Mutant::BoundlessBacklog)) {
+            settings.record.backlog_changes = backlog;
+        }
         if let Some(archive) = &self.plan.archive {
             settings.archive = archive_settings(archive);
             settings.archive.signing_key_file = Some(self.dir.with_file_name(SIGNING_KEY_FILE));
@@ -203,7 +207,7 @@ impl Machine {
             clock: Arc::new(SimClock { skew_millis: 700 * self.number }),
             random: Arc::new(SimRandom::new(self.plan.seed, part + 1)),
             stores: stores(&self.outside, self.plan.mutant),
-            record: None,
+            record: self.outside.postgres.clone().map(|server| Arc::new(postgres::Client(server)) as Arc<dyn Hosts>),
             disks: Arc::new(SimDisks {
                 disk: self.disk.clone(),
                 snapshots: self.snapshots.clone(),

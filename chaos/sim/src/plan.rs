@@ -29,6 +29,14 @@ pub enum Mutant {
     HalfABase,
     /// Proxies have no archive, though there is one.
     NoArchiveForProxies,
+    /// The record takes steps from wherever they start, and from whichever leader.
+    RecordNotFenced,
+    /// The record leaves the last row of every step out.
+    RecordSkips,
+    /// The record confirms what it has not done, one step in five.
+    RecordForgets,
+    /// Nodes take changes however far the record is behind.
+    BoundlessBacklog,
 }
 
 /// Sizes, thresholds, faults and load of one run.
@@ -60,6 +68,8 @@ pub struct Plan {
     pub latency_max: Duration,
     /// How the archive is kept, where there is one.
     pub archive: Option<Archive>,
+    /// How far the record may be behind, where there is one: in changes.
+    pub record: Option<u64>,
     /// Between two faults of what stands outside of the cluster, at most.
     pub outside_calm_max: Duration,
     /// The bug that is planted, if any.
@@ -82,7 +92,7 @@ pub struct Archive {
 impl Archive {
     fn of(rng: &mut StdRng) -> Option<Self> {
         let archive = Self {
-            interval: millis(rng, 250, 1_500),
+            interval: millis(rng, 100, 800),
             changes: 5 + below(rng, 40),
             keep_bases: 1 + below(rng, 3),
             segments: 1 + below(rng, 8),
@@ -110,7 +120,8 @@ impl Plan {
             think_max: millis(rng, 10, 150),
             latency_max: millis(rng, 1, 12),
             archive: Archive::of(rng),
-            outside_calm_max: millis(rng, 500, 3_000),
+            record: Some(10 + below(rng, 40)).filter(|_| below(rng, 3) > 0),
+            outside_calm_max: millis(rng, 200, 1_500),
             mutant,
         }
     }

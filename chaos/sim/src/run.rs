@@ -14,6 +14,7 @@ use crate::client::{Clients, Phase};
 use crate::hosts::{Machine, ProxyMachine, SIGNING_KEY_FILE, Shared};
 use crate::nemesis::Nemesis;
 use crate::outside::bucket::{self, Bucket};
+use crate::outside::postgres::Postgres;
 use crate::outside::{Outside, Server};
 use crate::plan::Plan;
 use crate::tally::Tally;
@@ -85,7 +86,10 @@ pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran,
         .enable_random_order()
         .build();
     let shared = Shared::default();
-    let outside = Outside { bucket: plan.archive.map(|_| Server::new(Bucket::new(plan.mutant), plan.seed, 90_001)) };
+    let outside = Outside {
+        bucket: plan.archive.map(|_| Server::new(Bucket::new(plan.mutant), plan.seed, 90_001)),
+        postgres: plan.record.map(|_| Server::new(Postgres::new(plan.mutant), plan.seed, 90_002)),
+    };
     let seed = bucket::SIGNING_SEED.map(|byte| format!("{byte:02x}")).concat();
     std::fs::write(home.join(SIGNING_KEY_FILE), seed).expect("the directory of the run takes a file");
     let mut machines = Vec::new();
@@ -119,7 +123,7 @@ pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran,
         Clients { plan: plan.clone(), shared: shared.clone(), phase: phase.clone(), floor: Rc::new(Cell::new(0)) };
     sim.client("clients", clients.run());
     let mut nemesis = Nemesis::new(plan, shared.clone(), machines, outside.clone(), home.to_owned());
-    let mut checker = Checker::new(shared.clone(), outside.clone(), keep_trace);
+    let mut checker = Checker::new(plan, shared.clone(), outside.clone(), keep_trace);
     let outcome = play(plan, &mut sim, &phase, &shared, &mut nemesis, &mut checker);
     outside.tell(&mut shared.borrow_mut().tally);
     let at_millis = sim.elapsed().as_millis();

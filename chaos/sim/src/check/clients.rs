@@ -8,7 +8,7 @@ use crate::truth;
 impl Checker {
     pub(super) fn check_event(&mut self, world: &mut World, event: Event) -> Result<(), String> {
         match event {
-            Event::Write { name, keys, if_match, floor, told } => {
+            Event::Write { name, keys, if_match, durable, floor, told } => {
                 let made = self.truth().made_by(&name);
                 match told {
                     Told::Done(revision) => {
@@ -22,6 +22,10 @@ impl Checker {
                         let changed = &self.truth().revisions[usize::try_from(revision).expect("it fits")].keys;
                         if let Some(missing) = keys.iter().find(|key| !changed.contains(key)) {
                             return Err(format!("{name} was acknowledged as {revision}, which leaves {missing} out"));
+                        }
+                        if durable {
+                            world.tally.count("acknowledged_by_the_record");
+                            self.is_recorded(revision)?;
                         }
                         if let Some(expected) = if_match {
                             world.tally.count("compare_and_set");

@@ -4,6 +4,7 @@
 mod archive;
 mod clients;
 mod proxies;
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -14,8 +15,10 @@ use openraft::{EntryPayload, RaftLogReader, ServerState};
 use raft_store::types::{Entry, LogId};
 use sha2::{Digest as _, Sha256};
 
+use crate::client::ATTEMPTS_MAX;
 use crate::hosts::{Shared, World};
 use crate::outside::Outside;
+use crate::plan::Plan;
 use crate::truth::Truth;
 
 /// Everything that the checker remembers.
@@ -33,6 +36,11 @@ pub(crate) struct Checker {
     proxies: BTreeMap<u64, proxies::Seen>,
     pub(crate) outside: Outside,
     archive: archive::Seen,
+    record: record::Seen,
+    /// How far the record may be behind.
+    backlog_max: u64,
+    /// Requests that may be under way when that is reached: every client's, with all of its attempts.
+    under_way: u64,
     /// On which the product's own readers of what stands outside run.
     readers: tokio::runtime::Runtime,
     /// Writes that were surely not applied.
@@ -80,7 +88,7 @@ impl Trace {
 const LOGS_EVERY: u64 = 10;
 
 impl Checker {
-    pub(crate) fn new(shared: Shared, outside: Outside, keep_trace: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, shared: Shared, outside: Outside, keep_trace: bool) -> Self {
         // Paused as the machines' own: the process' clock asks the runtime that it is asked on.
         let readers = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let readers = readers.expect("it needs nothing of the machine");
@@ -94,6 +102,9 @@ impl Checker {
             proxies: BTreeMap::new(),
             outside,
             archive: archive::Seen::default(),
+            record: record::Seen::default(),
+            backlog_max: plan.record.unwrap_or(u64::MAX / 2),
+            under_way: plan.clients * u64::from(ATTEMPTS_MAX),
             readers,
             never: Vec::new(),
             steps: 0,
@@ -127,6 +138,7 @@ impl Checker {
         }
         self.check_proxies(world, now_millis)?;
         self.check_archive(world, now_millis)?;
+        self.check_record(world, now_millis)?;
         for event in std::mem::take(&mut world.events) {
             self.trace.note(format!("{now_millis} {event:?}"));
             self.check_event(world, event)?;
@@ -319,7 +331,8 @@ impl Checker {
                 return Err(format!("dp{number} is at {at:?}, the head is {}", truth.head()));
             }
         }
-        self.archive.is_at(truth.head())
+        self.archive.is_at(truth.head())?;
+        self.record_is_at(truth.head())
     }
 }
 

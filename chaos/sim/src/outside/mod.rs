@@ -9,6 +9,7 @@
 //! sent after it. That is how a leader that was deposed still writes.
 
 pub(crate) mod bucket;
+pub(crate) mod postgres;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::random::{below, stream};
 use crate::tally::Tally;
 use bucket::Bucket;
+use postgres::Postgres;
 
 /// How long a caller waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ const LATE_MAX: u64 = 4_000;
 pub(crate) struct Outside {
     /// The archive.
     pub(crate) bucket: Option<Server<Bucket>>,
+    /// The record.
+    pub(crate) postgres: Option<Server<Postgres>>,
 }
 
 impl Outside {
@@ -44,14 +48,22 @@ impl Outside {
             bucket.advance(now_millis);
             bucket.change(|bucket| bucket.tick(now_millis));
         }
+        if let Some(postgres) = &self.postgres {
+            postgres.advance(now_millis);
+            postgres.change(|postgres| postgres.tick(now_millis));
+        }
     }
 
     /// Tells how often which fault has met a call.
     pub(crate) fn tell(&self, tally: &mut Tally) {
-        if let Some(bucket) = &self.bucket {
-            bucket.faults().into_iter().for_each(|(fault, times)| tally.add(&format!("bucket_{fault}"), times));
-        }
+        let bucket = self.bucket.iter().flat_map(|bucket| tagged("bucket", bucket.faults()));
+        let postgres = self.postgres.iter().flat_map(|postgres| tagged("postgres", postgres.faults()));
+        bucket.chain(postgres).for_each(|(fault, times)| tally.add(&fault, times));
     }
+}
+
+fn tagged(whose: &str, faults: BTreeMap<&'static str, u64>) -> impl Iterator<Item = (String, u64)> {
+    faults.into_iter().map(move |(fault, times)| (format!("{whose}_{fault}"), times))
 }
 
 /// How calls fare, each chance in a thousand.

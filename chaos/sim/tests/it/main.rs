@@ -18,7 +18,7 @@ const TWICE: std::ops::Range<u64> = 1_000..1_020;
 const PLANTED: u64 = 10;
 
 /// Every bug that can be planted.
-const MUTANTS: [&str; 10] = [
+const MUTANTS: [&str; 14] = [
     "unsynced-log",
     "unsynced-vote",
     "stale-reads",
@@ -29,28 +29,41 @@ const MUTANTS: [&str; 10] = [
     "rotten-segments",
     "half-a-base",
     "no-archive-for-proxies",
+    "record-not-fenced",
+    "record-skips",
+    "record-forgets",
+    "boundless-backlog",
 ];
 
 /// Runs at once.
 const JOBS: usize = 2;
 
 /// What must have happened in a batch, or it has proved nothing.
-const SOMETIMES: [(&str, u64); 17] = [
+const SOMETIMES: [(&str, u64); 26] = [
     ("acknowledged", 4_000),
+    ("acknowledged_by_the_record", 200),
+    ("archive_troubles", 150),
+    ("backlog_full", 30),
     ("boots", 600),
+    ("boots_from_archive", 8),
     ("compare_and_set", 300),
     ("crashes", 80),
+    ("disasters", 20),
     ("held_links", 80),
     ("isolations", 80),
     ("leaders", 200),
     ("one_way_partitions", 80),
     ("orderly_stops", 40),
     ("partitions", 100),
+    ("pointer_moves", 400),
     ("power_cuts", 300),
     ("power_cuts_of_all", 60),
     ("proxy_kills", 80),
     ("proxy_moves", 12_000),
     ("reads", 900),
+    ("record_failovers", 50),
+    ("record_moves", 1_000),
+    ("record_troubles", 50),
     ("refused", 150),
     ("snapshots", 700),
 ];
