@@ -1,5 +1,7 @@
 //! Clients of the Admin API: what they ask, and what they are told, in the order of their own clock.
 
+mod operator;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -101,6 +103,11 @@ impl Clients {
         for number in 0..self.plan.clients {
             let rng = RefCell::new(stream(self.plan.seed, 70_000 + number));
             tasks.spawn_local(Client { number, sent: Cell::new(0), rng, all: self.clone() }.run());
+        }
+        if let Some(pause_max) = self.plan.member_changes {
+            let rng = RefCell::new(stream(self.plan.seed, 80_000));
+            let operator = Client { number: self.plan.clients, sent: Cell::new(0), rng, all: self.clone() };
+            tasks.spawn_local(operator.operate(pause_max));
         }
         while tasks.join_next().await.is_some() {}
         Ok(())

@@ -37,6 +37,10 @@ pub enum Mutant {
     RecordForgets,
     /// Nodes take changes however far the record is behind.
     BoundlessBacklog,
+    /// A node that has lost its log and its votes in a power cut comes back under its old id.
+    OldIdNewDisk,
+    /// Votes that were taken away are not given back.
+    VotesNotGivenBack,
 }
 
 /// Sizes, thresholds, faults and load of one run.
@@ -70,6 +74,8 @@ pub struct Plan {
     pub archive: Option<Archive>,
     /// How far the record may be behind, where there is one: in changes.
     pub record: Option<u64>,
+    /// Between two changes of the membership, at most, where there are any.
+    pub member_changes: Option<Duration>,
     /// Between two faults of what stands outside of the cluster, at most.
     pub outside_calm_max: Duration,
     /// The bug that is planted, if any.
@@ -121,6 +127,7 @@ impl Plan {
             latency_max: millis(rng, 1, 12),
             archive: Archive::of(rng),
             record: Some(10 + below(rng, 40)).filter(|_| below(rng, 3) > 0),
+            member_changes: Some(millis(rng, 500, 3_000)).filter(|_| below(rng, 2) == 0),
             outside_calm_max: millis(rng, 200, 1_500),
             mutant,
         }

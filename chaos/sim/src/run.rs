@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use raft_store::log::memory::MemoryDisk;
-use raft_store::snapshots::SnapshotMemory;
 use turmoil::Sim;
 
 use crate::check::Checker;
@@ -98,8 +96,7 @@ pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran,
             number,
             plan: plan.clone(),
             dir: home.join(format!("cp{number}")),
-            disk: MemoryDisk::default(),
-            snapshots: SnapshotMemory::default(),
+            platters: Rc::default(),
             outside: outside.clone(),
             boots: Rc::new(RefCell::new(0)),
         };

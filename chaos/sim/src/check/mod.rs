@@ -131,6 +131,11 @@ impl Checker {
         if self.truth.is_none() {
             return Ok(());
         }
+        for number in std::mem::take(&mut world.replaced) {
+            self.trace.note(format!("{now_millis} cp{number} is a new node"));
+            self.nodes.remove(&number);
+            self.terms.remove(&number);
+        }
         self.advance(world, now_millis)?;
         self.check_nodes(world)?;
         if self.steps.is_multiple_of(LOGS_EVERY) {
@@ -320,6 +325,10 @@ impl Checker {
             return Err(format!("{leaders:?} lead"));
         }
         for (number, inside) in &world.nodes {
+            let voters = inside.raft.metrics().borrow().membership_config.membership().voter_ids().count() as u64;
+            if voters != nodes {
+                return Err(format!("for cp{number} {voters} vote, {nodes} should"));
+            }
             let at = inside.feed.position().revision;
             if at != truth.head() {
                 return Err(format!("cp{number} is at {at}, the head is {}", truth.head()));

@@ -11,9 +11,9 @@ use rand::rngs::StdRng;
 use turmoil::Sim;
 
 use crate::check::Checker;
-use crate::hosts::{Machine, Shared};
+use crate::hosts::{Machine, Platters, Shared};
 use crate::outside::Outside;
-use crate::plan::Plan;
+use crate::plan::{Mutant, Plan};
 use crate::random::{below, millis, stream};
 
 /// Plays the faults of one run.
@@ -184,7 +184,11 @@ impl Nemesis {
         if power {
             let keep = usize::try_from(self.draw(4)).expect("it is below 4");
             let machine = self.machines.iter().find(|machine| machine.number == number);
-            machine.expect("every node has a machine").disk.power_cut(keep);
+            let machine = machine.expect("every node has a machine");
+            machine.platters.borrow().disk.power_cut(keep);
+            if self.plan.mutant == Some(Mutant::OldIdNewDisk) {
+                machine.platters.replace(Platters::default());
+            }
         }
         self.shared.borrow_mut().nodes.remove(&number);
         self.shared.borrow_mut().stopping.remove(&number);

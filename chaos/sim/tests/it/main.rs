@@ -18,7 +18,7 @@ const TWICE: std::ops::Range<u64> = 1_000..1_020;
 const PLANTED: u64 = 10;
 
 /// Every bug that can be planted.
-const MUTANTS: [&str; 14] = [
+const MUTANTS: [&str; 16] = [
     "unsynced-log",
     "unsynced-vote",
     "stale-reads",
@@ -33,13 +33,15 @@ const MUTANTS: [&str; 14] = [
     "record-skips",
     "record-forgets",
     "boundless-backlog",
+    "old-id-new-disk",
+    "votes-not-given-back",
 ];
 
 /// Runs at once.
 const JOBS: usize = 2;
 
 /// What must have happened in a batch, or it has proved nothing.
-const SOMETIMES: [(&str, u64); 26] = [
+const SOMETIMES: [(&str, u64); 29] = [
     ("acknowledged", 4_000),
     ("acknowledged_by_the_record", 200),
     ("archive_troubles", 150),
@@ -48,6 +50,7 @@ const SOMETIMES: [(&str, u64); 26] = [
     ("boots_from_archive", 8),
     ("compare_and_set", 300),
     ("crashes", 80),
+    ("demotions", 15),
     ("disasters", 20),
     ("held_links", 80),
     ("isolations", 80),
@@ -65,6 +68,8 @@ const SOMETIMES: [(&str, u64); 26] = [
     ("record_moves", 1_000),
     ("record_troubles", 50),
     ("refused", 150),
+    ("removals", 15),
+    ("replaced_nodes", 20),
     ("snapshots", 700),
 ];
 
