@@ -22,7 +22,7 @@ use crate::random::{below, millis, stream};
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 
 /// How often a request with an id is sent, at most.
-pub(crate) const ATTEMPTS_MAX: u32 = 4;
+const ATTEMPTS_MAX: u32 = 4;
 
 /// What a client was told in the end.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -126,7 +126,7 @@ impl Plan {
             think_max: millis(rng, 10, 150),
             latency_max: millis(rng, 1, 12),
             archive: Archive::of(rng),
-            record: Some(10 + below(rng, 40)).filter(|_| below(rng, 3) > 0),
+            record: Some(5 + below(rng, 30)).filter(|_| below(rng, 3) > 0),
             member_changes: Some(millis(rng, 500, 3_000)).filter(|_| below(rng, 2) == 0),
             outside_calm_max: millis(rng, 200, 1_500),
             mutant,

@@ -15,7 +15,6 @@ use openraft::{EntryPayload, RaftLogReader, ServerState};
 use raft_store::types::{Entry, LogId};
 use sha2::{Digest as _, Sha256};
 
-use crate::client::ATTEMPTS_MAX;
 use crate::hosts::{Shared, World};
 use crate::outside::Outside;
 use crate::plan::Plan;
@@ -39,7 +38,7 @@ pub(crate) struct Checker {
     record: record::Seen,
     /// How far the record may be behind.
     backlog_max: u64,
-    /// Requests that may be under way when that is reached: every client's, with all of its attempts.
+    /// Requests that may be under way when that is reached: every client's, and one that it has given up.
     under_way: u64,
     /// On which the product's own readers of what stands outside run.
     readers: tokio::runtime::Runtime,
@@ -104,7 +103,7 @@ impl Checker {
             archive: archive::Seen::default(),
             record: record::Seen::default(),
             backlog_max: plan.record.unwrap_or(u64::MAX / 2),
-            under_way: plan.clients * u64::from(ATTEMPTS_MAX),
+            under_way: 2 * plan.clients,
             readers,
             never: Vec::new(),
             steps: 0,
