@@ -41,6 +41,7 @@ mod request_id;
 mod response_rewrite;
 #[cfg(test)]
 mod testing;
+mod traffic_split;
 mod ua_restriction;
 mod uri_blocker;
 
@@ -49,5 +50,5 @@ pub use auth::{Credential, Proof};
 pub use chain::{Chain, Instance, Merged, merge};
 pub use host::{Host, Login};
 pub use list::{CATALOG, Catalog, PLUGINS, find};
-pub use plugin::{Behaviour, Plugin, Step};
+pub use plugin::{Behaviour, Destination, Plugin, Step};
 pub use request::{Held, Identity, Request};

@@ -1,19 +1,20 @@
 //! All plugins, and what admission asks of them.
 
+use protocol::Text;
 use protocol::report::{Path, Problem, Report};
-use protocol::resource::{PluginCatalog, PluginMarks, PluginRole, check_around_references};
+use protocol::resource::{Checked, PluginCatalog, PluginMarks, PluginRole, check_around_references};
 use serde_json::Value;
 
 use super::chain::Instance;
-use super::plugin::Plugin;
+use super::plugin::{Destination, Plugin};
 use super::{
     api_breaker, basic_auth, consumer_restriction, cors, fault_injection, ip_restriction, jwt_auth, key_auth,
     limit_conn, limit_count, limit_req, mocking, prometheus, proxy_rewrite, redirect, referer_restriction, request_id,
-    response_rewrite, ua_restriction, uri_blocker,
+    response_rewrite, traffic_split, ua_restriction, uri_blocker,
 };
 
 /// Every plugin, sorted by name.
-pub static PLUGINS: [&Plugin; 20] = [
+pub static PLUGINS: [&Plugin; 21] = [
     &api_breaker::PLUGIN,
     &basic_auth::PLUGIN,
     &consumer_restriction::PLUGIN,
@@ -32,6 +33,7 @@ pub static PLUGINS: [&Plugin; 20] = [
     &referer_restriction::PLUGIN,
     &request_id::PLUGIN,
     &response_rewrite::PLUGIN,
+    &traffic_split::PLUGIN,
     &ua_restriction::PLUGIN,
     &uri_blocker::PLUGIN,
 ];
@@ -65,11 +67,14 @@ impl PluginCatalog for Catalog {
         }
     }
 
-    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Vec<String>, Report> {
+    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Checked, Report> {
         let plugin = find(name).ok_or_else(|| unknown(name))?;
+        let mut references = Vec::new();
         let schema = match role {
             PluginRole::Traffic => {
-                let read = Instance::read(plugin, configuration, configuration);
+                let read = Instance::read(plugin, Text::default(), configuration, configuration);
+                let destinations = read.as_ref().map_or(&[][..], |instance| instance.behaviour().destinations());
+                references = destinations.iter().flat_map(Destination::references).collect();
                 check_around_references(configuration, read)?;
                 Some(plugin.schema())
             }
@@ -83,7 +88,8 @@ impl PluginCatalog for Catalog {
             PluginRole::Stream => return Err(unknown(name)),
             PluginRole::Metadata => None,
         };
-        Ok(schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default())
+        let warnings = schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default();
+        Ok(Checked { warnings, references })
     }
 }
 
@@ -262,6 +268,26 @@ mod tests {
                 json!({"use_real_request_uri_unsafe": true}),
                 Some("use_real_request_uri_unsafe is not served by this version of holdfast"),
             ),
+            (
+                "traffic-split",
+                json!({"rules": [{"match": [{"vars": [["arg_a", "==", "1"]]}], "weighted_upstreams": [
+                    {"upstream": {"type": "roundrobin", "nodes": {"a:1": 1}}, "weight": 3}, {"upstream_id": "u"}, {},
+                ]}]}),
+                None,
+            ),
+            (
+                "traffic-split",
+                json!({"rules": [{"weighted_upstreams": [{"upstream": {"nodes": {"a:1": 1}, "scheme": "tcp"}}]}]}),
+                Some("a route speaks http, https, grpc or grpcs to its nodes"),
+            ),
+            ("traffic-split", json!({"rules": [{"match": [{}]}]}), Some("failed to validate the 'vars' expression")),
+            (
+                "traffic-split",
+                json!({"rules": [{"weighted_upstreams": []}]}),
+                Some(
+                    "property \"rules\" validation failed: failed to validate item 1: property \"weighted_upstreams\" validation failed: expect array to have at least 1 items",
+                ),
+            ),
             ("response-rewrite", json!({"status_code": 418, "body": "x", "headers": {"add": ["A: b"]}}), None),
             ("response-rewrite", json!({"body": "?", "body_base64": true}), Some("invalid base64 content")),
             ("request-id", json!({"algorithm": "nanoid"}), None),
@@ -316,6 +342,6 @@ mod tests {
     #[test]
     fn what_nobody_reads_is_said() {
         let said = CATALOG.check("key-auth", PluginRole::Traffic, &json!({"nosuch": 1, "header": "k"})).unwrap();
-        assert_eq!(said, ["the field \"nosuch\" is stored, and has no effect"]);
+        assert_eq!(said.warnings, ["the field \"nosuch\" is stored, and has no effect"]);
     }
 }

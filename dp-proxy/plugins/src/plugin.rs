@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use protocol::report::Report;
 use protocol::resource::scope::{Fields, Scope, check};
-use protocol::resource::{PluginMarks, Variable};
+use protocol::resource::{PluginMarks, Upstream, Variable};
+use protocol::{ResourceKey, Text};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Response};
@@ -55,6 +56,12 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
         Step::Go
     }
 
+    /// Where it may send requests to, in place of the route's upstream: by the numbers that it puts into
+    /// [`Request::destination`].
+    fn destinations(&self) -> &[Destination] {
+        &[]
+    }
+
     /// Lets the request pass, or answers it.
     fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
         let _ = (request, host);
@@ -64,6 +71,25 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
     /// Changes the answer, whoever gives it: an upstream, a plugin, or the proxy itself.
     fn header_filter(&self, request: &Request, response: &mut Response<'_>, host: &dyn Host) {
         let _ = (request, response, host);
+    }
+}
+
+/// An upstream that a plugin's configuration names.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Destination {
+    /// A shared one, by its id.
+    Shared(Text),
+    /// One of the configuration's own.
+    Own(Box<Upstream>),
+}
+
+impl Destination {
+    /// The resources that it refers to.
+    pub(crate) fn references(&self) -> Vec<ResourceKey> {
+        match self {
+            Self::Shared(id) => vec![ResourceKey::new("upstreams", id)],
+            Self::Own(upstream) => upstream.references(),
+        }
     }
 }
 

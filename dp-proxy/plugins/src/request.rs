@@ -35,6 +35,9 @@ pub struct Request {
     pub service_id: Option<Text>,
     /// Whose request it is, once a plugin has found out.
     pub identity: Option<Identity>,
+    /// Which of a plugin's [destinations](super::plugin::Behaviour::destinations) it goes to; the plugin that is running
+    /// sets it.
+    pub destination: Option<usize>,
     /// Headers that the answer gets, whoever gives it.
     pub answer_headers: HeaderMap,
     /// What is let go when the request is over: when the last of its answer went, or nobody waits for it any more.

@@ -115,6 +115,7 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         route_id: "r".into(),
         service_id: None,
         identity: None,
+        destination: None,
         answer_headers: HeaderMap::new(),
         held: Vec::new(),
     }
@@ -133,12 +134,12 @@ impl std::ops::Deref for Configured {
 }
 
 pub(crate) fn behaviour(name: &str, configuration: Value) -> Configured {
-    Configured(Instance::read(find(name).unwrap(), &configuration, &configuration).unwrap())
+    Configured(Instance::read(find(name).unwrap(), "routes/r".into(), &configuration, &configuration).unwrap())
 }
 
 pub(crate) fn chain(plugins: Value) -> Chain {
     let Value::Object(plugins) = plugins else { panic!("plugins by name") };
-    Chain::compile(&plugins, &plugins, &Chain::default()).unwrap()
+    Chain::compile("routes/r", &plugins, &plugins, &Chain::default()).unwrap()
 }
 
 pub(crate) fn answer(step: &Step) -> Option<&Answer> {

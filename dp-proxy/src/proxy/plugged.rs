@@ -30,7 +30,7 @@ use super::error::Refusal;
 use super::headers::settle_connection;
 use super::host::Host;
 use super::values::RequestValues;
-use crate::table::{Route, Table};
+use crate::table::{Route, Table, Unavailable, Upstream};
 
 /// The plugins of one request; none until one applies.
 pub(crate) struct Plugged<'r> {
@@ -60,6 +60,8 @@ struct Running<'r> {
     global: Merged<'r>,
     /// Of the route and all that has a say with it.
     merged: Merged<'r>,
+    /// Who sent the request elsewhere than the route says, and to which of its destinations.
+    sent_by: Option<(&'r Instance, usize)>,
 }
 
 /// A phase before the upstream.
@@ -105,6 +107,14 @@ impl<'r> Plugged<'r> {
         (edited, Cow::Borrowed(&running.request.path), Host { authority, ..host })
     }
 
+    /// Where the request goes: as a plugin says, or else as its route does.
+    pub(crate) fn upstream<'t>(&self, table: &'t Table, route: &'t Route) -> Result<&'t Arc<Upstream>, Unavailable> {
+        match self.running.as_ref().and_then(|running| running.sent_by) {
+            Some((by, number)) => table.destination(by.owner(), by.plugin.name, number),
+            None => table.upstream(route),
+        }
+    }
+
     /// What plugins keep until the request is over.
     pub(crate) fn take_held(&mut self) -> Vec<Arc<dyn plugins::Held>> {
         self.running.as_mut().map(|running| std::mem::take(&mut running.request.held)).unwrap_or_default()
@@ -143,6 +153,7 @@ impl<'r> Running<'r> {
             route_id: route.map(|route| route.id.clone()).unwrap_or_default(),
             service_id: service.map(|service| service.id.clone()),
             identity: None,
+            destination: None,
             answer_headers: HeaderMap::new(),
             held: Vec::new(),
         };
@@ -155,6 +166,7 @@ impl<'r> Running<'r> {
             edited: None,
             global: Merged::new(),
             merged: Merged::new(),
+            sent_by: None,
         }
     }
 
@@ -210,6 +222,9 @@ impl<'r> Running<'r> {
                 Phase::Rewrite => behaviour.rewrite(&mut self.request, &host),
                 Phase::Access => behaviour.access(&mut self.request, &host),
             };
+            if let Some(number) = self.request.destination.take() {
+                self.sent_by = Some((instance, number));
+            }
             let mut step = instance.settle(step);
             loop {
                 match step {

@@ -174,7 +174,7 @@ async fn forward<'r>(
         false => None,
     };
     let table = later.as_ref().unwrap_or(table);
-    let upstream = table.upstream(found.route)?;
+    let upstream = plugged.upstream(table, found.route)?;
     let tls = table.client_config(upstream)?;
     let may_upgrade = table.takes_upgrades(found.route) && !upstream.is_http2() && parts.version == Version::HTTP_11;
     let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };

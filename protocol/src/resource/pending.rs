@@ -70,12 +70,18 @@ fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
         problems.push(not_served(at.property("script"), "script"));
     }
     if let Some(upstream) = &route.upstream {
-        let at = at.property("upstream");
-        problems.extend(upstream_problems(&at, upstream));
-        if upstream.scheme.is_for_streams() {
-            let sentence = "a route speaks http, https, grpc or grpcs to its nodes: this scheme is for stream routes";
-            problems.push(Problem::rule(at.property("scheme"), sentence));
-        }
+        problems.extend(unsupported_upstream(&at.property("upstream"), upstream));
+    }
+    problems
+}
+
+/// Everything in an upstream at that place, which is for requests, that this version cannot serve.
+#[must_use]
+pub fn unsupported_upstream(at: &Path, upstream: &Upstream) -> Vec<Problem> {
+    let mut problems = upstream_problems(at, upstream);
+    if upstream.scheme.is_for_streams() {
+        let sentence = "a route speaks http, https, grpc or grpcs to its nodes: this scheme is for stream routes";
+        problems.push(Problem::rule(at.property("scheme"), sentence));
     }
     problems
 }

@@ -191,7 +191,8 @@ pub struct UpstreamTls {
 }
 
 impl Upstream {
-    pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
+    /// Reads an upstream, alone or inside something else; `None` when it is none, which is reported.
+    pub fn read(scope: Scope<'_, '_>) -> Option<Self> {
         let fields = scope.object()?;
         read_labelling(&fields);
         // APISIX's schema has it in an upstream inside a route or service too; nothing reads it there.
@@ -274,7 +275,9 @@ impl Upstream {
         }
     }
 
-    pub(super) fn references(&self) -> Vec<ResourceKey> {
+    /// The resources that it refers to.
+    #[must_use]
+    pub fn references(&self) -> Vec<ResourceKey> {
         self.tls.iter().filter_map(|tls| tls.client_cert_id.clone()).collect()
     }
 }
