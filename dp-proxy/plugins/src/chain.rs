@@ -83,7 +83,7 @@ impl Instance {
         let answer = match step {
             Step::Answer(answer) => answer,
             Step::WaitThen(time, then) => return Step::WaitThen(time, Box::new(self.settle(*then))),
-            Step::Go | Step::Wait(_) => return step,
+            Step::Go | Step::Wait(_) | Step::Call(_) => return step,
         };
         Step::Answer(match &self.meta.error_response {
             Some(Value::String(text)) if answer.status.as_u16() >= 400 => {

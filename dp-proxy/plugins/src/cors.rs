@@ -17,7 +17,8 @@ use super::regex_uri::pattern;
 use super::request::Request;
 
 /// See the module.
-pub(crate) static PLUGIN: Plugin = Plugin { name: "cors", priority: 4000, version: 0.1, schema, read, auth: None };
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "cors", priority: 4000, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const EVERY_METHOD: HeaderValue = HeaderValue::from_static("GET,POST,PUT,DELETE,PATCH,HEAD,OPTIONS,CONNECT,TRACE");
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");

@@ -19,7 +19,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "limit-count", priority: 1002, version: 0.5, schema, read, auth: None };
+    Plugin { name: "limit-count", priority: 1002, version: 0.5, schema, read, auth: None, secrets: &[] };
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");

@@ -8,18 +8,24 @@ use serde_json::Value;
 use super::chain::Instance;
 use super::plugin::{Destination, Plugin};
 use super::{
-    api_breaker, basic_auth, consumer_restriction, cors, fault_injection, ip_restriction, jwt_auth, key_auth,
-    limit_conn, limit_count, limit_req, mocking, prometheus, proxy_rewrite, redirect, referer_restriction, request_id,
-    response_rewrite, traffic_split, ua_restriction, uri_blocker,
+    api_breaker, basic_auth, client_control, consumer_restriction, cors, csrf, fault_injection, forward_auth, gzip,
+    hmac_auth, ip_restriction, jwt_auth, key_auth, limit_conn, limit_count, limit_req, mocking, prometheus,
+    proxy_rewrite, real_ip, redirect, referer_restriction, request_id, request_validation, response_rewrite,
+    traffic_split, ua_restriction, uri_blocker,
 };
 
 /// Every plugin, sorted by name.
-pub static PLUGINS: [&Plugin; 21] = [
+pub static PLUGINS: [&Plugin; 28] = [
     &api_breaker::PLUGIN,
     &basic_auth::PLUGIN,
+    &client_control::PLUGIN,
     &consumer_restriction::PLUGIN,
     &cors::PLUGIN,
+    &csrf::PLUGIN,
     &fault_injection::PLUGIN,
+    &forward_auth::PLUGIN,
+    &gzip::PLUGIN,
+    &hmac_auth::PLUGIN,
     &ip_restriction::PLUGIN,
     &jwt_auth::PLUGIN,
     &key_auth::PLUGIN,
@@ -29,9 +35,11 @@ pub static PLUGINS: [&Plugin; 21] = [
     &mocking::PLUGIN,
     &prometheus::PLUGIN,
     &proxy_rewrite::PLUGIN,
+    &real_ip::PLUGIN,
     &redirect::PLUGIN,
     &referer_restriction::PLUGIN,
     &request_id::PLUGIN,
+    &request_validation::PLUGIN,
     &response_rewrite::PLUGIN,
     &traffic_split::PLUGIN,
     &ua_restriction::PLUGIN,
@@ -61,7 +69,8 @@ impl PluginCatalog for Catalog {
         let plugin = find(name)?;
         match role {
             PluginRole::Consumer => plugin.consumer_marks(),
-            PluginRole::Traffic | PluginRole::Metadata => Some(PluginMarks::default()),
+            PluginRole::Traffic => Some(PluginMarks { secrets: plugin.secrets, ..PluginMarks::default() }),
+            PluginRole::Metadata => Some(PluginMarks::default()),
             // No plugin is run on streams.
             PluginRole::Stream => None,
         }
@@ -288,6 +297,50 @@ mod tests {
                     "property \"rules\" validation failed: failed to validate item 1: property \"weighted_upstreams\" validation failed: expect array to have at least 1 items",
                 ),
             ),
+            ("csrf", json!({"key": "k", "expires": 0, "name": "X-Token"}), None),
+            ("csrf", json!({}), Some("property \"key\" is required")),
+            ("real-ip", json!({"source": "http_x_real_ip", "trusted_addresses": ["10.0.0.0/8", "::1"]}), None),
+            ("real-ip", json!({"source": "nosuch"}), Some("the variable \"nosuch\" is not served")),
+            ("client-control", json!({"max_body_size": 0}), None),
+            (
+                "client-control",
+                json!({"max_body_size": -1}),
+                Some("property \"max_body_size\" validation failed: expected -1 to be at least 0"),
+            ),
+            ("hmac-auth", json!({"signed_headers": ["date", "x-a"], "validate_request_body": true}), None),
+            (
+                "hmac-auth",
+                json!({"clock_skew": 0}),
+                Some("property \"clock_skew\" validation failed: expected 0 to be at least 1"),
+            ),
+            ("gzip", json!({"types": "*", "http_version": 1.0, "buffers": {"number": 4, "size": 8192}}), None),
+            (
+                "gzip",
+                json!({"comp_level": 10}),
+                Some("property \"comp_level\" validation failed: expected 10 to be at most 9"),
+            ),
+            (
+                "gzip",
+                json!({"types": []}),
+                Some("property \"types\" validation failed: expect array to have at least 1"),
+            ),
+            (
+                "forward-auth",
+                json!({"uri": "http://127.0.0.1:1/auth", "request_headers": ["A"], "client_headers": {}}),
+                None,
+            ),
+            (
+                "forward-auth",
+                json!({"uri": "auth.example"}),
+                Some("property \"uri\" validation failed: it is no http or https URI with a host"),
+            ),
+            ("request-validation", json!({"body_schema": {"type": "object"}, "rejected_code": 422}), None),
+            ("request-validation", json!({}), Some("object matches none of the required")),
+            (
+                "request-validation",
+                json!({"header_schema": {"type": "nosuch"}}),
+                Some("property \"header_schema\" validation failed: it is no JSON Schema"),
+            ),
             ("response-rewrite", json!({"status_code": 418, "body": "x", "headers": {"add": ["A: b"]}}), None),
             ("response-rewrite", json!({"body": "?", "body_base64": true}), Some("invalid base64 content")),
             ("request-id", json!({"algorithm": "nanoid"}), None),
@@ -325,6 +378,8 @@ mod tests {
                 json!({"key": "k", "public_key": "p", "algorithm": "RS256"}),
                 Some("public_key: it is no PEM text of a public key"),
             ),
+            ("hmac-auth", json!({"key_id": "k", "secret_key": "s"}), None),
+            ("hmac-auth", json!({"key_id": "k"}), Some("property \"secret_key\" is required")),
             ("cors", json!({}), Some("the plugin does not authenticate")),
         ] {
             let checked = CATALOG.check(name, PluginRole::Consumer, &configuration);

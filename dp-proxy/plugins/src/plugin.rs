@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
 use protocol::report::Report;
 use protocol::resource::scope::{Fields, Scope, check};
 use protocol::resource::{PluginMarks, Upstream, Variable};
@@ -28,6 +30,8 @@ pub struct Plugin {
     pub(crate) schema: fn() -> Value,
     /// Reads a configuration.
     pub(crate) read: fn(&Fields<'_, '_>) -> Option<Box<dyn Behaviour>>,
+    /// Which fields of a configuration are secret.
+    pub(crate) secrets: &'static [&'static str],
     /// What makes it one that authenticates.
     pub(crate) auth: Option<Auth>,
 }
@@ -56,10 +60,22 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
         Step::Go
     }
 
+    /// The largest body, in bytes, that it wants to have in [`Request::body`] before its first phase; `None`: it looks at no
+    /// bodies. A larger one is answered 413.
+    fn body_bytes_max(&self) -> Option<u64> {
+        None
+    }
+
     /// Where it may send requests to, in place of the route's upstream: by the numbers that it puts into
     /// [`Request::destination`].
     fn destinations(&self) -> &[Destination] {
         &[]
+    }
+
+    /// Goes on with the answer to a [`Step::Call`]; `None` when there is none that can be used.
+    fn replied(&self, request: &mut Request, reply: Option<Reply>) -> Step {
+        let _ = (request, reply);
+        Step::Go
     }
 
     /// Lets the request pass, or answers it.
@@ -102,8 +118,38 @@ pub enum Step {
     Wait(Duration),
     /// As that says, after some time.
     WaitThen(Duration, Box<Step>),
+    /// On when an upstream has answered a question of the plugin's own: [`Behaviour::replied`] says how.
+    Call(Box<Call>),
     /// Back to the client.
     Answer(Answer),
+}
+
+/// A request of a plugin's own.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Call {
+    /// The number of the [destination](Behaviour::destinations) that is asked.
+    pub destination: usize,
+    /// With which method.
+    pub method: Method,
+    /// The path and the query.
+    pub target: String,
+    /// Its headers, but those that frame it and tell whom it is for.
+    pub headers: HeaderMap,
+    /// Whether it has the body of the request that it is about.
+    pub has_body: bool,
+    /// How long all of it may take.
+    pub timeout: Duration,
+}
+
+/// The answer to a [`Call`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// All of its body.
+    pub body: Bytes,
 }
 
 impl Plugin {
@@ -113,6 +159,9 @@ impl Plugin {
         let mut schema = (self.schema)();
         schema["type"] = json!("object");
         schema["properties"]["_meta"] = meta::schema();
+        if !self.secrets.is_empty() {
+            schema["encrypt_fields"] = json!(self.secrets);
+        }
         schema
     }
 

@@ -17,7 +17,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "traffic-split", priority: 966, version: 0.1, schema, read, auth: None };
+    Plugin { name: "traffic-split", priority: 966, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 /// Shares of one rule, at most (APISIX's bound).
 const SHARES_MAX: usize = 20;

@@ -75,7 +75,7 @@ pub(super) fn host<'v>(scope: &Scope<'v, '_>) -> Option<&'v str> {
 }
 
 /// An address, or a network in CIDR notation.
-pub(super) fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
+pub fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
     let text = scope.string(0, usize::MAX)?;
     let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     if net.is_none() {

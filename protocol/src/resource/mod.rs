@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 pub use certificate::{BadCertificate, Certificate};
-pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts, reference};
+pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts, net, reference};
 pub use consumer::{Consumer, USERNAME_CHARS_MAX};
 pub use credential::Credential;
 pub use expression::Expression;
@@ -49,7 +49,7 @@ pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
     Scheme, Upstream, UpstreamTls,
 };
-pub use variable::{Known, Piece, Values, Variable, VariableText};
+pub use variable::{CONSUMER_NAME, Known, Piece, Values, Variable, VariableText};
 
 use crate::entry::Claim;
 use crate::json;

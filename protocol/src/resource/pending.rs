@@ -4,8 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, SecretManager, Service, Ssl, StreamRoute,
-    TlsVersion, Upstream, Variable,
+    Algorithm, CONSUMER_NAME, Endpoints, Expression, HashKey, Model, Route, Scheme, SecretManager, Service, Ssl,
+    StreamRoute, TlsVersion, Upstream, Variable,
 };
 use crate::report::{Path, Problem};
 
@@ -123,11 +123,8 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
     let mut problems = Vec::new();
     if upstream.algorithm == Algorithm::ConsistentHash {
         let key = upstream.hash_key();
-        if upstream.hash_on == HashOn::Consumer {
-            problems.push(not_served(at.property("hash_on"), "hashing on the consumer"));
-        }
         let variables = key.iter().flat_map(HashKey::variables);
-        for name in variables.filter_map(Variable::unknown) {
+        for name in variables.filter_map(Variable::unknown).filter(|name| *name != CONSUMER_NAME) {
             problems.push(not_served(at.property("key"), &format!("the variable {name:?}")));
         }
     }

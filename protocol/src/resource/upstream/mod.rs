@@ -10,7 +10,7 @@ pub use node::Node;
 
 use super::common::{Timeouts, duration, host, read_labelling, reference};
 use super::scope::{Fields, Scope};
-use super::variable::{Variable, VariableText};
+use super::variable::{CONSUMER_NAME, Variable, VariableText};
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem};
 
@@ -262,10 +262,16 @@ impl Upstream {
         }
     }
 
-    /// What consistent hashing hashes; `None` when something else chooses, or when it is the consumer.
+    /// What consistent hashing hashes; `None` when something else chooses.
     #[must_use]
     pub fn hash_key(&self) -> Option<HashKey> {
-        let key = self.key.as_ref().filter(|_| self.algorithm == Algorithm::ConsistentHash)?;
+        if self.algorithm != Algorithm::ConsistentHash {
+            return None;
+        }
+        if self.hash_on == HashOn::Consumer {
+            return Some(HashKey::Variable(Variable::parse(CONSUMER_NAME)));
+        }
+        let key = self.key.as_ref()?;
         match self.hash_on {
             HashOn::Vars => Some(HashKey::Variable(Variable::parse(key))),
             HashOn::Header => Some(HashKey::Variable(Variable::parse(&format!("http_{key}")))),
