@@ -157,12 +157,12 @@ impl HmacAuth {
         let (key_id, signature) = (shown.key_id?, STANDARD.decode(shown.signature?).ok()?);
         let (_, algorithm) = ALGORITHMS.iter().find(|(name, _)| Some(*name) == shown.algorithm)?;
         let date = http_date::parse(request.header(DATE.as_str())?)?;
-        let covers = |header: &&Box<str>| shown.headers.iter().any(|name| name.eq_ignore_ascii_case(header));
+        let covers = |header: &str| shown.headers.iter().any(|name| name.eq_ignore_ascii_case(header));
         let login = host.login(NAME, key_id)?;
         let Proof::SharedSecret(secret) = login.proof else { return None };
         let holds = self.allowed.contains(algorithm)
             && host.wall_seconds().abs_diff(date) <= self.clock_skew_seconds
-            && self.signed_headers.iter().all(|header| covers(&header))
+            && self.signed_headers.iter().all(|header| covers(header))
             && verifies(*algorithm, secret.as_bytes(), &shown.text(key_id, request, host), &signature)
             && (self.body_bytes_max.is_none() || has_digest(request));
         holds.then_some(login)

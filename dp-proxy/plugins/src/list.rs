@@ -6,6 +6,7 @@ use protocol::resource::{Checked, PluginCatalog, PluginMarks, PluginRole, check_
 use serde_json::Value;
 
 use super::chain::Instance;
+use super::metadata::Metadata;
 use super::plugin::{Destination, Plugin};
 use super::{
     api_breaker, basic_auth, client_control, consumer_restriction, cors, csrf, fault_injection, forward_auth, gzip,
@@ -95,9 +96,15 @@ impl PluginCatalog for Catalog {
                 plugin.consumer_schema()
             }
             PluginRole::Stream => return Err(unknown(name)),
-            PluginRole::Metadata => None,
+            PluginRole::Metadata => {
+                Metadata::read(name, configuration)?;
+                plugin.metadata_schema()
+            }
         };
-        let warnings = schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default();
+        let warnings = match schema {
+            Some(schema) => unknown_fields(&schema, configuration),
+            None => vec![format!("the metadata of {name} is stored, and the plugin reads none")],
+        };
         Ok(Checked { warnings, references })
     }
 }
@@ -391,6 +398,29 @@ mod tests {
                 (Some(said), Some(found)) => assert!(found.starts_with(said), "{name} {configuration}: {found}"),
                 _ => assert_eq!(found.as_deref(), said, "{name} {configuration}"),
             }
+        }
+    }
+
+    #[test]
+    fn metadata_is_checked_where_a_plugin_reads_any() {
+        let said = |name: &str, body: Value| {
+            let checked = CATALOG.check(name, PluginRole::Metadata, &body);
+            checked.map(|checked| checked.warnings).map_err(|report| report.summary().to_owned())
+        };
+        assert_eq!(said("limit-count", json!({"limit_header": "X-L"})), Ok(Vec::new()));
+        assert!(said("limit-count", json!({"limit_header": "a b"})).is_err());
+        assert!(said("cors", json!({"allow_origins": {"a": "no origin"}})).is_err());
+        assert_eq!(said("cors", json!({"x": 1})), Ok(vec!["the field \"x\" is stored, and has no effect".to_owned()]));
+        assert_eq!(
+            said("key-auth", json!({"x": 1})),
+            Ok(vec!["the metadata of key-auth is stored, and the plugin reads none".to_owned()])
+        );
+        for plugin in PLUGINS {
+            assert!(
+                plugin.metadata_schema().is_none_or(|schema| jsonschema::meta::is_valid(&schema)),
+                "{}",
+                plugin.name
+            );
         }
     }
 

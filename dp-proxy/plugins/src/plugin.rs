@@ -15,6 +15,7 @@ use super::answer::{Answer, Response};
 use super::auth::Credential;
 use super::host::Host;
 use super::meta;
+use super::metadata::Metadata;
 use super::request::{self, Request};
 
 /// What is fixed about a plugin.
@@ -173,7 +174,16 @@ impl Plugin {
             all["type"] = json!("auth");
             all["consumer_schema"] = schema;
         }
+        if let Some(schema) = self.metadata_schema() {
+            all["metadata_schema"] = schema;
+        }
         all
+    }
+
+    /// The JSON Schema of its metadata; `None` for a plugin that reads none.
+    #[must_use]
+    pub fn metadata_schema(&self) -> Option<Value> {
+        Metadata::schema(self.name)
     }
 
     /// The JSON Schema of a consumer's configuration; `None` for a plugin that does not authenticate.

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use protocol::resource::{Known, Values, Variable};
 use serde_json::Value;
 
-use super::{Answer, Behaviour, Chain, Credential, Host, Identity, Instance, Login, Request, Response, Step, find};
+use super::{
+    Answer, Behaviour, Chain, Credential, Host, Identity, Instance, Login, Metadata, Request, Response, Step, find,
+};
 
 /// Knows what a test tells it.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(crate) struct TestHost {
     pub(crate) wall_seconds: u64,
     pub(crate) random: [u8; 16],
     pub(crate) identity: Identity,
+    pub(crate) metadata: Option<Metadata>,
     pub(crate) credentials: Vec<(&'static str, Credential)>,
 }
 
@@ -50,6 +53,7 @@ impl TestHost {
             wall_seconds: 0,
             random: [7; 16],
             identity: Identity { consumer: consumer.into(), credential: None, custom_id: None, group: None },
+            metadata: None,
             credentials: by.iter().map(credential).collect(),
         }
     }
@@ -96,6 +100,10 @@ impl Host for TestHost {
 
     fn random(&self) -> [u8; 16] {
         self.random
+    }
+
+    fn metadata(&self, _: &str) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 
     fn login(&self, plugin: &'static str, identity: &str) -> Option<Login<'_>> {

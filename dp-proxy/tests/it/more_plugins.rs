@@ -280,3 +280,20 @@ async fn another_server_is_asked_first() {
     assert_eq!(ask(&scene, "GET", "/late", "Authorization: hang\r\n").await.status, 504);
     assert_eq!(ask(&scene, "GET", "/free", "").await.status, 200, "nobody answers, and it may go on");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_holds_wherever_a_plugin_is_run() {
+    let origin = Origin::echo().await;
+    let limit = json!({"limit-count": {"count": 9, "time_window": 60}});
+    let resources = [
+        ("plugin_metadata", "limit-count", json!({"limit_header": "X-Most"})),
+        ("routes", "r", with_plugins("/r", &origin, limit)),
+    ];
+    let scene = Scene::with(&resources).await;
+    let told = |answer: &Response| ["x-most", "x-ratelimit-limit"].map(|name| answer.header(name).map(str::to_owned));
+    let nine = || Some("9".to_owned());
+    assert_eq!(told(&ask(&scene, "GET", "/r", "").await), [nine(), None]);
+    scene.control_plane.commit(&[("plugin_metadata", "limit-count", None)]);
+    scene.dp.serves(&scene.control_plane).await;
+    assert_eq!(told(&ask(&scene, "GET", "/r", "").await), [None, nine()]);
+}

@@ -34,7 +34,6 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
 pub(super) fn warnings(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
     match model {
-        Model::PluginMetadata(_) => warnings.push("plugin metadata is stored, and no plugin reads it yet".to_owned()),
         Model::Proto(_) => warnings.push("protos are stored, and no plugin reads them yet".to_owned()),
         Model::SecretManager(manager) if SecretManager::vault(&manager.fields).is_none() => {
             warnings

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daemon::seams::{SystemClock, SystemRandom};
 use http::header::{HeaderName, HeaderValue};
-use plugins::{Identity, Login};
+use plugins::{Identity, Login, Metadata};
 use protocol::resource::Values;
 use protocol::seam::{Random, WallClock};
 use tokio::time::Instant;
@@ -49,6 +49,10 @@ impl plugins::Host for World<'_> {
 
     fn random(&self) -> [u8; 16] {
         SystemRandom.bytes16()
+    }
+
+    fn metadata(&self, plugin: &str) -> Option<&Metadata> {
+        self.table.access().metadata.get(plugin)
     }
 
     fn login(&self, plugin: &'static str, identity: &str) -> Option<Login<'_>> {

@@ -16,7 +16,7 @@ mod upstreams;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use plugins::Chain;
+use plugins::{Chain, Metadata};
 use protocol::delta::Change;
 use protocol::resource::{HostPattern, KindInfo, Model, SslRole, Vault};
 use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
@@ -47,6 +47,7 @@ const CONSUMERS: &str = "consumers";
 const CREDENTIALS: &str = "credentials";
 const CONSUMER_GROUPS: &str = "consumer_groups";
 const PLUGIN_CONFIGS: &str = "plugin_configs";
+const PLUGIN_METADATA: &str = "plugin_metadata";
 
 /// A resource whose newest entry is not served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,6 +94,8 @@ enum Ready {
     ClientTls(Arc<ClientTls>),
     /// A secret manager from which secrets are read; `None`: one that nothing is read from.
     Manager(Option<Vault>),
+    /// What holds wherever a plugin is run; `None`: the plugin reads nothing of the kind.
+    Metadata(Option<Metadata>),
 }
 
 /// Where a route stands, and what it refers to.
@@ -228,6 +231,10 @@ impl Compiler {
                 Ready::Ssl(patterns, Arc::new(compiled))
             }
             Model::SecretManager(_) => Ready::Manager(self.vault(key, body)?),
+            Model::PluginMetadata(_) => {
+                let read = Metadata::read(&key.id, &body);
+                Ready::Metadata(read.map_err(|report| plan::one_line(&report.to_string()))?)
+            }
             model => {
                 streams::check_plugins(&model)?;
                 let none = serde_json::Map::new();
@@ -264,6 +271,7 @@ impl Compiler {
                 self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Ready(tls));
                 return;
             }
+            Ready::Metadata(metadata) => return self.table.access.set_metadata(&key.id, metadata),
             Ready::Manager(vault) => return self.secrets.set_manager(&key.id, vault.map(Ok)),
         };
         match model {
@@ -271,7 +279,7 @@ impl Compiler {
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service, ready.chain)),
             Model::StreamRoute(route) => self.put_stream(&key.id, StreamPlan::of(*route)),
             // They became ready above.
-            Model::Ssl(_) | Model::SecretManager(_) => {}
+            Model::Ssl(_) | Model::SecretManager(_) | Model::PluginMetadata(_) => {}
             Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
             Model::GlobalRule(_) => {
                 self.bar(&key.id, false);
@@ -281,7 +289,7 @@ impl Compiler {
                 self.table.access.put(key, &model, ready, &mut self.logins);
             }
             // Nothing reads them yet.
-            Model::PluginMetadata(_) | Model::Proto(_) => {}
+            Model::Proto(_) => {}
         }
     }
 
@@ -297,6 +305,8 @@ impl Compiler {
             }
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             SECRETS => self.secrets.set_manager(&key.id, Some(Err(reason.to_owned()))),
+            // It is run as without any.
+            PLUGIN_METADATA => self.table.access.set_metadata(&key.id, None),
             GLOBAL_RULES => {
                 self.bar(&key.id, true);
                 self.table.access.seal(key, reason, &mut self.logins);
@@ -324,6 +334,7 @@ impl Compiler {
             STREAM_ROUTES => self.remove_stream(&key.id),
             UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
             SECRETS => self.secrets.set_manager(&key.id, None),
+            PLUGIN_METADATA => self.table.access.set_metadata(&key.id, None),
             GLOBAL_RULES => {
                 self.bar(&key.id, false);
                 self.table.access.remove(key, &mut self.logins);
@@ -349,8 +360,9 @@ impl Compiler {
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     SECRETS,
+    PLUGIN_METADATA,
     UPSTREAMS,
     SERVICES,
     PLUGIN_CONFIGS,
