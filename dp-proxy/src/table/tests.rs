@@ -293,4 +293,7 @@ fn plugins_may_send_requests_elsewhere() {
     assert_eq!(goes_to(&it, 0).unwrap_err(), "upstreams/u cannot be served: its scheme is for stream routes");
     it.put("routes", "r", json!({"uri": "/", "plugins": {"cors": {}}}));
     assert!(goes_to(&it, 0).is_err() && named(&it) == ["upstreams/u"]);
+    it.delete("upstreams", "u");
+    it.put("upstreams", "w", nodes("4.4.4.4:4"));
+    assert_eq!(it.compiler.table().upstreams.len(), 1, "nobody refers to the place of the one that is gone");
 }
