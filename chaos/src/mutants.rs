@@ -102,7 +102,7 @@ pub async fn hunt(mutant: &Mutant, layout: Layout, seeds: u64, reports: PathBuf)
         match scenario::run(&order).await {
             Ok(outcome) => match outcome.verdict {
                 Verdict::Valid => {}
-                Verdict::Invalid(why) => hunt.invalid.push(why),
+                Verdict::Invalid(why) => hunt.invalid.push(why.to_string()),
                 Verdict::Failed(breaches) => {
                     hunt.broken = breaches.iter().map(|breach| breach.law).collect();
                     hunt.broken.sort_unstable();

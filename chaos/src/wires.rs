@@ -108,8 +108,9 @@ async fn accept(listener: TcpListener, to: u16, target: String, states: States) 
     while let Ok((stream, peer)) = listener.accept().await {
         let (target, states) = (target.clone(), states.clone());
         connections.spawn(async move {
-            // Whoever is no node (a command line, a test) has a wire of its own, number 0.
-            let from = tokio::task::spawn_blocking(move || dialler(peer)).await.ok().flatten().unwrap_or(0);
+            let Ok(listener) = stream.local_addr() else { return };
+            // Whoever cannot be told from a node is no wire that could be cut: it dials again.
+            let Ok(Some(from)) = tokio::task::spawn_blocking(move || dialler(peer, listener)).await else { return };
             let (there, back) = (state(&states, (from, to)), state(&states, (to, from)));
             // A connection is made when its first packets get through, both ways.
             for mut way in [there.clone(), back.clone()] {
@@ -157,29 +158,53 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch:
     tokio::join!(send, receive);
 }
 
-/// The number of the node whose process has this socket.
-fn dialler(peer: SocketAddr) -> Option<u16> {
-    let SocketAddr::V4(peer) = peer else { return None };
-    let ip = u32::from_le_bytes(peer.ip().octets());
-    let local = format!("{ip:08X}:{:04X}", peer.port());
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let inode = table.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&&*local)).then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
-    })?;
+/// The number of the node whose process dialled `to` from `from`; 0 for whoever is no node (a command line, a test).
+/// `None` when the connection is gone already.
+fn dialler(from: SocketAddr, to: SocketAddr) -> Option<u16> {
+    let inode = inode(&fs::read_to_string("/proc/net/tcp").ok()?, from, to)?;
     let socket = format!("socket:[{inode}]");
-    fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+    let node = fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let command = fs::read(process.path().join("cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).into_owned();
         let number = command.split("node.name=cp-").nth(1)?.split('\0').next()?.parse().ok()?;
         let mut open = fs::read_dir(process.path().join("fd")).ok()?.flatten();
         open.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*socket)).then_some(number)
+    });
+    Some(node.unwrap_or(0))
+}
+
+/// The inode of the dialling end of a connection in the kernel's table (proc_net_tcp(5)). Both ends are compared: where many
+/// connections are, a local port is that of several, which lead to different places.
+fn inode(table: &str, from: SocketAddr, to: SocketAddr) -> Option<String> {
+    let written = |end: SocketAddr| match end {
+        SocketAddr::V4(end) => Some(format!("{:08X}:{:04X}", u32::from_le_bytes(end.ip().octets()), end.port())),
+        SocketAddr::V6(_) => None,
+    };
+    let (from, to) = (written(from)?, written(to)?);
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1) == Some(&&*from) && fields.get(2) == Some(&&*to);
+        // A connection that is closed has no socket any more: its inode is 0.
+        fields.get(9).filter(|inode| is_it && **inode != "0").map(|inode| (*inode).to_owned())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_is_told_from_others_of_the_same_local_port() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:C35A 0100007F:4E2A 06 00000000:00000000 03:00001769 00000000     0        0 0 3 0000000000000000
+   1: 0100007F:C35A 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 71 1 0000000000000000
+   2: 0100007F:C35A 0100007F:4E2A 01 00000000:00000000 00:00000000 00000000     0        0 72 1 0000000000000000
+";
+        let end = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(inode(table, end(0xC35A), end(0x4E2A)).as_deref(), Some("72"));
+        assert_eq!(inode(table, end(0xC35A), end(0x4E2B)), None);
+    }
 
     #[tokio::test]
     async fn a_wire_that_is_cut_one_way_holds_what_is_sent_that_way_until_it_is_healed() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::durable;
+use daemon::{durable, secret_file};
 use protocol::command::{Action, Command, Draft, Write};
 use protocol::crypto::{Keyring, SigningKey};
 use protocol::report;
@@ -102,7 +102,7 @@ fn bad(key: &str, problem: impl std::fmt::Display) -> BadSetting {
 }
 
 fn read(setting: &str, path: &Path) -> Result<String, BadSetting> {
-    std::fs::read_to_string(path).map_err(|e| bad(setting, format!("{}: {e}", path.display())))
+    secret_file::read(path).map_err(|e| bad(setting, format!("{}: {e}", path.display())))
 }
 
 /// The key-encryption key, where one is set.

@@ -16,6 +16,7 @@ pub mod bootstrap;
 pub mod command;
 mod escrow;
 mod feed;
+mod http;
 mod links;
 mod maintenance;
 mod members;

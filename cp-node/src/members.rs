@@ -3,6 +3,8 @@
 //! The leader changes the membership, one change at a time; any other node passes a request on to it. Ids come from the
 //! log and are never given twice; a node whose disk is wiped comes back under a new one.
 
+mod announce;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use raft_store::types::{Member, NodeId, Raft};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tonic::Status;
+
+pub(crate) use announce::join_request;
 
 use crate::propose::{ProposeError, Proposer};
 use crate::raft::{Channels, LeaderContact, LinkClass, Peering};
@@ -61,7 +65,8 @@ enum Leader {
 }
 
 impl Members {
-    /// Gives a node its id and takes it in as a learner. Asking again, under the same name of its own, gives the same id.
+    /// Gives a node its id and takes it in as a learner. Asking again, under the same name of its own, gives the same id,
+    /// and takes its addresses as it then says them.
     pub(crate) async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let uuid: [u8; 16] =
             request.uuid[..].try_into().map_err(|_| Status::invalid_argument("uuid must be sixteen bytes"))?;
@@ -89,9 +94,23 @@ impl Members {
             wants_vote: request.voter,
         };
         let known = self.members().into_iter().find(|(id, _)| *id == node);
-        if known.is_none_or(|(_, known)| known != member) {
-            self.wait(self.raft.add_learner(node, member, false)).await?;
-            tracing::info!(node_id = node, name = request.name, address = request.peer_address, "a node has joined");
+        match known {
+            None => {
+                self.wait(self.raft.add_learner(node, member, false)).await?;
+                tracing::info!(
+                    node_id = node,
+                    name = request.name,
+                    address = request.peer_address,
+                    "a node has joined"
+                );
+            }
+            Some((_, known)) if known != member => {
+                // Its own name shows that it is the same node, and nobody else is reached under its id: a message to another
+                // node is refused there.
+                self.wait(self.raft.change_membership(ChangeMembers::SetNodes([(node, member)].into()), true)).await?;
+                tracing::info!(node_id = node, name = request.name, address = request.peer_address, "a node has moved");
+            }
+            Some(_) => {}
         }
         Ok(JoinReply {
             cluster: self.peering.cluster.to_string(),

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -11,9 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 
+use crate::http::{self, Bounds};
 use crate::metrics::Metrics;
 use crate::net::{Listener, Stream};
 use crate::status::Describe;
+
+/// A probe that says nothing gives its place to the next soon.
+const BOUNDS: Bounds = Bounds { connections_max: 1024, head_max: Duration::from_secs(10) };
 
 /// What the probes look at.
 #[derive(Clone)]
@@ -34,9 +39,7 @@ pub(crate) async fn serve(listener: Box<dyn Listener>, probes: Probes) {
         .route("/version", get(version))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(probes));
-    if let Err(error) = axum::serve(Accepting(listener), router).await {
-        tracing::error!(%error, "the probes have stopped");
-    }
+    http::serve(Accepting(listener), router, BOUNDS, std::future::pending()).await;
 }
 
 struct Accepting(Box<dyn Listener>);

@@ -15,6 +15,7 @@ use raft_store::types::{NodeId, Raft};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::node::Tasks;
 use crate::raft::{Channels, LinkClass, Peering};
 
 /// Reads that wait for one round, at most; more are refused.
@@ -55,11 +56,17 @@ struct Rounds {
 
 impl ReadIndex {
     /// Starts on the current runtime.
-    pub(crate) fn start(peering: Peering, raft: Raft, channels: Channels, applied: watch::Receiver<Applied>) -> Self {
+    pub(crate) fn start(
+        tasks: &Tasks,
+        peering: Peering,
+        raft: Raft,
+        channels: Channels,
+        applied: watch::Receiver<Applied>,
+    ) -> Self {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
         let failure = Arc::new(std::sync::Mutex::new("no leader is known".to_owned()));
         let rounds = Rounds { peering, raft, channels, failure: failure.clone() };
-        tokio::spawn(rounds.run(queue));
+        tasks.spawn("read index", rounds.run(queue));
         Self { waiting, applied, failure }
     }
 

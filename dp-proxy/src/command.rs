@@ -120,12 +120,12 @@ pub fn execute() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let settings: Settings = daemon::settings::load(&cli.settings.config, std::env::vars(), &cli.settings.set)?;
+    if let Command::Run { .. } = cli.command {
+        logging::start(&settings.log)?;
+    }
     let checked = settings.check()?;
     match cli.command {
-        Command::Run { take_over } => {
-            logging::start(&settings.log)?;
-            runtime()?.block_on(run(checked, take_over))
-        }
+        Command::Run { take_over } => runtime()?.block_on(run(checked, take_over)),
         Command::Config(ConfigCommand::Validate) => {
             println!("the settings can be used");
             Ok(())

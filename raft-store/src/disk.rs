@@ -118,7 +118,7 @@ impl DataDir {
     /// # Errors
     /// [`DiskError`]; [`io::ErrorKind::WouldBlock`] when another process uses it.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        durable::create_directory(path)?;
+        durable::create_private_directory(path)?;
         let lock = durable::lock(&path.join("lock"))?;
         climb(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })

@@ -67,10 +67,21 @@ pub enum Sometimes {
 pub enum Verdict {
     /// Everything held, and enough happened.
     Valid,
-    /// It says nothing: too little happened, or it was not well to begin with.
-    Invalid(String),
+    /// It says nothing.
+    Invalid(SaysNothing),
     /// A law was broken.
     Failed(Vec<Breach>),
+}
+
+/// Why a run says nothing.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SaysNothing {
+    /// Something was not well before the first fault: the machine, or a bug nobody looked for. Another run may say more.
+    #[error("{0}")]
+    Disturbed(String),
+    /// What it is about did not happen: another run of it would say no more.
+    #[error("{0}")]
+    Idle(String),
 }
 
 /// What came of a run.

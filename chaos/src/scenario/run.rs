@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Figures, Outcome, Scenario, Sometimes, Step, Verdict, gaps, healthy, report};
+use super::{Figures, Outcome, SaysNothing, Scenario, Sometimes, Step, Verdict, gaps, healthy, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach, Truth};
 use crate::herd::{Back, Herd};
@@ -329,22 +329,23 @@ fn judge(scenario: &Scenario, history: &[Event], figures: &Figures, breaches: Ve
         return Verdict::Failed(breaches);
     }
     if let Some(why) = healthy::disturbance(history) {
-        return Verdict::Invalid(why);
+        return Verdict::Invalid(SaysNothing::Disturbed(why));
     }
+    let idle = |why| Verdict::Invalid(SaysNothing::Idle(why));
     if figures.acknowledged < WRITES_MIN
         || figures.requests == 0
         || figures.frames == 0
         || !stands(history).any(|s| s.term > 0)
     {
-        return Verdict::Invalid(format!("too little happened: {figures:?}"));
+        return idle(format!("too little happened: {figures:?}"));
     }
     let missing: Vec<&Sometimes> = scenario.wants.iter().filter(|wanted| !figures.seen.contains(wanted)).collect();
     if !missing.is_empty() {
-        return Verdict::Invalid(format!("it never saw {missing:?}"));
+        return idle(format!("it never saw {missing:?}"));
     }
     // A truth that knows of no write proves nothing of writes.
     if Truth::of(history).by_key.len() < 3 {
-        return Verdict::Invalid("hardly any key was written".to_owned());
+        return idle("hardly any key was written".to_owned());
     }
     Verdict::Valid
 }

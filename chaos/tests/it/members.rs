@@ -200,3 +200,27 @@ async fn settled(cluster: &mut Cluster, through: u16, learners: &[u64]) {
     .await
     .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_at_another_address_is_found_there() {
+    let layout = Layout::Test { cluster: 0 };
+    let mut cluster = Cluster::start(layout, 3, 0, &[]).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let moving = (1..=3).find(|number| *number != leader).unwrap();
+    cluster.cp(moving).kill().await.unwrap();
+    let moved = layout.link(moving);
+    cluster.cp(moving).set(&[&format!("peer.listen={moved}"), "node.region=elsewhere"]);
+    cluster.cp(moving).run().unwrap();
+    cluster.cp(leader).api().put("routes", "r", &route(1)).await.unwrap();
+    cluster.agree(READY_MAX).await.unwrap();
+    let printed = cluster.cp(leader).printed();
+    assert!(printed.contains("a node has moved") && printed.contains(&moved), "{printed}");
+    // It votes as before, and is reached: with the third node gone it makes the quorum.
+    let third = (1..=3).find(|number| ![leader, moving].contains(number)).unwrap();
+    cluster.cp(third).kill().await.unwrap();
+    cluster.cp(moving).api().put("routes", "s", &route(2)).await.unwrap();
+    cluster.cp(leader).kill().await.unwrap();
+    cluster.cp(third).run().unwrap();
+    cluster.cp(third).ready().await.unwrap();
+    cluster.cp(moving).api().put("routes", "t", &route(3)).await.unwrap();
+}

@@ -1,14 +1,14 @@
 //! Scenarios of the matrix, each once: real nodes and proxies under load, a fault, and every checker over what happened.
 
 use chaos::layout::Layout;
-use chaos::scenario::{self, Order, Verdict};
+use chaos::scenario::{self, Order, SaysNothing, Verdict};
 
-/// Runs that say nothing (a machine that starves a node before anything was done to it) before a scenario is given up.
+/// Runs of a machine that starves a node before anything was done to it, before a scenario is given up.
 const RUNS_MAX: usize = 3;
 
 async fn holds(name: &str) {
-    let mut said_nothing = Vec::new();
-    while said_nothing.len() < RUNS_MAX {
+    let mut disturbed = Vec::new();
+    while disturbed.len() < RUNS_MAX {
         let reports = tempfile::tempdir().unwrap();
         let order = Order {
             scenario: scenario::find(name).unwrap(),
@@ -22,11 +22,12 @@ async fn holds(name: &str) {
         println!("{:?}", outcome.figures);
         match outcome.verdict {
             Verdict::Valid => return,
-            Verdict::Invalid(why) => said_nothing.push(why),
+            Verdict::Invalid(SaysNothing::Disturbed(why)) => disturbed.push(why),
+            Verdict::Invalid(SaysNothing::Idle(why)) => panic!("{name} says nothing: {why}"),
             Verdict::Failed(breaches) => panic!("{breaches:?}; see {}", reports.keep().display()),
         }
     }
-    panic!("{name} says nothing: {said_nothing:?}");
+    panic!("{name} was disturbed each time: {disturbed:?}");
 }
 
 macro_rules! scenarios {

@@ -11,6 +11,7 @@ use protocol::resource::{KindInfo, admit};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::progress::Progress;
 
 /// One resource of a file.
 #[derive(Clone, Debug)]
@@ -104,14 +105,18 @@ pub(crate) fn resources(paths: &[PathBuf], apisix: bool) -> Result<Vec<Resource>
 }
 
 fn of_file(path: &Path, apisix: bool) -> Result<Vec<(String, Resource)>, Failure> {
+    let reading = Progress::of(&format!("reading {}", path.display()));
     let (value, dialect) = match apisix {
         true => (apisix_value(path)?, Dialect::Apisix),
         false => (value(path)?, Dialect::Holdfast),
     };
     let (items, problems) = document::items(value, dialect);
+    drop(reading);
     let mut problems: Vec<_> = problems.into_iter().map(|why| format!("{}: {why}", path.display())).collect();
     let mut all = Vec::new();
+    let progress = Progress::of_parts(&format!("checking {}", path.display()), items.len() as u64);
     for Item { place, kind, id, value } in items {
+        progress.advance(1);
         match check(&format!("{}: {place}", path.display()), kind, &id, &value) {
             Ok(()) => all.push((place, Resource { kind, id, value })),
             Err(e) => problems.push(e.to_string()),

@@ -1,6 +1,5 @@
 //! Waiting until the proxies serve a change.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,6 +8,7 @@ use serde_json::Value;
 
 use crate::client::{Answer, Client};
 use crate::failure::Failure;
+use crate::progress::Progress;
 use crate::render::cell;
 
 /// How long one question is held back at a node.
@@ -40,7 +40,7 @@ impl Waiting {
         let until = Instant::now() + within.0;
         client.extend(within.0);
         let keys = if keys.len() <= KEYS_MAX { keys.join(",") } else { String::new() };
-        let mut shown = String::new();
+        let progress = Progress::of("asking who serves it");
         loop {
             let hold = until.saturating_duration_since(Instant::now()).min(HOLD).max(Duration::from_millis(1));
             let mut path =
@@ -58,10 +58,7 @@ impl Waiting {
             if Instant::now() >= until {
                 return Err(Failure::NotServed(explain(&line, &fleet)));
             }
-            if line != shown && std::io::stderr().is_terminal() {
-                eprintln!("hfctl: {line}");
-                shown = line;
-            }
+            progress.say(&line);
         }
     }
 }

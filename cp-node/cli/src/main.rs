@@ -9,6 +9,7 @@ mod document;
 mod failure;
 mod fleet;
 mod plan;
+mod progress;
 mod render;
 mod tls;
 mod verbs;

@@ -11,6 +11,7 @@ use ureq::http::Method;
 use crate::client::Client;
 use crate::document::Resource;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use crate::render::{self, cell};
 use crate::verbs::{id_of, path, resource_of};
 
@@ -74,7 +75,9 @@ pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Labe
         kinds.extend(protocol::resource::KINDS.iter().map(|kind| kind.name));
     }
     let mut now: BTreeMap<(&'static str, String), (Value, u64)> = BTreeMap::new();
+    let progress = Progress::of("looking at what the cluster has");
     for kind in kinds {
+        progress.say(&format!("looking at the {kind} that the cluster has"));
         let answer = client.get(&path(kind, None))?;
         for item in answer.body["list"].as_array().into_iter().flatten() {
             let id = id_of(item);
@@ -96,6 +99,7 @@ pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Labe
             changes.push(Change { kind, id, how: How::Pruned, old, new: Value::Null, modified: Some(modified) });
         }
     }
+    drop(progress);
     look_at_keys(client, &mut changes)?;
     Ok(changes)
 }
@@ -123,6 +127,7 @@ fn look_at_keys(client: &mut Client, changes: &mut [Change]) -> Result<(), Failu
 
 /// Asks a node what the operations would come to.
 pub(crate) fn dry_run(client: &mut Client, operations: &[Value]) -> Result<Value, Failure> {
+    let _progress = Progress::of(&format!("trying {} changes", operations.len()));
     let body = json!({ "operations": operations, "dry_run": true }).to_string();
     Ok(client.send(&Method::POST, "/v1/transactions", &[], Some(&body))?.body)
 }

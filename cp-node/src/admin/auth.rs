@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use axum::http::{HeaderMap, Method, header};
+use daemon::secret_file;
 use protocol::ConfigState;
 use protocol::command::BasedOn;
 use protocol::entry::UnixMillis;
@@ -71,7 +72,7 @@ impl Keys {
         let mut keys = Vec::new();
         for (index, setting) in settings.iter().enumerate() {
             let text = match &setting.key_file {
-                Some(path) => std::fs::read_to_string(path)
+                Some(path) => secret_file::read(path)
                     .map_err(|error| KeyError::File { index, path: path.clone(), error })?
                     .trim()
                     .to_owned(),
@@ -133,7 +134,7 @@ impl Keys {
 }
 
 /// Header, query argument or cookie, in this order.
-fn given_key(headers: &HeaderMap, query: &Query) -> Option<String> {
+pub(super) fn given_key(headers: &HeaderMap, query: &Query) -> Option<String> {
     let from_header = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let from_cookie = || {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());

@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 
 use super::Desk;
 use super::answer::Answer;
-use super::request::Call;
+use super::request::{Call, aside};
 
 /// Serves a request for a backup.
 pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
@@ -20,16 +20,11 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
     let config = desk.config(call.query.get("stale") == Some("true")).await?;
     let (cluster, level, now) = (desk.describe.peering.cluster, desk.describe.applied.borrow().level, desk.clock.now());
     let key = archiver.key();
-    let encoding = daemon::blocking::spawn(move || {
-        archive::write::encode_base(cluster, &archive::View::Whole, &config, level, now, &key)
+    let encoding = aside(move || {
+        let encoded = archive::write::encode_base(cluster, &archive::View::Whole, &config, level, now, &key);
+        let failed = |e| format!("the backup could not be written: {e}");
+        encoded.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &failed(e)))
     });
-    let encoded = match encoding.await {
-        Ok(Ok((header, bytes))) => Ok((header, bytes)),
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(e) => Err(e.to_string()),
-    };
-    let (header, bytes) = encoded.map_err(|e| {
-        Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("the backup could not be written: {e}"))
-    })?;
+    let (header, bytes) = encoding.await?;
     Ok(Answer::file(bytes).with_text("x-holdfast-position", &header.position.to_string()))
 }

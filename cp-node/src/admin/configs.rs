@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::answer::Answer;
 use super::limits::{ATTEMPTS, OPERATIONS_MAX};
-use super::request::{Call, WriteTerms, read_body};
+use super::request::{Call, WriteTerms, aside, read_body};
 use super::schemas::{id_of, is_beside_lists};
 use super::secrets::{Secrets, View};
 use super::{Desk, wait, write};
@@ -40,10 +40,8 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         Method::GET => {
             let config = desk.config(call.wants_stale()?).await?;
             let (secrets, opened) = (desk.secrets.clone(), call.principal.sees_secrets);
-            let reading = tokio::task::spawn_blocking(move || {
-                read(&config, if opened { View::Open(&secrets) } else { View::Masked })
-            });
-            reading.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?
+            let reading = aside(move || read(&config, if opened { View::Open(&secrets) } else { View::Masked }));
+            reading.await
         }
         Method::HEAD => {
             let config = desk.config(call.wants_stale()?).await?;
@@ -120,7 +118,7 @@ fn read(config: &ConfigState, view: View<'_>) -> Result<Answer, Answer> {
 
 async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
     let body = read_body(body, desk.settings.transaction_max.0).await?;
-    let terms = call.terms(desk, &body)?;
+    let terms = call.terms(desk, &body).await?;
     terms.check_for_all()?;
     let digest = call.headers.get("x-digest").and_then(|digest| digest.to_str().ok()).map(str::to_owned);
     let digest = digest.filter(|digest| !digest.is_empty()).ok_or_else(|| Answer::bad("missing digest header"))?;
@@ -130,9 +128,7 @@ async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
             "application/yaml" | "text/yaml" | "application/x-yaml"
         )
     });
-    let parsing = daemon::blocking::spawn(move || parse(&body, is_yaml));
-    let wanted = parsing.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
-    let wanted = std::sync::Arc::new(wanted);
+    let wanted = std::sync::Arc::new(aside(move || parse(&body, is_yaml)).await?);
     for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
         if let Some((said, true)) = said(&config)?
@@ -142,8 +138,7 @@ async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
         }
         let (wanted, digest, seconds) = (wanted.clone(), digest.clone(), desk.clock.now() / 1000);
         let secrets = desk.secrets.clone();
-        let planning = daemon::blocking::spawn(move || plan(&config, &secrets, &wanted, &digest, seconds));
-        let plan = planning.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
+        let plan = aside(move || plan(&config, &secrets, &wanted, &digest, seconds)).await?;
         match write::propose(desk, call, &terms, Vec::new(), Action::Transaction(plan.transaction)).await {
             Ok((position, written)) => return Ok(accepted(desk, &terms, &plan.said, position, &written).await),
             // Somebody else was faster: what differs is looked at again.

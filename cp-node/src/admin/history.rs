@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use bytes::Bytes;
 use protocol::command::{Action, Command, RecordAction, Transaction, Write};
 use protocol::entry::DEFAULT_GROUP;
 use protocol::resource::KindInfo;
@@ -144,7 +145,7 @@ pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) 
 /// Takes a change back, as a new change.
 async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
     let body = read_body(body, desk.settings.body_max.0).await?;
-    let terms = call.terms(desk, &body)?;
+    let terms = call.terms(desk, &body).await?;
     let asked: Revert =
         serde_json::from_slice(&body).map_err(|e| Answer::bad(&format!("invalid request body: {e}")))?;
     let revision = i64::try_from(asked.revision).map_err(|_| Answer::bad("there is no such revision"))?;
@@ -222,7 +223,7 @@ async fn repair(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> 
 
 /// Says something of the record to all.
 async fn tell(desk: &Desk, call: &Call, action: RecordAction) -> Result<Answer, Answer> {
-    let terms = call.terms(desk, &[])?;
+    let terms = call.terms(desk, &Bytes::new()).await?;
     let command = Command {
         origin: None,
         idempotency: None,

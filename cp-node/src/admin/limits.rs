@@ -1,14 +1,25 @@
 //! Every bound of the Admin API, each with its unit and reason. What enforces one names it from here, and `GET /v1/limits`
 //! shows them all: so what is published is what holds.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use protocol::json::DEPTH_MAX;
 use protocol::resource::{DESC_CHARS_MAX, ID_BYTES_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX, URI_CHARS_MAX};
-use raft_store::machine::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS};
+use raft_store::machine::{IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS};
 use serde_json::{Map, Value, json};
 
 use super::Desk;
 use super::answer::Answer;
+
+/// Connections to the Admin API of a node: far more clients than any cluster has. Who comes then waits in the kernel's queue.
+pub(super) const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a connection may take until a request's whole head has come, and lie idle: longer than pools keep one.
+pub(super) const HEAD_MAX: Duration = Duration::from_secs(75);
+
+/// How long a body may pause: meanwhile its request has a place among those under way.
+pub(super) const BODY_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// The smallest page.
 pub(super) const PAGE_SIZE_MIN: usize = 10;
@@ -61,7 +72,10 @@ pub(super) fn answer(desk: &Desk) -> Answer {
         "a transaction or whole configuration; admin.transaction_max",
     );
     limit("requests", u64::from(settings.requests_max), "requests", "under way at a node; admin.requests_max");
-    let deadline = u64::try_from(settings.deadline.0.as_millis()).unwrap_or(u64::MAX);
+    limit("connections", wide(CONNECTIONS_MAX), "connections", "the Admin API of a node; more wait");
+    limit("idle", millis(HEAD_MAX), "milliseconds", "a connection until a request's whole head has come");
+    limit("body_pause", millis(BODY_PAUSE_MAX), "milliseconds", "a body that does not go on");
+    let deadline = millis(settings.deadline.0);
     limit("deadline", deadline, "milliseconds", "deciding a write; admin.deadline");
     limit("operations", wide(OPERATIONS_MAX), "operations", "a transaction");
     limit("resource", wide(RESOURCE_BYTES_MAX), "bytes", "a resource as it is stored");
@@ -75,6 +89,7 @@ pub(super) fn answer(desk: &Desk) -> Answer {
     limit("depth", wide(DEPTH_MAX), "levels", "a JSON body");
     limit("idempotency_key", wide(IDEMPOTENCY_KEY_BYTES_MAX), "bytes", "an Idempotency-Key");
     limit("idempotency_keys", wide(IDEMPOTENCY_KEYS_MAX), "keys", "remembered in the cluster; the oldest go first");
+    limit("idempotency_bytes", IDEMPOTENCY_BYTES_MAX, "bytes", "the keys remembered and what came of their requests");
     limit("idempotency_age", IDEMPOTENCY_MILLIS, "milliseconds", "the memory of an Idempotency-Key");
     limit("wait", WAIT_MILLIS_MAX, "milliseconds", "waiting for the fleet");
     limit("waits", wide(WAITS_MAX), "requests", "waiting for the fleet at a node");
@@ -82,4 +97,9 @@ pub(super) fn answer(desk: &Desk) -> Answer {
     limit("token_age", TOKEN_SECONDS_MAX, "seconds", "a token that expires");
     limit("dry_run_entries", wide(DRY_RUN_ENTRIES_MAX), "entries", "each list of a dry run's answer");
     Answer::json(StatusCode::OK, Value::Object(all).to_string())
+}
+
+/// A span in whole milliseconds.
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

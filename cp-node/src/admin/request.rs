@@ -1,19 +1,23 @@
 //! A request's parts, read once.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Method};
-use bytes::Bytes;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use protocol::Revision;
 use protocol::command::Idempotency;
 use protocol::json::{self, Value};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
 use super::Desk;
 use super::answer::Answer;
-use super::auth::Principal;
-use super::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use super::auth::{Principal, given_key};
+use super::limits::{BODY_PAUSE_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use super::wait::Wait;
+
+/// A body up to this size takes less time than to give it to another thread.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// A request whose key has been checked.
 pub(super) struct Call {
@@ -87,7 +91,7 @@ impl Call {
     }
 
     /// What holds for a write, given its body.
-    pub(super) fn terms(&self, desk: &Desk, body: &[u8]) -> Result<WriteTerms, Answer> {
+    pub(super) async fn terms(&self, desk: &Desk, body: &Bytes) -> Result<WriteTerms, Answer> {
         let waits_for_record = match self.query.get("durability") {
             None => desk.record.waits_by_default(),
             Some("raft") => false,
@@ -102,14 +106,10 @@ impl Call {
             Some(_) => return Err(Answer::bad("invalid argument ttl: should be a number")),
         };
         let given = self.idempotency_key()?;
-        let idempotency = given.as_ref().map(|key| {
-            let mut hash = Sha256::new();
-            for part in [self.method.as_str().as_bytes(), self.path.join("/").as_bytes(), body] {
-                hash.update((part.len() as u64).to_le_bytes());
-                hash.update(part);
-            }
-            Idempotency { key: key.as_str().into(), fingerprint: hash.finalize().into() }
-        });
+        let idempotency = match &given {
+            Some(key) => Some(Idempotency { key: key.as_str().into(), fingerprint: self.fingerprint(body).await? }),
+            None => None,
+        };
         Ok(WriteTerms {
             request: given.unwrap_or_else(|| format!("{:016x}{:016x}", desk.random.next(), desk.random.next())),
             idempotency,
@@ -119,6 +119,23 @@ impl Call {
             waits_for_record,
             wait,
         })
+    }
+
+    /// Tells a request from another one under the same `Idempotency-Key`, by everything that decides what is written. It is
+    /// kept in the log, and the body may hold what is sealed there: so it is keyed, with what the client alone knows.
+    async fn fingerprint(&self, body: &Bytes) -> Result<[u8; 32], Answer> {
+        let key = given_key(&self.headers, &self.query).unwrap_or_default();
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes a key of any length");
+        let if_match = self.headers.get(header::IF_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
+        let argument = |name| self.query.get(name).unwrap_or_default().as_bytes();
+        let (method, path) = (self.method.as_str().as_bytes(), self.path.join("/"));
+        for part in [method, path.as_bytes(), argument("ttl"), argument("force"), if_match] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
+        let (is_small, body) = (body.len() <= SMALL_BYTES, body.clone());
+        let finish = move || Ok(mac.chain_update(&body).finalize().into_bytes().into());
+        if is_small { finish() } else { aside(finish).await }
     }
 
     fn idempotency_key(&self) -> Result<Option<String>, Answer> {
@@ -141,17 +158,63 @@ impl Call {
     }
 }
 
-/// Reads a body, up to `max` bytes.
+/// Runs work that may take its time where it holds up nobody else.
+///
+/// # Errors
+/// Those of the work; a 500 when it panicked.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Answer> + Send + 'static,
+) -> Result<T, Answer> {
+    let done = daemon::blocking::spawn(work).await;
+    done.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?
+}
+
+/// Reads a body, up to `max` bytes, as long as it keeps coming.
 pub(super) async fn read_body(body: Body, max: u64) -> Result<Bytes, Answer> {
     let limit = usize::try_from(max).unwrap_or(usize::MAX);
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => Err(Answer::too_large(max)),
-        Err(e) => Err(Answer::bad(&format!("the request body could not be read: {e}"))),
+    let mut body = Limited::new(body, limit);
+    let mut read = BytesMut::new();
+    loop {
+        match tokio::time::timeout(BODY_PAUSE_MAX, body.frame()).await {
+            Ok(Some(Ok(frame))) => read.extend(frame.into_data()),
+            Ok(Some(Err(e))) if e.is::<LengthLimitError>() => return Err(Answer::too_large(max)),
+            Ok(Some(Err(e))) => return Err(Answer::bad(&format!("the request body could not be read: {e}"))),
+            Ok(None) => return Ok(read.freeze()),
+            Err(_) => {
+                let sentence = format!("nothing came of the request body for {BODY_PAUSE_MAX:?}");
+                return Err(Answer::error(StatusCode::REQUEST_TIMEOUT, &sentence));
+            }
+        }
     }
 }
 
 /// A body as JSON.
 pub(super) fn parse(body: &[u8]) -> Result<Value, Answer> {
     json::parse(body).map_err(|e| Answer::bad_json(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    async fn read(parts: &[&'static [u8]], ends: bool, max: u64) -> Result<Bytes, u16> {
+        let parts =
+            futures_util::stream::iter(parts.to_vec()).map(|part| Ok::<_, Infallible>(Bytes::from_static(part)));
+        let body = match ends {
+            true => Body::from_stream(parts),
+            false => Body::from_stream(parts.chain(futures_util::stream::pending())),
+        };
+        read_body(body, max).await.map_err(|answer| answer.status.as_u16())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_whole_up_to_its_bound_and_while_it_comes() {
+        assert_eq!(read(&[b"ab", b"", b"c"], true, 3).await, Ok(Bytes::from_static(b"abc")));
+        assert_eq!(read(&[b"ab", b"cd"], true, 3).await, Err(413));
+        assert_eq!(read(&[b"ab"], false, 3).await, Err(408), "it pauses for ever");
+    }
 }

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use bytes::Bytes;
 use plugins::CATALOG;
 use protocol::command::{Action, BasedOn, Draft, Transaction, Write};
 use protocol::json::{self, Value};
@@ -10,7 +11,7 @@ use protocol::{Kind, ResourceKey};
 
 use super::answer::Answer;
 use super::limits::ATTEMPTS;
-use super::request::{Call, WriteTerms, parse, read_body};
+use super::request::{Call, WriteTerms, aside, parse, read_body};
 use super::secrets::View;
 use super::server::of_a_resource;
 use super::{Desk, history, list, render, wait, write};
@@ -60,7 +61,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         Method::DELETE => delete(desk, &call, target).await,
         _ => {
             let body = read_body(body, desk.settings.body_max.0).await?;
-            let terms = call.terms(desk, &body)?;
+            let terms = call.terms(desk, &body).await?;
             // Broken JSON is answered before the request counts as one on a resource, as APISIX does.
             let value = if body.is_empty() { None } else { Some(parse(&body)?) };
             match method {
@@ -105,12 +106,11 @@ async fn get(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answer>
     if let Some(below) = below {
         let (secrets, opened) = (desk.secrets.clone(), call.principal.sees_secrets);
         let query = call.query.clone();
-        // A long list is a second of work: not on a thread that serves others.
-        let listing = daemon::blocking::spawn(move || {
+        let listing = aside(move || {
             let view = if opened { View::Open(&secrets) } else { View::Masked };
             list::list(&config, view, target.kind, &below, &query)
         });
-        return listing.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
+        return listing.await;
     }
     let key = ResourceKey::new(target.kind.name, target.id.as_deref().unwrap_or_default());
     match config.get(&key) {
@@ -262,7 +262,7 @@ async fn delete(desk: &Desk, call: &Call, target: Target) -> Result<Answer, Answ
         return Err(Answer::bad(&render::missing_id(target.kind)));
     }
     let id = target.id.ok_or_else(|| Answer::bad(&render::missing_id(target.kind)))?;
-    let terms = call.terms(desk, &[])?;
+    let terms = call.terms(desk, &Bytes::new()).await?;
     let key = ResourceKey::new(target.kind.name, &id);
     if target.kind.id_rule == IdRule::Username {
         return delete_consumer(desk, call, key, terms).await;

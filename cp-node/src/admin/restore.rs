@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::answer::Answer;
 use super::limits::{ATTEMPTS, OPERATIONS_MAX};
-use super::request::{Call, read_body};
+use super::request::{Call, aside, read_body};
 use super::secrets::Secrets;
 use super::{Desk, dry_run, render, wait, write};
 
@@ -32,24 +32,23 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         return Err(Answer::error(StatusCode::CONFLICT, sentence));
     };
     let body = read_body(body, desk.settings.transaction_max.0).await?;
-    let terms = call.terms(desk, &body)?;
+    let terms = call.terms(desk, &body).await?;
     terms.check_for_all()?;
     let expected = Expected { cluster: Some(desk.describe.peering.cluster), view: None };
     let (trusted, limits) = (archiver.trusted(), archiver.limits());
-    let opening = daemon::blocking::spawn(move || open_base(&body, &expected, &trusted, limits));
-    let opened = opening.await.map_err(|e| internal(&e))?;
-    let backup = opened.map_err(|e| Answer::bad(&format!("this is no backup that can be restored: {e}")))?;
-    let backup = Arc::new(backup.state);
+    let opening = aside(move || {
+        let opened = open_base(&body, &expected, &trusted, limits);
+        opened.map_err(|e| Answer::bad(&format!("this is no backup that can be restored: {e}")))
+    });
+    let backup = Arc::new(opening.await?.state);
     for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
         let (from, secrets) = (backup.clone(), desk.secrets.clone());
         let now = config.clone();
-        let planning = daemon::blocking::spawn(move || plan(&now, &from, &secrets));
-        let writes = planning.await.map_err(|e| internal(&e))??;
+        let writes = aside(move || plan(&now, &from, &secrets)).await?;
         let transaction = Transaction { writes, if_revision: Some(config.position().revision) };
         if call.query.get("dry_run") == Some("true") {
-            let trying = daemon::blocking::spawn(move || dry_run::answer(&config, transaction, &[]));
-            return trying.await.map_err(|e| internal(&e));
+            return aside(move || Ok(dry_run::answer(&config, transaction, &[]))).await;
         }
         let restored = backup.position();
         if transaction.writes.is_empty() {
@@ -71,10 +70,6 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         }
     }
     Err(Answer::error(StatusCode::CONFLICT, "the configuration was changed by others each time it was to be restored"))
-}
-
-fn internal(e: &dyn std::error::Error) -> Answer {
-    Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())
 }
 
 /// The writes that make of `config` what the backup holds.

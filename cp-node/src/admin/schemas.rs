@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Desk;
 use super::answer::Answer;
-use super::request::{Call, parse, read_body};
+use super::request::{Call, aside, parse, read_body};
 use super::server::of_a_resource;
 
 /// What stands in front of a broken schema's sentence when a resource is written, and not when it is only checked.
@@ -114,7 +114,7 @@ pub(super) async fn validate_all(desk: &Desk, call: &Call, body: Body) -> Result
         return Err(Answer::method_not_offered(call.method.as_str(), "configs"));
     }
     let body = read_body(body, desk.settings.transaction_max.0).await?;
-    let checking = tokio::task::spawn_blocking(move || {
+    let checking = aside(move || {
         let errors = problems(&parse(&body)?)?;
         if errors.is_empty() {
             return Ok(Answer::json(StatusCode::OK, "{}".to_owned()));
@@ -122,7 +122,7 @@ pub(super) async fn validate_all(desk: &Desk, call: &Call, body: Body) -> Result
         let answer = json!({ "error_msg": "Configuration validation failed", "errors": errors });
         Err(Answer::json(StatusCode::BAD_REQUEST, answer.to_string()))
     });
-    checking.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?
+    checking.await
 }
 
 /// What is wrong with a configuration given as lists by kind.

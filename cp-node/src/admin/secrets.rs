@@ -2,9 +2,9 @@
 //! tokens, and only who has the keyring can open them.
 
 use std::borrow::Cow;
-use std::fs;
 use std::sync::Arc;
 
+use daemon::secret_file;
 use plugins::CATALOG;
 use protocol::crypto::{Keyring, check_pair};
 use protocol::json::{self, Value};
@@ -34,7 +34,7 @@ impl Secrets {
     ) -> Result<Self, BadSetting> {
         let bad = |problem: String| BadSetting { key: KEYRING_FILE.into(), problem };
         let load = |path: &std::path::PathBuf| {
-            let text = fs::read_to_string(path).map_err(|e| bad(format!("{}: {e}", path.display())))?;
+            let text = secret_file::read(path).map_err(|e| bad(format!("{}: {e}", path.display())))?;
             Keyring::parse(&text).map_err(|e| bad(format!("{}: {e}", path.display())))
         };
         Ok(Self { keyring: settings.keyring_file.as_ref().map(load).transpose()?, random, clock })

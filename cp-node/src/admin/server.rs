@@ -17,6 +17,7 @@ use super::request::{Call, Query};
 use super::{
     Desk, backup, cluster, configs, history, limits, openapi, resources, restore, schemas, transactions, users, wait,
 };
+use crate::http::{self, Bounds};
 use crate::links;
 use crate::net::{Listener, Stream};
 
@@ -32,14 +33,12 @@ const LATE: Duration = Duration::from_millis(1);
 pub(crate) async fn serve(listener: Box<dyn Listener>, desk: Arc<Desk>, stopping: watch::Receiver<bool>) {
     let service = Router::new().fallback(handle).with_state(desk);
     let accepting = Accepting { address: listener.address(), listener: Some(listener), stopping: stopping.clone() };
+    let bounds = Bounds { connections_max: limits::CONNECTIONS_MAX, head_max: limits::HEAD_MAX };
     let stopped = async move {
         until_stopping(stopping).await;
         tokio::time::sleep(FAREWELL).await;
     };
-    let serving = axum::serve(accepting, service).with_graceful_shutdown(stopped);
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the Admin API has stopped");
-    }
+    http::serve(accepting, service, bounds, stopped).await;
 }
 
 async fn until_stopping(mut stopping: watch::Receiver<bool>) {

@@ -28,7 +28,7 @@ use serde_json::value::RawValue;
 
 use super::answer::Answer;
 use super::limits::{ATTEMPTS, OPERATIONS_MAX};
-use super::request::{Call, parse, read_body};
+use super::request::{Call, aside, parse, read_body};
 use super::secrets::Secrets;
 use super::{Desk, dry_run, render, wait, write};
 use crate::feed::capability;
@@ -75,37 +75,36 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         return Err(Answer::method_not_offered(call.method.as_str(), "transaction"));
     }
     let body = read_body(body, desk.settings.transaction_max.0).await?;
-    let terms = call.terms(desk, &body)?;
+    let terms = call.terms(desk, &body).await?;
     if terms.if_match.is_some() {
         return Err(Answer::bad(
             "If-Match names one resource: a transaction has if_revision, and if_match in its operations",
         ));
     }
-    let (is_dry, needs_read) = {
-        let document = read(&body)?;
-        (document.dry_run, document.operations.iter().any(|operation| operation.op == Op::Patch))
-    };
+    let looked_at = body.clone();
+    let (is_dry, needs_read) = aside(move || {
+        let document = read(&looked_at)?;
+        Ok((document.dry_run, document.operations.iter().any(|operation| operation.op == Op::Patch)))
+    })
+    .await?;
     if is_dry || call.query.get("dry_run") == Some("true") {
         let config = desk.config(call.wants_stale()?).await?;
         let secrets = desk.secrets.clone();
-        let trying = daemon::blocking::spawn(move || {
+        let trying = aside(move || {
             let (transaction, _, warnings) = admit_all(&read(&body)?, Some(&config), &config, &secrets)?;
             Ok(dry_run::answer(&config, transaction, &warnings))
         });
-        return trying.await.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))?;
+        return trying.await;
     }
     for _ in 0..ATTEMPTS {
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
         let body = body.clone();
         let (secrets, known) = (desk.secrets.clone(), desk.feed.config());
-        // A large body is a second of work: not on a thread that serves others.
-        let admitting = daemon::blocking::spawn(move || {
+        let admitting = aside(move || {
             let parsed = read(&body)?;
             admit_all(&parsed, config.as_ref(), &known, &secrets)
         });
-        let admitted = admitting.await;
-        let (transaction, based_on, mut warnings) =
-            admitted.map_err(|e| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))??;
+        let (transaction, based_on, mut warnings) = admitting.await?;
         warnings.extend(desk.fleet.warnings(&needed(&transaction)));
         match write::propose(desk, &call, &terms, based_on, Action::Transaction(transaction)).await {
             Ok((position, written)) => {

@@ -10,6 +10,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use bytes::Bytes;
 use protocol::command::{Action, BasedOn, Draft, Transaction, Write};
 use protocol::entry::UnixMillis;
 use protocol::json;
@@ -187,7 +188,7 @@ async fn put(desk: &Desk, call: &Call, name: &str, body: Body) -> Result<Answer,
         role: Role,
     }
     let body = read_body(body, desk.settings.body_max.0).await?;
-    let terms = call.terms(desk, &body)?;
+    let terms = call.terms(desk, &body).await?;
     let Asked { role } = read(&body)?;
     IdRule::Plain.check(name).map_err(|_| Answer::bad(&format!("{name:?} is no name of a user")))?;
     if desk.keys.names(name) {
@@ -205,7 +206,7 @@ async fn put(desk: &Desk, call: &Call, name: &str, body: Body) -> Result<Answer,
 
 /// Takes a user away with its tokens. When one was made meanwhile, starts over.
 async fn delete(desk: &Desk, call: &Call, name: &str) -> Result<Answer, Answer> {
-    let terms = call.terms(desk, &[])?;
+    let terms = call.terms(desk, &Bytes::new()).await?;
     let (key, tokens) = (ResourceKey::new(USERS, name), Kind::new(TOKENS));
     for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
@@ -226,7 +227,7 @@ async fn delete(desk: &Desk, call: &Call, name: &str) -> Result<Answer, Answer> 
 
 async fn create_token(desk: &Desk, call: &Call, user: &str, body: Body) -> Result<Answer, Answer> {
     let body = read_body(body, desk.settings.body_max.0).await?;
-    let terms = call.terms(desk, &body)?;
+    let terms = call.terms(desk, &body).await?;
     let wanted = if body.is_empty() { Wanted::default() } else { read::<Wanted>(&body)? };
     if wanted.expires_seconds.is_some_and(|seconds| seconds == 0 || seconds > TOKEN_SECONDS_MAX) {
         return Err(Answer::bad(&format!("expires_seconds must be 1 to {TOKEN_SECONDS_MAX}")));
@@ -271,7 +272,7 @@ fn make(random: &dyn Random) -> (String, String) {
 }
 
 async fn revoke(desk: &Desk, call: &Call, user: &str, id: &str) -> Result<Answer, Answer> {
-    let terms: WriteTerms = call.terms(desk, &[])?;
+    let terms: WriteTerms = call.terms(desk, &Bytes::new()).await?;
     let (config, tokens) = (desk.config(false).await?, Kind::new(TOKENS));
     let key = tokens_of(&config, &tokens, user).map(|(key, ..)| key).find(|key| key.id.as_str() == id).cloned();
     let key = key.ok_or_else(|| Answer::missing().at(config.position()))?;

@@ -26,6 +26,8 @@ use raft_store::types::{NodeId, Raft};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::node::Tasks;
+
 pub(crate) use report::{ArchiveStatus, Report};
 
 /// How often is looked whether something is due.
@@ -85,7 +87,7 @@ pub(crate) async fn open(settings: &ArchiveSettings) -> Result<Option<Archive>, 
 
 impl Archiver {
     /// Starts it on the current runtime.
-    pub(crate) fn start(start: Start) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(tasks: &Tasks, start: Start) -> (Self, tokio::task::JoinHandle<()>) {
         let report = Arc::new(Report::new(start.archive.store.place()));
         let key = start.archive.key.clone();
         let (trusted, limits) = (Arc::new(start.archive.trusted.clone()), start.archive.limits);
@@ -99,7 +101,7 @@ impl Archiver {
             unknown: None,
             pause: None,
         };
-        (Self { report, key, trusted, limits, flush }, tokio::spawn(work.run(flushes)))
+        (Self { report, key, trusted, limits, flush }, tasks.spawn("archiver", work.run(flushes)))
     }
 
     /// How it is doing.

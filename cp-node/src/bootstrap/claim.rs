@@ -45,7 +45,8 @@ pub(super) async fn claim(
         false => None,
     };
     let layout = Layout::new(&settings.archive.prefix);
-    let mut number = above + 1;
+    let last = || BootstrapError::Source(format!("epoch {above} leaves no number for another life of the cluster"));
+    let mut number = above.checked_add(1).ok_or_else(last)?;
     loop {
         let epoch = Epoch { number, restore };
         let mut held = match &link {
@@ -68,7 +69,7 @@ pub(super) async fn claim(
         if !plan.past_claims || number - above > CLAIMS_PASSED_MAX {
             return Err(BootstrapError::Claimed { number, by });
         }
-        number += 1;
+        number = number.checked_add(1).ok_or_else(last)?;
     }
 }
 

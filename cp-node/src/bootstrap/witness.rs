@@ -108,7 +108,8 @@ impl Service {
             let (known, new) = (known.position, position);
             (new.epoch.number, new.revision) > (known.epoch.number, known.revision)
         });
-        if is_further && heard.len() < WITNESSES_MAX {
+        let has_room = heard.len() < WITNESSES_MAX || heard.contains_key(&name);
+        if is_further && has_room {
             tracing::info!(dp = name, address, %position, "a proxy says how far it is");
             heard.insert(name.clone(), Witness { name, address, group, position });
         }

@@ -17,6 +17,11 @@ use super::{Link, Parts};
 /// How long a proxy may leave a message lying: it would have left a node long ago that is silent for so long.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
+/// How many heartbeats a proxy waits, that is ahead, for this node to come up with it. A node that has just started knows
+/// of its last entries whether they count only once there is a leader; turned away, all of its proxies would come again at
+/// once, and again, while it is about to elect one. Below the silence after which they leave by themselves.
+const AHEAD_HEARTBEATS: u32 = 3;
+
 /// A proxy that is connected.
 pub(super) struct Stream<'s> {
     pub(super) reader: Reader,
@@ -34,11 +39,17 @@ impl Stream<'_> {
         let mut stopping = self.service.stopping.clone();
         let stopped = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
         let mut stopped = std::pin::pin!(stopped);
+        tokio::select! {
+            () = self.service.feed.reached(self.reader.position()) => {}
+            () = tokio::time::sleep(self.service.heartbeat * AHEAD_HEARTBEATS) => {}
+            () = self.down.closed() => return End::gone().0,
+            () = &mut stopped => return STOPPING.to_owned(),
+        }
         loop {
             let sent = tokio::select! {
                 item = self.reader.next() => match item {
                     Some(item) => self.send_item(item).await,
-                    None => return "this node is stopping".to_owned(),
+                    None => return STOPPING.to_owned(),
                 },
                 message = up.message() => match message {
                     Ok(Some(message)) => self.take(message).await,
@@ -46,7 +57,7 @@ impl Stream<'_> {
                     Err(status) => return format!("its connection is lost: {}", status.message()),
                 },
                 _ = heartbeat.tick() => self.send_heartbeat().await,
-                () = &mut stopped => return "this node is stopping".to_owned(),
+                () = &mut stopped => return STOPPING.to_owned(),
             };
             if let Err(End(why)) = sent {
                 return why;
@@ -137,6 +148,9 @@ impl Stream<'_> {
         }
     }
 }
+
+/// Why streams end at last.
+const STOPPING: &str = "this node is stopping";
 
 /// The stream is over, and why.
 struct End(String);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::Epoch;
-use protocol::grpc::{ChangeMembersRequest, JoinRequest, Route, change_members_request};
+use protocol::grpc::{ChangeMembersRequest, Route, change_members_request};
 use protocol::position::RestoreId;
 use protocol::snapshot::ClusterId;
 use raft_store::disk::{DataDir, Identity};
@@ -13,6 +13,7 @@ use raft_store::types::{Member, Raft};
 use super::start::{Storage, open_storage};
 use super::{NodeError, Seams};
 use crate::links::Links;
+use crate::members::join_request;
 use crate::raft::{self, Channels, LinkClass, Network, Peering, Reach, Silence, Transfers};
 use crate::settings::Settings;
 
@@ -133,18 +134,8 @@ pub(super) async fn join_from(
 }
 
 async fn ask_to_join(channels: &Channels, address: &str, member: &Member) -> Result<Identity, String> {
-    let request = JoinRequest {
-        uuid: member.uuid.to_vec().into(),
-        name: member.name.to_string(),
-        region: member.region.to_string(),
-        peer_address: member.peer_address.to_string(),
-        admin_address: member.admin_address.to_string(),
-        feed_address: member.feed_address.to_string(),
-        version: daemon::build::VERSION.to_owned(),
-        voter: member.wants_vote,
-    };
     let mut client = channels.peer(address, LinkClass::Bulk);
-    let reply = tokio::time::timeout(ASK_MAX, client.join(request))
+    let reply = tokio::time::timeout(ASK_MAX, client.join(join_request(member)))
         .await
         .map_err(|_| format!("no answer within {ASK_MAX:?}"))?
         .map_err(|status| status.message().to_owned())?
@@ -181,7 +172,8 @@ pub async fn leave(settings: &Settings, seams: &Seams) -> Result<u64, NodeError>
     Ok(identity.node)
 }
 
-fn member(settings: &Settings, uuid: [u8; 16]) -> Member {
+/// The node with these settings, as the membership is to have it.
+pub(super) fn member(settings: &Settings, uuid: [u8; 16]) -> Member {
     Member {
         uuid,
         name: settings.node_name().into(),

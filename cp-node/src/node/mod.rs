@@ -4,6 +4,7 @@ mod disks;
 mod found;
 mod start;
 mod stop;
+mod tasks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use found::{found, join, leave};
 pub(crate) use start::grpc_server;
 pub use start::{Addresses, Inside, Node};
 pub use stop::Ended;
+pub(crate) use tasks::Tasks;
 
 pub use disks::{Disks, Files};
 

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
-use super::{NodeError, Seams, found};
+use super::{NodeError, Seams, Tasks, found};
 use crate::admin::{self, Desk, Keys, Secrets};
 use crate::archiver::{self, Archiver};
 use crate::escrow::{self, Escrow};
@@ -62,6 +62,7 @@ pub struct Node {
     pub(super) peer_server: JoinHandle<()>,
     pub(super) probes: Option<JoinHandle<()>>,
     pub(super) upkeep: Vec<JoinHandle<()>>,
+    pub(super) tasks: Tasks,
     pub(super) archiver: Option<Archiver>,
     /// Writes the embedded record; ends with consensus.
     pub(super) history: Option<JoinHandle<()>>,
@@ -156,6 +157,7 @@ struct CoreStart {
     draining: Arc<AtomicBool>,
     record: Record,
     listener: Box<dyn Listener>,
+    tasks: Tasks,
     stopping: watch::Receiver<bool>,
 }
 
@@ -203,6 +205,7 @@ impl Node {
         }
         let boot = data.count_boot()?;
         let mut storage = open_storage(&data, &identity, &settings, &seams).await?;
+        let tasks = Tasks::new();
         let log = storage.log.clone();
         let (feed_reader, applied) = (storage.replica.feed(), storage.replica.applied());
         let (feed_inside, applied_inside) = (feed_reader.clone(), applied.clone());
@@ -215,8 +218,8 @@ impl Node {
             (Embedded::new(&data.history(), bounds), storage.replica.tail())
         });
         let history = embedded.as_ref().map(|(embedded, _)| embedded.clone());
-        let record = Record::new(settings.record.clone(), link, history, storage.replica.backlog());
-        let history = embedded.map(|(embedded, tail)| tokio::spawn(embedded.follow(tail)));
+        let record = Record::new(identity.cluster, settings.record.clone(), link, history, storage.replica.backlog());
+        let history = embedded.map(|(embedded, tail)| tasks.spawn("embedded record", embedded.follow(tail)));
         let channels = Channels::new(links.clone());
         let fleet = Fleet::new(settings.feed.lost_after.0, boot > 1);
         let draining = Arc::new(AtomicBool::new(false));
@@ -234,23 +237,27 @@ impl Node {
             draining: draining.clone(),
             record: record.clone(),
             listener: peer,
+            tasks: tasks.clone(),
             stopping: stopping_peer,
         };
         let contact = LeaderContact::new();
         let core = raft_runtime.spawn(Core::start(start, contact.clone(), applied, feed_reader.clone()));
         let mut core = core.await.map_err(|e| NodeError::Consensus(e.to_string()))??;
         let archiver = archive.map(|archive| {
-            let (archiver, task) = Archiver::start(archiver::Start {
-                archive,
-                interval: settings.archive.interval.0,
-                changes: settings.archive.changes,
-                cluster: identity.cluster,
-                node: identity.node,
-                raft: core.raft.clone(),
-                feed: feed_reader.clone(),
-                applied: core.describe.applied.clone(),
-                clock: seams.clock.clone(),
-            });
+            let (archiver, task) = Archiver::start(
+                &tasks,
+                archiver::Start {
+                    archive,
+                    interval: settings.archive.interval.0,
+                    changes: settings.archive.changes,
+                    cluster: identity.cluster,
+                    node: identity.node,
+                    raft: core.raft.clone(),
+                    feed: feed_reader.clone(),
+                    applied: core.describe.applied.clone(),
+                    clock: seams.clock.clone(),
+                },
+            );
             core.upkeep.push(task);
             // Nobody else sets it.
             let _ = core.describe.archiver.set(archiver.clone());
@@ -304,27 +311,30 @@ impl Node {
         };
         let mut upkeep = core.upkeep;
         if let Some(credentials) = links.credentials() {
-            upkeep.push(tokio::spawn(credentials.clone().keep_fresh()));
+            upkeep.push(tasks.spawn("renewal of the certificate", credentials.clone().keep_fresh()));
         }
-        upkeep.push(tokio::spawn(writer.run()));
+        upkeep.push(tasks.spawn("writer of the record", writer.run()));
         if let Some(escrow) = escrow {
             let (raft, feed, proposer) = (core.raft.clone(), feed_inside.clone(), core.proposer.clone());
-            upkeep.push(tokio::spawn(escrow.keep(identity.node, raft, feed, proposer, seams.clock.clone())));
+            let keep = escrow.keep(identity.node, raft, feed, proposer, seams.clock.clone());
+            upkeep.push(tasks.spawn("escrow of the keys", keep));
         }
         let admin = match admin_tls {
             None => admin,
             Some(tls) => {
-                upkeep.push(tokio::spawn(tls.clone().keep_fresh()));
+                upkeep.push(tasks.spawn("renewal of the Admin API's certificate", tls.clone().keep_fresh()));
                 links::shaking(admin, move |stream: Stream| {
                     let (tls, address) = (tls.clone(), stream.address().clone());
                     async move { Ok(Stream::new(tls.accept(stream).await?, &address)) }
                 })
             }
         };
-        let admin = tokio::spawn(admin::serve(admin, Arc::new(desk), stopping_admin));
-        let feed_server = tokio::spawn(serve_feed(links.incoming(feed, mtls::Role::Proxy), service, stopping_feed));
+        let serving = admin::serve(admin, Arc::new(desk), stopping_admin.clone());
+        let admin = tasks.serve("Admin API", serving, stopping_admin);
+        let serving = serve_feed(links.incoming(feed, mtls::Role::Proxy), service, stopping_feed.clone());
+        let feed_server = tasks.serve("feed", serving, stopping_feed);
         let probes = Probes { describe: core.describe, metrics };
-        let probes = status.map(|listener| tokio::spawn(probes::serve(listener, probes)));
+        let probes = status.map(|listener| tasks.spawn("probes", probes::serve(listener, probes)));
         tracing::info!(
             node_id = identity.node,
             cluster = %identity.cluster,
@@ -354,6 +364,7 @@ impl Node {
             peer_server: core.peer_server,
             probes,
             upkeep,
+            tasks,
             archiver,
             history,
             addresses,
@@ -393,6 +404,7 @@ impl Core {
             draining,
             record,
             listener,
+            tasks,
             stopping,
         } = start;
         let Storage { log, replica, snapshots } = storage;
@@ -418,8 +430,9 @@ impl Core {
             random: seams.random.clone(),
             silence,
         };
-        let batcher = Batcher::start(node, raft.clone(), settings.raft.election_max.0);
+        let batcher = Batcher::start(&tasks, node, raft.clone(), settings.raft.election_max.0);
         let proposer = Proposer::start(
+            &tasks,
             peering.clone(),
             boot,
             raft.clone(),
@@ -427,7 +440,7 @@ impl Core {
             channels.clone(),
             seams.random.clone(),
         );
-        let reads = ReadIndex::start(peering.clone(), raft.clone(), channels.clone(), applied.clone());
+        let reads = ReadIndex::start(&tasks, peering.clone(), raft.clone(), channels.clone(), applied.clone());
         let members = Members {
             peering: peering.clone(),
             epoch: identity.epoch,
@@ -465,14 +478,18 @@ impl Core {
             describe: describe.clone(),
         };
         let incoming = channels.links().incoming(listener, mtls::Role::ControlPlane);
-        let peer_server = tokio::spawn(serve_peers(incoming, service, stopping));
+        let peer_server = tasks.serve("peer listener", serve_peers(incoming, service, stopping.clone()), stopping);
+        let compact = maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone());
+        let expire = maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone());
+        let own = found::member(&settings, identity.uuid);
         let upkeep = vec![
-            tokio::spawn(maintenance::compact(raft.clone(), log, applied, transfers, settings.raft.clone())),
-            tokio::spawn(maintenance::expire(node, raft.clone(), feed, proposer.clone(), seams.clock.clone())),
-            tokio::spawn(raft::watch(raft.clone())),
-            tokio::spawn(elections.run()),
-            tokio::spawn(members.clone().keep_in_order()),
-            tokio::spawn(members.clone().notice_removal(contact)),
+            tasks.spawn("upkeep of the log", compact),
+            tasks.spawn("expiry", expire),
+            tasks.spawn("watch over consensus", raft::watch(raft.clone())),
+            tasks.spawn("elections", elections.run()),
+            tasks.spawn("upkeep of the members", members.clone().keep_in_order()),
+            tasks.spawn("watch over the members", members.clone().notice_removal(contact)),
+            tasks.spawn("announcement of this node's addresses", members.clone().announce(own)),
         ];
         Ok(Self { raft, batcher, proposer, reads, members, describe, upkeep, peer_server })
     }

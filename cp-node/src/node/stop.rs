@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Why a node ends by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// Its disk or its consensus has failed. It must not go on, and must not try again.
+    /// Its disk, its consensus or another part of it has failed. It must not go on, and must not try again.
     Failed(String),
     /// It was taken out of its cluster.
     Left,
@@ -47,6 +47,7 @@ impl Node {
             }
             _ = left.wait_for(|left| *left) => Ended::Left,
             superseded = self.members.peering.superseded() => Ended::Superseded(superseded),
+            name = self.tasks.lost() => Ended::Failed(format!("a part of the node has failed: {name}")),
         }
     }
 

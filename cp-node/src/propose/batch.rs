@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Undecided;
+use crate::node::Tasks;
 
 /// Entries under way at once. More keep the disk and the network busy at the same time; too many make entries small.
 const ENTRIES_UNDER_WAY_MAX: usize = 4;
@@ -65,12 +66,12 @@ impl Batcher {
     /// Starts the batcher on the current runtime. It ends with the last handle.
     ///
     /// `quorum_age_max` is how long ago a leader may have heard from a quorum and still take commands.
-    pub(crate) fn start(node: NodeId, raft: Raft, quorum_age_max: Duration) -> Self {
+    pub(crate) fn start(tasks: &Tasks, node: NodeId, raft: Raft, quorum_age_max: Duration) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::new(Shared::default());
         let worker =
             Worker { node, raft, quorum_age_max, shared: shared.clone(), last_entry: None, under_way: JoinSet::new() };
-        tokio::spawn(worker.run(jobs));
+        tasks.spawn("batcher", worker.run(jobs));
         Self { queue, shared }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Batcher, ProposeError, Undecided};
 use crate::links;
+use crate::node::Tasks;
 use crate::raft::{Channels, LinkClass, Peering};
 
 /// Commands of this node that may be under way at once. More are refused: the log remembers the outcome of each.
@@ -81,6 +82,7 @@ pub(crate) struct ProposerReport {
 impl Proposer {
     /// Starts on the current runtime.
     pub(crate) fn start(
+        tasks: &Tasks,
         peering: Peering,
         boot: u64,
         raft: Raft,
@@ -92,7 +94,7 @@ impl Proposer {
         let forwarded = Arc::new(AtomicU64::new(0));
         let node = peering.node;
         let forwarder = Forwarder { peering, raft: raft.clone(), channels, forwarded: forwarded.clone() };
-        tokio::spawn(forwarder.run(queue));
+        tasks.spawn("forwarder", forwarder.run(queue));
         let shared = Shared {
             node,
             boot,

@@ -1,11 +1,14 @@
 //! What was changed, when and by whom: as PostgreSQL tells it, or the embedded record where there is none.
 
+use std::sync::Arc;
+
 use protocol::{ConfigState, Entry, Position, ResourceKey, codec};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::embedded::{self, Holds};
-use super::{Record, Trouble};
+use super::link::Session;
+use super::{Record, Trouble, judge, step};
 
 /// Rows in one page, at most.
 pub(crate) const PAGE_MAX: u32 = 1000;
@@ -186,34 +189,50 @@ impl Record {
         }
     }
 
-    /// Asks over this node's own session for reading, which is opened when it is first needed, and again after trouble.
+    /// Asks over this node's own session for reading, which is opened when it is first needed, and again after trouble. A
+    /// host that does not hold this cluster's record, or lacks what has been recorded, is passed over.
     async fn ask(
         &self,
         sql: &str,
         arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, HistoryError> {
         let link = self.shared.link.as_ref().ok_or(HistoryError::None)?;
-        let mut session = self.shared.history.lock().await;
-        if let Some(open) = session.as_ref()
-            && let Ok(rows) = open.within(open.client.query(sql, arguments)).await
+        // Nobody waits for another one's answer, only for a session to be opened.
+        let open = self.shared.history.lock().await.clone();
+        if let Some(open) = open
+            && let Ok(rows) = self.ask_over(&open, sql, arguments).await
         {
             return Ok(rows);
         }
+        let mut session = self.shared.history.lock().await;
         *session = None;
         let mut trouble = HistoryError::None;
         for host in link.hosts() {
-            match link.connect(host).await {
-                Ok(open) => match open.within(open.client.query(sql, arguments)).await {
-                    Ok(rows) => {
-                        *session = Some(open);
-                        return Ok(rows);
-                    }
-                    Err(e) => trouble = e.into(),
-                },
-                Err(e) => trouble = e.into(),
+            let asked = async {
+                let open = Arc::new(link.connect(host).await?);
+                let rows = self.ask_over(&open, sql, arguments).await?;
+                Ok((open, rows))
+            };
+            match asked.await {
+                Ok((open, rows)) => {
+                    *session = Some(open);
+                    return Ok(rows);
+                }
+                Err(e) => trouble = HistoryError::Trouble(e),
             }
         }
         Err(trouble)
+    }
+
+    async fn ask_over(
+        &self,
+        session: &Session,
+        sql: &str,
+        arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, Trouble> {
+        let cursor = step::cursor(session).await?;
+        judge::readable(cursor.as_ref(), &self.shared.cluster.to_string(), &self.shared.backlog.now())?;
+        session.within(session.client.query(sql, arguments)).await
     }
 }
 

@@ -131,3 +131,29 @@ pub(super) fn content(
     }
     Ok(Verdict::GoOn { from: cursor.revision, lost: known.unwrap_or(0).saturating_sub(cursor.revision) })
 }
+
+/// Whether what it holds is this cluster's history, up to where the cluster knows its record to be: what may be read on any
+/// node, from a standby too.
+pub(super) fn readable(cursor: Option<&Cursor>, cluster: &str, backlog: &Backlog) -> Result<(), Trouble> {
+    let recorded = backlog.outbox.mark().map_or(0, |mark| mark.revision);
+    let Some(cursor) = cursor else {
+        return if recorded > 0 { Err(Trouble::Lags { found: 0, recorded }) } else { Ok(()) };
+    };
+    if cursor.cluster != cluster {
+        return Err(Trouble::OtherCluster(cursor.cluster.clone()));
+    }
+    // A life that the record has not been taken over for yet is told of up to where the last one came.
+    let head = backlog.config.position();
+    if cursor.epoch == head.epoch.number {
+        if cursor.restore != head.epoch.restore.to_string() {
+            return Err(Trouble::EpochConflict(cursor.epoch));
+        }
+        if cursor.revision < recorded {
+            return Err(Trouble::Lags { found: cursor.revision, recorded });
+        }
+        if backlog.outbox.chain_at(cursor.revision).is_some_and(|chain| chain != cursor.chain) {
+            return Err(Trouble::DifferentChain(cursor.revision));
+        }
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::secret_file;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::MakeTlsConnect;
@@ -67,7 +68,7 @@ impl Link {
     pub(crate) fn new(settings: &RecordSettings, net: Arc<dyn Net>) -> Result<Option<Self>, BadDsn> {
         let (key, dsn) = match &settings.dsn_file {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
+                let text = secret_file::read(path)
                     .map_err(|e| BadDsn { key: "record.dsn_file", problem: format!("{}: {e}", path.display()) })?;
                 ("record.dsn_file", text.trim().to_owned())
             }

@@ -28,6 +28,7 @@ mod writer;
 use std::sync::{Arc, Mutex};
 
 use protocol::Position;
+use protocol::snapshot::ClusterId;
 use raft_store::backlog::BacklogReader;
 use raft_store::embedded::Embedded;
 use serde::Serialize;
@@ -50,6 +51,7 @@ pub(crate) struct Record {
 }
 
 struct Shared {
+    cluster: ClusterId,
     settings: RecordSettings,
     link: Option<Link>,
     /// What a node without a DSN keeps on its own disk.
@@ -57,7 +59,7 @@ struct Shared {
     backlog: BacklogReader,
     lag: lag::Ages,
     writing: Mutex<Writing>,
-    history: tokio::sync::Mutex<Option<link::Session>>,
+    history: tokio::sync::Mutex<Option<Arc<link::Session>>>,
 }
 
 /// What this node's writer is doing.
@@ -132,6 +134,7 @@ impl RecordStatus {
 
 impl Record {
     pub(crate) fn new(
+        cluster: ClusterId,
         settings: RecordSettings,
         link: Option<Link>,
         embedded: Option<Embedded>,
@@ -139,7 +142,7 @@ impl Record {
     ) -> Self {
         let lag = lag::Ages::new(settings.backlog_age.0);
         let (writing, history) = (Mutex::default(), Default::default());
-        Self { shared: Arc::new(Shared { settings, link, embedded, backlog, lag, writing, history }) }
+        Self { shared: Arc::new(Shared { cluster, settings, link, embedded, backlog, lag, writing, history }) }
     }
 
     /// How far the record is behind.

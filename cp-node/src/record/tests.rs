@@ -134,6 +134,30 @@ fn only_the_beginning_of_this_history_is_gone_on_from() {
 }
 
 #[test]
+fn what_lacks_a_recorded_change_or_is_not_this_clusters_is_not_read() {
+    let machine = machine();
+    let now = backlog(&machine);
+    let judged = |cursor: Cursor| judge::readable(Some(&cursor), CLUSTER, &now);
+    let at = |revision| cursor(&machine, revision);
+    assert_eq!(judged(at(12)), Ok(()));
+    assert_eq!(judged(at(15)), Ok(()), "further than all know yet");
+    assert_eq!(judged(Cursor { term: 9, ..at(12) }), Ok(()), "whoever writes it");
+    assert_eq!(judged(Cursor { epoch: 1, restore: "old".into(), ..at(5) }), Ok(()), "an earlier life is told of");
+    for (found, trouble) in [
+        (at(11), Trouble::Lags { found: 11, recorded: 12 }),
+        (Cursor { cluster: "d".into(), ..at(12) }, Trouble::OtherCluster("d".into())),
+        (Cursor { restore: "00".into(), ..at(12) }, Trouble::EpochConflict(2)),
+        (Cursor { chain: Chain([1; 32]), ..at(13) }, Trouble::DifferentChain(13)),
+    ] {
+        assert_eq!(judged(found), Err(trouble));
+    }
+    assert_eq!(judge::readable(None, CLUSTER, &now), Err(Trouble::Lags { found: 0, recorded: 12 }));
+    let mut fresh = Machine::new(epoch());
+    fresh.apply(&command(Action::Record(RecordAction::On))).unwrap();
+    assert_eq!(judge::readable(None, CLUSTER, &backlog(&fresh)), Ok(()));
+}
+
+#[test]
 fn who_brings_a_cluster_back_bars_the_record_to_everybody_else() {
     let machine = machine();
     let now = backlog(&machine);

@@ -114,6 +114,16 @@ pub(crate) enum Trouble {
         /// Ours.
         head: u64,
     },
+    /// It lacks what has been recorded: a standby that lags, or a primary from before a failover.
+    #[error(
+        "the record is at revision {found} here, and was at {recorded} already: a standby that lags, or an old primary"
+    )]
+    Lags {
+        /// Its revision.
+        found: u64,
+        /// Up to where the cluster knows the record to be.
+        recorded: u64,
+    },
     /// It has lost more than is kept.
     #[error("the record is at revision {found}, changes are kept only from {base} on")]
     TooFarBehind {
@@ -153,6 +163,7 @@ impl Trouble {
             Self::HigherTerm { .. } => "higher-term",
             Self::DifferentChain(_) => "different-chain",
             Self::Ahead { .. } => "ahead",
+            Self::Lags { .. } => "lags",
             Self::TooFarBehind { .. } => "too-far-behind",
             Self::Moved => "moved",
             Self::Database(_) => "database",

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod admin;
+mod ahead;
 mod archive;
 mod binary;
 mod disk;

@@ -218,6 +218,7 @@ async fn published_limits_are_those_that_hold() {
     let api = Api::start_with(|settings| settings.admin.body_max.0 = 2000).await;
     let (status, limits) = api.call("GET", "/v1/limits", "").await;
     assert_eq!(status, 200);
+    assert_eq!(api.call("GET", "/v1/limits.json", "").await, (200, limits.clone()), "by its other name");
     let max = |name: &str| limits[name]["max"].as_u64().unwrap_or_else(|| panic!("{name} is missing in {limits}"));
     let body = |fill: usize| format!("{{\"nodes\":{{}},\"desc\":\"\"}}{}", " ".repeat(fill - 22));
     let at = usize::try_from(max("body")).unwrap();

@@ -42,6 +42,12 @@ async fn an_idempotency_key_makes_a_retry_harmless() {
         (status, answer["error_msg"].as_str().unwrap()),
         (422, "the Idempotency-Key \"job-17\" was used for another request")
     );
+    for (header, path) in
+        [(("if-match", "1"), "routes"), (("x", "y"), "routes?ttl=60"), (("x", "y"), "routes?force=true")]
+    {
+        let changed = api.with("POST", &format!("/apisix/admin/{path}"), &[key, header], ROUTE).await.0;
+        assert_eq!(changed, 422, "{header:?} {path}");
+    }
     let long = "k".repeat(129);
     assert_eq!(api.with("POST", "/apisix/admin/routes", &[("idempotency-key", &long)], ROUTE).await.0, 400);
 }

@@ -64,7 +64,7 @@ pub fn open(
 ) -> Result<Opened, OpenError> {
     let layout = Layout { data_dir: data_dir.to_owned() };
     if !data_dir.is_dir() {
-        durable::create_directory(data_dir)?;
+        durable::create_private_directory(data_dir)?;
     }
     let lock = match durable::lock(&layout.lock()) {
         Ok(lock) => Some(lock),

@@ -308,7 +308,7 @@ impl Settings {
 
 fn load_keyring(secrets: &SecretSettings, bad: &mut Vec<(&'static str, String)>) -> Option<Keyring> {
     let path = secrets.keyring_file.as_ref()?;
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string());
+    let text = daemon::secret_file::read(path).map_err(|e| e.to_string());
     match text.and_then(|text| Keyring::parse(&text).map_err(|e| e.to_string())) {
         Ok(keyring) => Some(keyring),
         Err(e) => {

@@ -27,6 +27,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::harness::proxy::Scene;
 use crate::harness::until;
+use crate::tls::Authority;
+use crate::upstream_tls::TlsOrigin;
 
 /// Messages are texts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -198,17 +200,13 @@ struct Line {
 }
 
 impl Line {
-    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
     async fn new() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let node: SocketAddr = listener.local_addr().unwrap();
-        let echo = Echo::default();
-        let service = echo.clone();
-        let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
-            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-        });
-        let body = json!({"uri": "/test.Echo/*", "upstream": {"scheme": "grpc", "nodes": {node.to_string(): 1}}});
+        let (echo, node, server) = serve().await;
+        Self::to(node, "grpc", echo, server).await
+    }
+
+    async fn to(node: SocketAddr, scheme: &str, echo: Echo, server: JoinHandle<()>) -> Self {
+        let body = json!({"uri": "/test.Echo/*", "upstream": {"scheme": scheme, "nodes": {node.to_string(): 1}}});
         let scene = Scene::tuned(&[("routes", "r", body)], |settings| {
             settings.proxy.h2c = true;
             settings.proxy.workers = 1;
@@ -230,6 +228,20 @@ impl Line {
     }
 }
 
+/// Starts the server.
+#[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
+async fn serve() -> (Echo, SocketAddr, JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node: SocketAddr = listener.local_addr().unwrap();
+    let echo = Echo::default();
+    let service = echo.clone();
+    let server = tokio::spawn(async move {
+        let incoming = TcpListenerStream::new(listener);
+        Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    });
+    (echo, node, server)
+}
+
 impl Drop for Line {
     fn drop(&mut self) {
         self.server.abort();
@@ -238,7 +250,20 @@ impl Drop for Line {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_call_goes_through() {
-    let line = Line::new().await;
+    every_kind_of_call(&Line::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_call_goes_through_to_a_node_that_speaks_tls() {
+    let (echo, node, server) = serve().await;
+    let pair = Authority::new("nodes").issue(&["127.0.0.1"]);
+    let tls = TlsOrigin::speaking(b"h2", node, &pair, None).await;
+    let line = Line::to(tls.address, "grpcs", echo, server).await;
+    every_kind_of_call(&line).await;
+    assert_eq!(tls.protocols(), [Some("h2".to_owned())], "one connection, agreed on by ALPN");
+}
+
+async fn every_kind_of_call(line: &Line) {
     let mut request = Request::new("hello".to_owned());
     request.metadata_mut().insert("x-agent", "me".parse().unwrap());
     let answer = line.one(request).await.unwrap();

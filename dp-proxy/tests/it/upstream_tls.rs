@@ -29,16 +29,26 @@ struct Seen {
 }
 
 /// TLS in front of an origin.
-struct TlsOrigin {
-    address: SocketAddr,
+pub(crate) struct TlsOrigin {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     accepting: JoinHandle<()>,
 }
 
 impl TlsOrigin {
     /// With this certificate; `clients` is who must have issued those of clients.
-    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
     async fn before(origin: SocketAddr, pair: &Pair, clients: Option<&Authority>) -> Self {
+        Self::speaking(b"http/1.1", origin, pair, clients).await
+    }
+
+    /// The same, of a protocol of its own (its name in ALPN).
+    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
+    pub(crate) async fn speaking(
+        protocol: &[u8],
+        origin: SocketAddr,
+        pair: &Pair,
+        clients: Option<&Authority>,
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let builder = match clients {
@@ -52,7 +62,7 @@ impl TlsOrigin {
         };
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
         let mut config = builder.with_single_cert(vec![der(pair)], key).unwrap();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -79,6 +89,11 @@ impl TlsOrigin {
             }
         });
         Self { address, seen, accepting }
+    }
+
+    /// Of each connection: the protocol that was agreed on.
+    pub(crate) fn protocols(&self) -> Vec<Option<String>> {
+        self.seen().into_iter().map(|seen| seen.protocol).collect()
     }
 
     fn seen(&self) -> Vec<Seen> {

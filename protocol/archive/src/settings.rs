@@ -272,7 +272,7 @@ impl Secret {
         match file {
             None => Ok(plain.to_owned()),
             Some(path) => {
-                let text = std::fs::read_to_string(path);
+                let text = daemon::secret_file::read(path);
                 Ok(text.map_err(|e| bad(key, format!("{}: {e}", path.display())))?.trim().to_owned())
             }
         }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::failpoint;
@@ -117,6 +117,19 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of the file system, with the path.
 pub fn create_directory(path: &Path) -> io::Result<()> {
+    create_directory_with(path, &fs::DirBuilder::new())
+}
+
+/// The same, with a directory that nobody but its owner may enter. One that is there already stays as it is.
+///
+/// # Errors
+/// Those of the file system, with the path.
+pub fn create_private_directory(path: &Path) -> io::Result<()> {
+    create_directory_with(path, fs::DirBuilder::new().mode(0o700))
+}
+
+/// `last` makes the directory itself; its parents are as everywhere.
+fn create_directory_with(path: &Path, last: &fs::DirBuilder) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -124,7 +137,7 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = parent {
         create_directory(parent)?;
     }
-    match fs::create_dir(path) {
+    match last.create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         result => result.map_err(|e| at(path, e))?,
     }

@@ -8,6 +8,7 @@ pub mod durable;
 pub mod failpoint;
 pub mod logging;
 pub mod seams;
+pub mod secret_file;
 pub mod settings;
 pub mod signals;
 pub mod supervisor;

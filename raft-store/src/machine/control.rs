@@ -18,6 +18,10 @@ pub const IDEMPOTENCY_MILLIS: u64 = 24 * 3600 * 1000;
 /// How many of them are remembered; the oldest go first.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
 
+/// How many bytes they and what came of their requests may have; the oldest go first. A transaction's outcome names each
+/// resource that it wrote.
+pub const IDEMPOTENCY_BYTES_MAX: u64 = 64 << 20;
+
 /// How long staged parts wait for their commit, in the log's own time, since the last part: 10 minutes.
 pub const STAGE_MILLIS: u64 = 10 * 60 * 1000;
 
@@ -42,6 +46,7 @@ pub struct ControlState {
     /// Author and key of every request, by age.
     pub(super) requests_by_age: OrdMap<u64, (Text, Text)>,
     pub(super) next_age: u64,
+    pub(super) requests_bytes: u64,
     pub(super) stages: OrdMap<StageId, Stage>,
     pub(super) staged_bytes: u64,
 }
@@ -65,6 +70,13 @@ pub(super) struct Request {
     pub(super) outcome: Arc<Outcome>,
 }
 
+impl Request {
+    /// What it takes, with its author and key, as it is stored.
+    fn bytes(&self, (author, key): &(Text, Text)) -> u64 {
+        (author.len() + key.len() + self.fingerprint.len() + codec::encoded_bytes(&*self.outcome)) as u64
+    }
+}
+
 /// Parts of a transaction.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Stage {
@@ -85,6 +97,7 @@ impl Default for ControlState {
             requests: OrdMap::new(),
             requests_by_age: OrdMap::new(),
             next_age: 0,
+            requests_bytes: 0,
             stages: OrdMap::new(),
             staged_bytes: 0,
         }
@@ -108,6 +121,12 @@ impl ControlState {
     #[must_use]
     pub fn staged_bytes(&self) -> u64 {
         self.staged_bytes
+    }
+
+    /// How many bytes the remembered client requests have.
+    #[must_use]
+    pub fn remembered_bytes(&self) -> u64 {
+        self.requests_bytes
     }
 
     /// How many client requests are remembered.
@@ -192,18 +211,27 @@ impl ControlState {
         let age = self.next_age;
         self.next_age += 1;
         let outcome = Arc::new(outcome.clone());
-        let request = Request { fingerprint: idempotency.fingerprint, time: self.time, age, outcome };
-        self.requests.insert(key.clone(), request);
-        self.requests_by_age.insert(age, key);
-        while self.requests.len() > IDEMPOTENCY_KEYS_MAX {
+        self.hold_request(key, Request { fingerprint: idempotency.fingerprint, time: self.time, age, outcome });
+        let too_many =
+            |state: &Self| state.requests.len() > IDEMPOTENCY_KEYS_MAX || state.requests_bytes > IDEMPOTENCY_BYTES_MAX;
+        while too_many(self) && self.requests.len() > 1 {
             self.forget_oldest_request();
         }
+    }
+
+    /// Holds a request that is not held.
+    pub(super) fn hold_request(&mut self, key: (Text, Text), request: Request) {
+        self.requests_bytes += request.bytes(&key);
+        self.requests_by_age.insert(request.age, key.clone());
+        self.requests.insert(key, request);
     }
 
     fn forget_oldest_request(&mut self) {
         if let Some((age, key)) = self.requests_by_age.get_min().cloned() {
             self.requests_by_age.remove(&age);
-            self.requests.remove(&key);
+            if let Some(request) = self.requests.remove(&key) {
+                self.requests_bytes -= request.bytes(&key);
+            }
         }
     }
 
@@ -280,6 +308,7 @@ impl ControlState {
         self.proposals = OrdMap::new();
         self.requests = OrdMap::new();
         self.requests_by_age = OrdMap::new();
+        self.requests_bytes = 0;
         self.stages = OrdMap::new();
         self.staged_bytes = 0;
         self.level = self.level.max(level);

@@ -19,7 +19,9 @@ use protocol::command::{Action, Batch, Command, RecordAction, Transaction, Write
 use protocol::position::RestoreId;
 use protocol::{Chain, ConfigState, Delta, Entry, Epoch, Outcome, Position, Rejection, Text};
 
-pub use control::{ControlState, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS, STAGE_MILLIS, STAGED_BYTES_MAX};
+pub use control::{
+    ControlState, IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS, STAGE_MILLIS, STAGED_BYTES_MAX,
+};
 pub use decide::decide;
 pub use outbox::{
     BACKLOG_BYTES_MAX, BACKLOG_CHANGES_MAX, Base, ChangeRow, Marked, Op, Outbox, OutboxItem, REGRESSION_BYTES_MAX,

@@ -125,9 +125,8 @@ impl TryFrom<ControlRecord> for ControlState {
         }
         for request in record.requests {
             let key = (request.author, request.key);
-            state.requests_by_age.insert(request.age, key.clone());
             let (fingerprint, time, age, outcome) = (request.fingerprint, request.time, request.age, request.outcome);
-            state.requests.insert(key, Request { fingerprint, time, age, outcome });
+            state.hold_request(key, Request { fingerprint, time, age, outcome });
         }
         for stage in record.stages {
             let parts: OrdMap<_, _> = stage.parts.into_iter().collect();

@@ -12,6 +12,7 @@ use crate::document;
 use crate::failure::Failure;
 use crate::fleet::Waiting;
 use crate::plan::{self, How, Label};
+use crate::progress::Progress;
 use crate::render::{self, Format, cell};
 
 #[derive(Debug, Args)]
@@ -58,8 +59,10 @@ impl Apply {
             closing.push_str(&format!("{count} to change; this was a dry run\n"));
         } else {
             plan::confirm(self.yes, &shown, count)?;
+            let writing = Progress::of(&format!("writing {count} changes"));
             let body = json!({ "operations": operations }).to_string();
             let answer = client.send(&Method::POST, "/v1/transactions", &[], Some(&body)).map_err(raced)?;
+            drop(writing);
             if let Some(warning) = &answer.warning {
                 eprintln!("hfctl: warning: {warning}");
             }

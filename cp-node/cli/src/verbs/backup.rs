@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use crate::render::{self, Format};
 
 #[derive(Debug, Args)]
@@ -20,7 +21,9 @@ pub(crate) struct Backup {
 
 impl Backup {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
+        let fetching = Progress::of("fetching everything that is configured");
         let (position, bytes) = client.download("/v1/backup")?;
+        drop(fetching);
         // It holds everything that is configured: only its owner may read it.
         let write = || -> std::io::Result<()> {
             let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.file)?;

@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::document;
 use crate::failure::Failure;
 use crate::plan::Label;
+use crate::progress::Progress;
 use crate::render::{self, Format};
 
 #[derive(Debug, Args)]
@@ -26,7 +27,9 @@ impl Dump {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let kinds: Vec<&str> =
             self.kind.iter().map(|name| document::kind(name).map(|kind| kind.name)).collect::<Result<_, _>>()?;
+        let reading = Progress::of("reading everything that is configured");
         let answer = client.get("/apisix/admin/configs")?;
+        drop(reading);
         let Value::Object(all) = answer.body else {
             return Err(Failure::Refused("the node has answered with something that is no configuration".to_owned()));
         };

@@ -6,6 +6,7 @@ use ureq::http::Method;
 
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use crate::render::{self, Format, cell};
 
 #[derive(Debug, Args)]
@@ -45,20 +46,27 @@ const HISTORY: u64 = 10_000;
 
 impl Verify {
     fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
+        let comparing = Progress::of("comparing what is current");
         let current = client.get("/v1/record/verify")?.body;
+        drop(comparing);
         let cursor: Option<u64> =
             current["position"].as_str().and_then(|position| position.rsplit('-').next()?.parse().ok());
         let mut above = self.since.unwrap_or_else(|| cursor.unwrap_or(0).saturating_sub(HISTORY));
         let mut history = Vec::new();
+        let progress = Progress::of_parts("following the history", cursor.unwrap_or(above).saturating_sub(above));
         loop {
             let stretch = client.get(&format!("/v1/record/verify?history_above={above}"))?.body;
             let next = stretch["next"].as_u64();
             history.push(stretch);
             match next {
-                Some(next) => above = next,
+                Some(next) => {
+                    progress.advance(next.saturating_sub(above));
+                    above = next;
+                }
                 None => break,
             }
         }
+        drop(progress);
         differs(&json!({ "current": current, "history": history }), format)
     }
 }

@@ -10,6 +10,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::fleet::Waiting;
 use crate::plan;
+use crate::progress::Progress;
 use crate::render::{self, Format, cell};
 
 #[derive(Debug, Args)]
@@ -29,7 +30,9 @@ pub(crate) struct Restore {
 impl Restore {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let backup = std::fs::read(&self.file).map_err(|e| Failure::file(&self.file, &e))?;
+        let trying = Progress::of("looking at what differs from the backup");
         let tried = client.upload("/v1/restore?dry_run=true", &backup)?.body;
+        drop(trying);
         let count = tried["results"].as_array().map_or(0, Vec::len);
         let shown = format!("{}{}", plan::show_dry_run(&tried), plan::consequences(&tried));
         if count == 0 || self.dry_run {
@@ -42,7 +45,9 @@ impl Restore {
             });
         }
         plan::confirm(self.yes, &shown, count)?;
+        let writing = Progress::of(&format!("writing {count} changes"));
         let answer = client.upload("/v1/restore", &backup)?;
+        drop(writing);
         let paths = answer.body["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let keys: Vec<String> = paths.filter_map(resource_of).collect();
         let waited = self.waiting.follow(client, &answer, &keys)?;

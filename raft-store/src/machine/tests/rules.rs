@@ -62,6 +62,24 @@ fn only_so_many_keys_are_remembered() {
 }
 
 #[test]
+fn only_so_many_bytes_of_outcomes_are_remembered_and_a_snapshot_tells_the_same() {
+    let mut state = State::new(epoch());
+    let one = |i: u32| Written { key: key(u8::try_from(i % 12).unwrap()), how: WrittenHow::Deleted };
+    let outcome = Outcome::Done { position: state.config.position(), written: (0..100_000).map(one).collect() };
+    let each = codec::encoded_bytes(&outcome) as u64;
+    let fits = IDEMPOTENCY_BYTES_MAX / (each + 100);
+    for i in 0..fits + 3 {
+        let idempotency = Idempotency { key: format!("k{i:02}").into(), fingerprint: [0; 32] };
+        state.control.remember_request(&"a".into(), &idempotency, &outcome);
+        assert!(state.control.remembered_bytes() <= IDEMPOTENCY_BYTES_MAX);
+    }
+    let held = state.control.remembered_requests() as u64;
+    assert!((fits..fits + 3).contains(&held), "{held} of {fits} that fit");
+    let read = ControlState::try_from(ControlRecord::from(&state.control)).unwrap();
+    assert_eq!(read, state.control);
+}
+
+#[test]
 fn a_node_gets_one_id_and_no_id_is_given_twice() {
     let mut state = State::new(epoch());
     let mut enrol = |uuid| applied(&mut state, &command(Action::Enrol { uuid: [uuid; 16] })).outcome;
