@@ -53,6 +53,7 @@ mod testing;
 mod traffic_split;
 mod ua_restriction;
 mod uri_blocker;
+mod workflow;
 
 pub use answer::{Answer, Response};
 pub use auth::{Credential, Proof};

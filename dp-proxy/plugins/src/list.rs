@@ -12,11 +12,11 @@ use super::{
     api_breaker, basic_auth, client_control, consumer_restriction, cors, csrf, fault_injection, forward_auth, gzip,
     hmac_auth, ip_restriction, jwt_auth, key_auth, limit_conn, limit_count, limit_req, mocking, prometheus,
     proxy_rewrite, real_ip, redirect, referer_restriction, request_id, request_validation, response_rewrite,
-    traffic_split, ua_restriction, uri_blocker,
+    traffic_split, ua_restriction, uri_blocker, workflow,
 };
 
 /// Every plugin, sorted by name.
-pub static PLUGINS: [&Plugin; 28] = [
+pub static PLUGINS: [&Plugin; 29] = [
     &api_breaker::PLUGIN,
     &basic_auth::PLUGIN,
     &client_control::PLUGIN,
@@ -45,6 +45,7 @@ pub static PLUGINS: [&Plugin; 28] = [
     &traffic_split::PLUGIN,
     &ua_restriction::PLUGIN,
     &uri_blocker::PLUGIN,
+    &workflow::PLUGIN,
 ];
 
 /// The plugins of this build, as admission asks for them.
@@ -341,6 +342,17 @@ mod tests {
                 json!({"uri": "auth.example"}),
                 Some("property \"uri\" validation failed: it is no http or https URI with a host"),
             ),
+            (
+                "workflow",
+                json!({"rules": [{"case": [["uri", "==", "/"]], "actions": [["return", {"code": 403}]]}]}),
+                None,
+            ),
+            (
+                "workflow",
+                json!({"rules": [{"actions": [["limit-count", {"count": 1, "time_window": 0}]]}]}),
+                Some("property \"rules\" validation failed: failed to validate item 1: property \"actions\""),
+            ),
+            ("workflow", json!({"rules": [{"actions": [["fake", {}]]}]}), Some("unsupported action: fake")),
             ("request-validation", json!({"body_schema": {"type": "object"}, "rejected_code": 422}), None),
             ("request-validation", json!({}), Some("object matches none of the required")),
             (
