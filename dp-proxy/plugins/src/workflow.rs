@@ -143,7 +143,7 @@ mod tests {
                 {"case": ["OR", ["uri", "==", "/other"], ["uri", "==", "/no"]], "actions": [["limit-count", one]]},
             ]}),
         );
-        let mut said = |path: &str| {
+        let said = |path: &str| {
             let host = TestHost { path: path.to_owned(), ..TestHost::default() };
             let step = plugin.access(&mut request("GET", path), &host);
             answer(&step).map(|a| (a.status.as_u16(), String::from_utf8(a.body.to_vec()).unwrap()))
