@@ -96,7 +96,7 @@ impl Subscriber {
                         up.send(self.ack()).await?;
                     }
                 }
-                None => {}
+                Some(feed_down::Kind::KeepAlive(_)) | None => {}
             }
         }
         Ok(())

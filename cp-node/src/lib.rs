@@ -27,9 +27,8 @@ mod probes;
 mod propose;
 mod raft;
 mod read;
-mod record;
+pub mod record;
 pub mod settings;
 mod status;
 
 pub use admin::KeyError;
-pub use record::BadDsn;

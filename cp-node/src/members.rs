@@ -209,6 +209,10 @@ impl Members {
         let turn = tokio::time::timeout(CHANGE_MAX, self.one_at_a_time.clone().lock_owned()).await;
         let turn =
             turn.map_err(|_| Status::unavailable("another change of the membership is under way and does not end"))?;
+        // The change before may have taken this node out.
+        if !self.is_in_charge() {
+            return Err(Status::unavailable("this node leads no more: ask again"));
+        }
         let changing = tokio::spawn(async move {
             let changed = change.await;
             drop(turn);
@@ -249,6 +253,9 @@ impl Members {
             ticks.tick().await;
             // Whoever has the turn is at it.
             let Ok(_turn) = self.one_at_a_time.clone().try_lock_owned() else { continue };
+            if !self.is_in_charge() {
+                continue;
+            }
             if let Some((voters, retain)) = self.half_made() {
                 tracing::warn!(?voters, "a change of the membership was left half made, it is finished");
                 self.report(self.change_voters(voters, retain).await);
@@ -265,6 +272,15 @@ impl Members {
             tracing::warn!(reason = status.message(), "the membership could not be changed");
         }
         made.is_ok()
+    }
+
+    /// Whether this node leads, and is a member. A leader that was taken out leads on until the others know; a change of
+    /// the membership is not its to make any more, and consensus would panic over it in a debug build.
+    fn is_in_charge(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let is_member = metrics.membership_config.nodes().any(|(id, _)| *id == self.peering.node);
+        metrics.current_leader == Some(self.peering.node) && is_member
     }
 
     /// Where a change that was left half made leads, and whether those who lose their vote stay as learners.

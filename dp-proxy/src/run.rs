@@ -166,6 +166,7 @@ impl Proxy {
             identity: Identity { node: settings.node, instance: seams.random.bytes16() },
             control_plane: settings.control_plane,
             archive: settings.archive,
+            stores: Arc::new(archive::AsSet),
             standalone,
             tls: Arc::new(TlsTerms {
                 keyring,

@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use daemon::{failpoint, planted};
+use daemon::{blocking, failpoint, planted};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use protocol::codec;
@@ -117,7 +117,7 @@ impl Replica {
         };
         let mut refused = None;
         for handle in replica.snapshots.list()? {
-            match replica.load(&handle) {
+            match load(&handle, replica.cluster) {
                 Ok((state, meta)) => {
                     replica.adopt(state, meta, handle);
                     refused = None;
@@ -170,11 +170,6 @@ impl Replica {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    fn load(&self, handle: &SnapshotHandle) -> Result<(State, SnapshotMeta), SnapshotError> {
-        let mut input = handle.open().map_err(SnapshotError::Io)?;
-        read_snapshot(&mut input, self.cluster)
     }
 
     /// Takes a snapshot's state for its own.
@@ -298,11 +293,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
         failpoint!("replica::before_install");
         let error = |e: &SnapshotError| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(e));
         let (cluster, handle) = (self.cluster, (*snapshot).clone());
-        let read = move || -> Result<(State, SnapshotMeta), SnapshotError> {
-            let mut input = handle.open().map_err(SnapshotError::Io)?;
-            read_snapshot(&mut input, cluster)
-        };
-        let (state, found) = blocking(read).await.map_err(|e| error(&e))?;
+        let (state, found) = blocking::run(move || load(&handle, cluster)).await.map_err(|e| error(&e))?;
         if found.last_log_id != meta.last_log_id {
             return Err(error(&SnapshotError::Damaged("it is of another log entry than was announced")).into());
         }
@@ -319,7 +310,8 @@ impl RaftStateMachine<TypeConfig> for Replica {
         let newest = self.snapshots.list().map_err(io)?.into_iter().next();
         let known = self.newest.as_ref().map(|snapshot| snapshot.snapshot.last_index());
         if let Some(handle) = newest.filter(|handle| Some(handle.last_index()) > known) {
-            match self.load(&handle) {
+            let (cluster, read) = (self.cluster, handle.clone());
+            match blocking::run(move || load(&read, cluster)).await {
                 Ok((_, meta)) => self.newest = Some(Snapshot { meta, snapshot: Box::new(handle) }),
                 // The one before it serves; the next build replaces it.
                 Err(error) => tracing::error!(snapshot = handle.name(), %error, "a snapshot cannot be read"),
@@ -327,6 +319,11 @@ impl RaftStateMachine<TypeConfig> for Replica {
         }
         Ok(self.newest.clone())
     }
+}
+
+fn load(handle: &SnapshotHandle, cluster: ClusterId) -> Result<(State, SnapshotMeta), SnapshotError> {
+    let mut input = handle.open().map_err(SnapshotError::Io)?;
+    read_snapshot(&mut input, cluster)
 }
 
 /// Builds a snapshot from a clone of the state, beside everything else.
@@ -383,7 +380,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             failpoint!("snapshot::after_commit");
             Ok(handle)
         };
-        let handle = blocking(write)
+        let handle = blocking::run(write)
             .await
             .map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
         tracing::info!(snapshot = handle.name(), bytes = handle.bytes(), "a snapshot was written");
@@ -457,18 +454,5 @@ pub fn receive_snapshot(
 fn retain(snapshots: &Arc<dyn SnapshotStore>) {
     if let Err(error) = snapshots.retain(SNAPSHOTS_KEPT) {
         tracing::warn!(%error, "old snapshots could not be removed");
-    }
-}
-
-/// Runs file work off the runtime's own threads.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: Send + 'static,
-{
-    match daemon::blocking::spawn(work).await {
-        Ok(result) => result,
-        // The task is never cancelled; so it panicked, and goes on panicking here.
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
     }
 }

@@ -1,5 +1,7 @@
 //! Clients of the Admin API: what they ask, and what they are told, in the order of their own clock.
 
+mod operator;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub(crate) enum Event {
         keys: Vec<ResourceKey>,
         /// The revision that `If-Match` named.
         if_match: Option<u64>,
+        /// Whether it waits for the record.
+        durable: bool,
         /// The highest revision that any client had seen when it was first sent.
         floor: u64,
         told: Told,
@@ -99,6 +103,11 @@ impl Clients {
         for number in 0..self.plan.clients {
             let rng = RefCell::new(stream(self.plan.seed, 70_000 + number));
             tasks.spawn_local(Client { number, sent: Cell::new(0), rng, all: self.clone() }.run());
+        }
+        if let Some(pause_max) = self.plan.member_changes {
+            let rng = RefCell::new(stream(self.plan.seed, 80_000));
+            let operator = Client { number: self.plan.clients, sent: Cell::new(0), rng, all: self.clone() };
+            tasks.spawn_local(operator.operate(pause_max));
         }
         while tasks.join_next().await.is_some() {}
         Ok(())
@@ -175,16 +184,18 @@ impl Client {
 
     async fn put(&self, named: bool) -> Event {
         let (key, name, floor) = (self.key(), self.name(), self.all.floor.get());
-        let path = format!("/apisix/admin/routes/{key}");
+        let durable = self.all.plan.record.is_some() && self.draw(4) == 0;
+        let query = if durable { "?durability=record" } else { "" };
+        let path = format!("/apisix/admin/routes/{key}{query}");
         let told = self.write("PUT", &path, &body(&key, &name).to_string(), &name, named, None).await;
-        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, floor, told }
+        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, durable, floor, told }
     }
 
     async fn delete(&self) -> Event {
         let (key, name, floor) = (self.key(), self.name(), self.all.floor.get());
         let path = format!("/apisix/admin/routes/{key}");
         let told = self.write("DELETE", &path, "", &name, true, None).await;
-        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, floor, told }
+        Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: None, durable: false, floor, told }
     }
 
     async fn transact(&self) -> Event {
@@ -200,7 +211,7 @@ impl Client {
         let document = json!({ "operations": operations }).to_string();
         let told = self.write("POST", "/v1/transactions", &document, &name, true, None).await;
         let keys = keys.iter().map(|key| ResourceKey::new("routes", key)).collect();
-        Event::Write { name, keys, if_match: None, floor, told }
+        Event::Write { name, keys, if_match: None, durable: false, floor, told }
     }
 
     async fn compare_and_set(&self) -> Option<Event> {
@@ -210,7 +221,14 @@ impl Client {
         let modified = read.body["modifiedIndex"].as_u64()?;
         let (name, floor) = (self.name(), self.all.floor.get());
         let told = self.write("PUT", &path, &body(&key, &name).to_string(), &name, true, Some(modified)).await;
-        Some(Event::Write { name, keys: vec![ResourceKey::new("routes", &key)], if_match: Some(modified), floor, told })
+        Some(Event::Write {
+            name,
+            keys: vec![ResourceKey::new("routes", &key)],
+            if_match: Some(modified),
+            durable: false,
+            floor,
+            told,
+        })
     }
 
     async fn read(&self, stale: bool) -> Option<Event> {
@@ -258,6 +276,8 @@ impl Client {
                     (404 | 409 | 412, Some(revision)) if sure => return Told::Refused(revision),
                     // An earlier attempt may be what it met: its own change, by which the condition holds no more.
                     (404 | 409 | 412, Some(_)) => return Told::Unknown,
+                    // The first leader has not turned the record on yet.
+                    (400, _) if path.ends_with("durability=record") => {}
                     (503, _) if answer.body["outcome"] == "not_applied" => {}
                     (504, _) => sure = false,
                     _ => {

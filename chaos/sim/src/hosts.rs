@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use archive::{ArchiveSettings, AsSet, OpenStore};
 use cp_node::node::{self, Disks, Ended, Inside, Node, NodeError, Seams};
+use cp_node::record::Hosts;
 use cp_node::settings::{AdminKey, RaftSettings, Role, Settings};
 use daemon::settings::units::Span;
 use dp_proxy::feed::{self, Identity as ProxyIdentity, Start};
@@ -25,7 +27,8 @@ use tokio::sync::watch;
 
 use crate::client::Event;
 use crate::network::SimNet;
-use crate::plan::{Mutant, Plan};
+use crate::outside::{Outside, bucket, postgres};
+use crate::plan::{self, Mutant, Plan};
 use crate::random::{SimClock, SimRandom, below, stream};
 use crate::tally::Tally;
 
@@ -41,6 +44,8 @@ pub(crate) struct World {
     pub(crate) proxies: BTreeMap<u64, Proxy>,
     /// Nodes that are asked to stop in order.
     pub(crate) stopping: BTreeSet<u64>,
+    /// Machines that a new node has been given since the last step.
+    pub(crate) replaced: Vec<u64>,
     /// What clients have seen since the last step.
     pub(crate) events: Vec<Event>,
     /// What should not have happened.
@@ -65,16 +70,22 @@ pub(crate) struct Machine {
     pub(crate) plan: Plan,
     /// Identity and boot counter: real files.
     pub(crate) dir: PathBuf,
-    pub(crate) disk: MemoryDisk,
-    pub(crate) snapshots: SnapshotMemory,
+    pub(crate) platters: Rc<RefCell<Platters>>,
+    pub(crate) outside: Outside,
     /// How often it has booted.
     pub(crate) boots: Rc<RefCell<u64>>,
 }
 
+/// What a node has written: all of it goes when the machine is given to a new one.
+#[derive(Clone, Default)]
+pub(crate) struct Platters {
+    pub(crate) disk: MemoryDisk,
+    snapshots: SnapshotMemory,
+}
+
 /// The models of disks, as a node opens them.
 struct SimDisks {
-    disk: MemoryDisk,
-    snapshots: SnapshotMemory,
+    platters: Platters,
     sync_takes: Duration,
     mutant: Option<Mutant>,
 }
@@ -82,12 +93,12 @@ struct SimDisks {
 impl Disks for SimDisks {
     fn log(&self, _: &DataDir, identity: &Identity, _: &RaftSettings) -> io::Result<Result<LogStore, LogError>> {
         let driver = WriterDriver::Task(self.sync_takes);
-        let disk = Lying { disk: self.disk.mount(), mutant: self.mutant, vote: Vec::new() };
+        let disk = Lying { disk: self.platters.disk.mount(), mutant: self.mutant, vote: Vec::new() };
         Ok(LogStore::open(identity.node, disk, driver))
     }
 
     fn snapshots(&self, _: &DataDir) -> io::Result<Arc<dyn SnapshotStore>> {
-        Ok(Arc::new(self.snapshots.clone()))
+        Ok(Arc::new(self.platters.snapshots.clone()))
     }
 }
 
@@ -129,6 +140,30 @@ pub(crate) fn address(number: u64, port: u16) -> String {
     format!("cp{number}:{port}")
 }
 
+/// The file with the key that signs the archive, beside the nodes' directories.
+pub(crate) const SIGNING_KEY_FILE: &str = "archive.key";
+
+/// How both programs are told of the archive.
+fn archive_settings(plan: &plan::Archive) -> ArchiveSettings {
+    ArchiveSettings {
+        directory: "/a/model".into(),
+        trusted_keys: vec![bucket::signing_key().public().to_string()],
+        interval: Span(plan.interval),
+        changes: plan.changes,
+        keep_bases: plan.keep_bases,
+        segments: plan.segments,
+        poll: Span(Duration::from_millis(400)),
+        ..ArchiveSettings::default()
+    }
+}
+
+fn stores(outside: &Outside, mutant: Option<Mutant>) -> Arc<dyn OpenStore> {
+    match &outside.bucket {
+        Some(server) => Arc::new(bucket::Client { server: server.clone(), mutant }),
+        None => Arc::new(AsSet),
+    }
+}
+
 impl Machine {
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
@@ -142,13 +177,19 @@ impl Machine {
         settings.feed.advertise = address(self.number, 9191);
         settings.status.listen = String::new();
         settings.feed.heartbeat = Span(Duration::from_millis(300));
-        if self.number != 1 {
-            settings.cluster.join = vec![address(1, 9190)];
-        }
+        let others = (1..=self.plan.nodes).filter(|number| *number != self.number);
+        settings.cluster.join = others.map(|number| address(number, 9190)).collect();
         let key = AdminKey { name: "client".into(), key: KEY.into(), key_file: None, role: Role::Admin };
         // Its history would be a real file.
         settings.record.embedded_changes = 0;
         settings.admin.keys = vec![key];
+        if let Some(backlog) = self.plan.record.filter(|_| self.plan.mutant != Some(Mutant::BoundlessBacklog)) {
+            settings.record.backlog_changes = backlog;
+        }
+        if let Some(archive) = &self.plan.archive {
+            settings.archive = archive_settings(archive);
+            settings.archive.signing_key_file = Some(self.dir.with_file_name(SIGNING_KEY_FILE));
+        }
         settings.raft.heartbeat = Span(self.plan.heartbeat);
         settings.raft.election_min = Span(self.plan.heartbeat * 3);
         settings.raft.election_max = Span(self.plan.heartbeat * 6);
@@ -157,27 +198,26 @@ impl Machine {
         settings
     }
 
-    /// One life of the node, from boot to its end.
+    /// One life of the machine, from boot to its end. A node that was taken out of the cluster leaves it to a new one.
     pub(crate) async fn run(self, shared: Shared) -> turmoil::Result {
+        while let After::New = self.live(&shared).await? {
+            // Nothing may be there yet.
+            let _ = std::fs::remove_dir_all(&self.dir);
+            *self.platters.borrow_mut() = Platters::default();
+            shared.borrow_mut().replaced.push(self.number);
+            shared.borrow_mut().tally.count("replaced_nodes");
+        }
+        Ok(())
+    }
+
+    /// One life of a node.
+    async fn live(&self, shared: &Shared) -> turmoil::Result<After> {
         let boot = {
             let mut boots = self.boots.borrow_mut();
             *boots += 1;
             *boots
         };
-        let part = 1_000 * self.number + 1_000_000 * boot;
-        let rng = &mut stream(self.plan.seed, part);
-        let sync_takes = Duration::from_millis([0, 1, 5, 40][usize::try_from(below(rng, 4)).expect("it is below 4")]);
-        let seams = Seams {
-            net: Arc::new(SimNet),
-            clock: Arc::new(SimClock { skew_millis: 700 * self.number }),
-            random: Arc::new(SimRandom::new(self.plan.seed, part + 1)),
-            disks: Arc::new(SimDisks {
-                disk: self.disk.clone(),
-                snapshots: self.snapshots.clone(),
-                sync_takes,
-                mutant: self.plan.mutant,
-            }),
-        };
+        let seams = self.seams(boot);
         let settings = self.settings();
         if self.number == 1 && boot == 1 {
             Box::pin(node::found(&settings, &seams)).await.map_err(|e| format!("founding: {e}"))?;
@@ -186,9 +226,10 @@ impl Machine {
             match Box::pin(Node::start(settings.clone(), seams.clone(), &Handle::current())).await {
                 Ok(node) => break node,
                 Err(NodeError::Join(_)) => {}
+                Err(NodeError::Left { .. }) => return Ok(After::New),
                 Err(e) => {
                     shared.borrow_mut().problems.push(format!("cp{} cannot start: {e}", self.number));
-                    return Ok(());
+                    return Ok(After::Nothing);
                 }
             }
         };
@@ -204,18 +245,51 @@ impl Machine {
             ended = node.ended() => Some(ended),
             () = asked => None,
         };
-        match ended {
+        let after = match ended {
             Some(Ended::Failed(reason)) => {
                 shared.borrow_mut().problems.push(format!("cp{} has ended: {reason}", self.number));
+                After::Nothing
             }
             Some(Ended::Superseded(why)) => {
                 shared.borrow_mut().problems.push(format!("cp{} has ended: {why}", self.number));
+                After::Nothing
             }
-            Some(Ended::Left) | None => Box::pin(node.stop()).await,
-        }
+            Some(Ended::Left) => {
+                Box::pin(node.stop()).await;
+                After::New
+            }
+            None => {
+                Box::pin(node.stop()).await;
+                After::Nothing
+            }
+        };
         shared.borrow_mut().nodes.remove(&self.number);
-        Ok(())
+        Ok(after)
     }
+
+    fn seams(&self, boot: u64) -> Seams {
+        let part = 1_000 * self.number + 1_000_000 * boot;
+        let rng = &mut stream(self.plan.seed, part);
+        let sync_takes = Duration::from_millis([0, 1, 5, 40][usize::try_from(below(rng, 4)).expect("it is below 4")]);
+        let disks = SimDisks { platters: self.platters.borrow().clone(), sync_takes, mutant: self.plan.mutant };
+        let record = |server| Arc::new(postgres::Client(server)) as Arc<dyn Hosts>;
+        Seams {
+            net: Arc::new(SimNet),
+            clock: Arc::new(SimClock { skew_millis: 700 * self.number }),
+            random: Arc::new(SimRandom::new(self.plan.seed, part + 1)),
+            stores: stores(&self.outside, self.plan.mutant),
+            record: self.outside.postgres.clone().map(record),
+            disks: Arc::new(disks),
+        }
+    }
+}
+
+/// What becomes of a machine when its node has ended.
+enum After {
+    /// It stands still until it is started again.
+    Nothing,
+    /// A new node begins on it, with nothing.
+    New,
 }
 
 /// The machine of one proxy.
@@ -224,6 +298,7 @@ pub(crate) struct ProxyMachine {
     pub(crate) number: u64,
     pub(crate) plan: Plan,
     pub(crate) dir: PathBuf,
+    pub(crate) outside: Outside,
     pub(crate) boots: Rc<RefCell<u64>>,
 }
 
@@ -244,6 +319,7 @@ impl ProxyMachine {
         let _lock = disk.take_lock();
         let proxy = Proxy { board: Arc::new(Board::default()), cell: TableCell::default() };
         let endpoints = (1..=self.plan.nodes).map(|number| address(number, 9191).parse());
+        let has_archive = self.plan.mutant != Some(Mutant::NoArchiveForProxies);
         let start = Start {
             identity: ProxyIdentity {
                 node: NodeSettings { name: format!("dp{}", self.number), ..NodeSettings::default() },
@@ -258,7 +334,8 @@ impl ProxyMachine {
                 stale_after: Duration::from_secs(1),
                 payload_bytes_max: 16 << 20,
             },
-            archive: None,
+            archive: has_archive.then(|| self.plan.archive.as_ref().map(archive_settings)).flatten(),
+            stores: stores(&self.outside, self.plan.mutant),
             standalone: None,
             router: dp_proxy::table::Router::default(),
             tls: Arc::default(),

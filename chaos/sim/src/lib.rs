@@ -17,6 +17,7 @@ mod client;
 mod hosts;
 mod nemesis;
 mod network;
+mod outside;
 pub mod plan;
 mod random;
 mod run;

@@ -72,7 +72,7 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
         Ok(Err(breach)) => {
             breach.trace.iter().for_each(|line| println!("{line}"));
             println!("seed {seed} BREACH at {} ms: {}", breach.at_millis, breach.what);
-            let planted = mutant.map(|mutant| format!(" --mutant {mutant:?}")).unwrap_or_default();
+            let planted = mutant.map(|mutant| format!(" --mutant {}", name(mutant))).unwrap_or_default();
             println!("again: cargo run -p sim -- --seed {seed} --trace{planted}");
             ExitCode::FAILURE
         }
@@ -81,6 +81,11 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As the command line takes it.
+fn name(mutant: Mutant) -> String {
+    clap::ValueEnum::to_possible_value(&mutant).expect("it is listed").get_name().to_owned()
 }
 
 fn many(range: std::ops::Range<u64>, arguments: &Arguments) -> ExitCode {
@@ -116,7 +121,7 @@ fn sim_of(seed: u64, arguments: &Arguments) -> (bool, String) {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.args(["--seed", &seed.to_string()]);
         if let Some(mutant) = arguments.mutant {
-            command.arg("--mutant").arg(clap::ValueEnum::to_possible_value(&mutant).expect("it is listed").get_name());
+            command.arg("--mutant").arg(name(mutant));
         }
         let output = command.output().expect("this program can be run");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim_end().to_owned())

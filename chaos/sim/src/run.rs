@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use raft_store::log::memory::MemoryDisk;
-use raft_store::snapshots::SnapshotMemory;
 use turmoil::Sim;
 
 use crate::check::Checker;
 use crate::client::{Clients, Phase};
-use crate::hosts::{Machine, ProxyMachine, Shared};
+use crate::hosts::{Machine, ProxyMachine, SIGNING_KEY_FILE, Shared};
 use crate::nemesis::Nemesis;
+use crate::outside::bucket::{self, Bucket};
+use crate::outside::postgres::Postgres;
+use crate::outside::{Outside, Server};
 use crate::plan::Plan;
 use crate::tally::Tally;
 
@@ -83,14 +84,20 @@ pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran,
         .enable_random_order()
         .build();
     let shared = Shared::default();
+    let outside = Outside {
+        bucket: plan.archive.map(|_| Server::new(Bucket::new(plan.mutant), plan.seed, 90_001)),
+        postgres: plan.record.map(|_| Server::new(Postgres::new(plan.mutant), plan.seed, 90_002)),
+    };
+    let seed = bucket::SIGNING_SEED.map(|byte| format!("{byte:02x}")).concat();
+    std::fs::write(home.join(SIGNING_KEY_FILE), seed).expect("the directory of the run takes a file");
     let mut machines = Vec::new();
     for number in 1..=plan.nodes {
         let machine = Machine {
             number,
             plan: plan.clone(),
             dir: home.join(format!("cp{number}")),
-            disk: MemoryDisk::default(),
-            snapshots: SnapshotMemory::default(),
+            platters: Rc::default(),
+            outside: outside.clone(),
             boots: Rc::new(RefCell::new(0)),
         };
         machines.push(machine.clone());
@@ -102,6 +109,7 @@ pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran,
             number,
             plan: plan.clone(),
             dir: home.join(format!("dp{number}")),
+            outside: outside.clone(),
             boots: Rc::new(RefCell::new(0)),
         };
         let shared = shared.clone();
@@ -111,9 +119,10 @@ pub fn run(plan: &Plan, home: &std::path::Path, keep_trace: bool) -> Result<Ran,
     let clients =
         Clients { plan: plan.clone(), shared: shared.clone(), phase: phase.clone(), floor: Rc::new(Cell::new(0)) };
     sim.client("clients", clients.run());
-    let mut nemesis = Nemesis::new(plan, shared.clone(), machines);
-    let mut checker = Checker::new(shared.clone(), keep_trace);
+    let mut nemesis = Nemesis::new(plan, shared.clone(), machines, outside.clone(), home.to_owned());
+    let mut checker = Checker::new(plan, shared.clone(), outside.clone(), keep_trace);
     let outcome = play(plan, &mut sim, &phase, &shared, &mut nemesis, &mut checker);
+    outside.tell(&mut shared.borrow_mut().tally);
     let at_millis = sim.elapsed().as_millis();
     let trace = checker.trace.lines.take().unwrap_or_default();
     // What the runtimes still hold must go before the directory does.
@@ -178,9 +187,14 @@ fn play(
 
 fn step(sim: &mut Sim<'_>, checker: &mut Checker) -> Result<(), String> {
     sim.step().map_err(|e| e.to_string())?;
+    checker.outside.advance(millis(sim.elapsed()));
     let panic = PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     if let Some(panic) = panic {
         return Err(format!("panic: {panic}"));
     }
-    checker.step(u64::try_from(sim.elapsed().as_millis()).unwrap_or(u64::MAX))
+    checker.step(millis(sim.elapsed()))
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

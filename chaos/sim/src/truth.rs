@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::EntryPayload;
 use protocol::command::{Action, Batch};
 use protocol::{Chain, Digest, Epoch, ResourceKey, codec};
-use raft_store::machine::State;
+use raft_store::machine::{Outbox, State};
 use raft_store::types::{Entry, LogId};
 
 /// What a revision left behind.
@@ -122,6 +122,17 @@ impl Truth {
         });
         applied.map_err(|e| e.to_string())?;
         problem.map_or(Ok(()), Err)
+    }
+
+    /// What the record may not have yet.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.state.outbox
+    }
+
+    /// Every resource as of a revision, by its key.
+    pub(crate) fn all_at(&self, revision: u64) -> Vec<(&ResourceKey, &str)> {
+        let there = |key| self.at(key, revision).map(|(_, body)| (key, body));
+        self.versions.keys().filter_map(there).collect()
     }
 
     /// The revisions that a client's request made.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use archive::read::Limits;
 use archive::write::{Archive, Done, WriteError};
-use archive::{ArchiveSettings, BadArchive, Layout, View, Writer};
+use archive::{ArchiveSettings, BadArchive, Layout, OpenStore, View, Writer};
 use protocol::crypto::{SigningKey, TrustedKeys};
 use protocol::seam::WallClock;
 use protocol::snapshot::ClusterId;
@@ -69,19 +69,20 @@ pub(crate) struct Start {
 ///
 /// # Errors
 /// [`BadArchive`].
-pub(crate) async fn open(settings: &ArchiveSettings) -> Result<Option<Archive>, BadArchive> {
+pub(crate) async fn open(settings: &ArchiveSettings, stores: &dyn OpenStore) -> Result<Option<Archive>, BadArchive> {
     if !settings.is_set() {
         return Ok(None);
     }
     let key = Arc::new(settings.signing_key()?);
     let trusted: TrustedKeys = settings.trusted_with(key.public())?;
     Ok(Some(Archive {
-        store: settings.open().await?,
+        store: stores.open(settings).await?,
         layout: Layout::new(&settings.prefix),
         key,
         trusted,
         limits: Limits { object_max: settings.object_max.0, unpacked_max: settings.unpacked_max.0 },
         keep_bases: usize::try_from(settings.keep_bases).unwrap_or(usize::MAX),
+        segments_max: usize::try_from(settings.segments).unwrap_or(usize::MAX),
     }))
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn claim(
 ) -> Result<Epoch, BootstrapError> {
     let link = Link::new(&settings.record, seams.net.clone()).map_err(|e| BootstrapError::Source(e.to_string()))?;
     let store = match settings.archive.is_set() {
-        true => Some(settings.archive.open().await?),
+        true => Some(seams.stores.open(&settings.archive).await?),
         false => None,
     };
     let layout = Layout::new(&settings.archive.prefix);

@@ -154,7 +154,7 @@ async fn sources(
     }
     if matches!(plan.from, From::Archive | From::Auto) && (settings.archive.is_set() || plan.from == From::Archive) {
         let (cluster, trusted, limits) = signed(&settings.archive)?;
-        let store = settings.archive.open().await?;
+        let store = seams.stores.open(&settings.archive).await?;
         let reader = Reader::new(store, Layout::new(&settings.archive.prefix), trusted, limits);
         sources.push(Box::new(FromArchive { reader, cluster }));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use daemon::planted;
 use protocol::Text;
 use protocol::codec;
-use protocol::grpc::{self, Behind, FeedDown, FeedUp, Heartbeat, Mend, feed_down, feed_up, payload};
+use protocol::grpc::{self, Behind, FeedDown, FeedUp, Heartbeat, KeepAlive, Mend, feed_down, feed_up, payload};
 use raft_store::feed::{Item, Reader};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -73,8 +73,12 @@ impl Stream<'_> {
             }
             Item::Bookmark { .. } => self.send_heartbeat().await,
             Item::Full(config) => {
-                let _turn = self.service.full.turn().await;
-                let parts = self.service.full.encode(&self.group, *config).await;
+                let FeedService { full, heartbeat, .. } = self.service;
+                let encoding = async {
+                    let turn = full.turn().await;
+                    (turn, full.encode(&self.group, *config).await)
+                };
+                let (_turn, parts) = alive_while(&self.down, *heartbeat, encoding).await?;
                 self.send_parts(parts.map_err(|e| End(format!("its state could not be encoded: {e}")))?).await
             }
             Item::Behind { position } => {
@@ -149,6 +153,26 @@ impl Stream<'_> {
     }
 }
 
+/// Does something that takes its time, and lets the proxy know meanwhile that this node is there. A heartbeat would say that
+/// everything was sent.
+async fn alive_while<T>(
+    down: &mpsc::Sender<Result<FeedDown, Status>>,
+    every: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, End> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = down.closed() => return Err(End::gone()),
+            () = tokio::time::sleep(every) => {
+                // Where messages wait for the proxy already, it is no silence.
+                let _ = down.try_send(Ok(FeedDown { kind: Some(feed_down::Kind::KeepAlive(KeepAlive {})) }));
+            }
+        }
+    }
+}
+
 /// Why streams end at last.
 const STOPPING: &str = "this node is stopping";
 
@@ -158,5 +182,28 @@ struct End(String);
 impl End {
     fn gone() -> Self {
         Self("it has hung up".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_waits_hears_that_the_node_is_there_and_one_that_has_gone_is_let_go() {
+        let second = Duration::from_secs(1);
+        let (down, mut heard) = mpsc::channel(8);
+        let waited = alive_while(&down, second, async {
+            tokio::time::sleep(second * 3 + second / 2).await;
+            7
+        });
+        assert_eq!(waited.await.ok(), Some(7));
+        for _ in 0..3 {
+            let message = heard.try_recv().unwrap().unwrap();
+            assert!(matches!(message.kind, Some(feed_down::Kind::KeepAlive(_))), "{message:?}");
+        }
+        assert!(heard.try_recv().is_err(), "and nothing else");
+        drop(heard);
+        assert!(alive_while(&down, second, std::future::pending::<()>()).await.is_err());
     }
 }

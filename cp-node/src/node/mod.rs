@@ -9,6 +9,7 @@ mod tasks;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use archive::{AsSet, OpenStore};
 use daemon::seams::{SystemClock, SystemRandom};
 use mtls::BadCredentials;
 use protocol::seam::{Random, WallClock};
@@ -29,7 +30,7 @@ use crate::admin::KeyError;
 use crate::bootstrap::BootstrapError;
 use crate::net::{Net, TcpNet};
 pub use crate::raft::Superseded;
-use crate::record::BadDsn;
+use crate::record::{BadDsn, Hosts};
 use crate::settings::BadSetting;
 
 /// What a node takes from the outside world, so that a simulation can give it another.
@@ -43,6 +44,10 @@ pub struct Seams {
     pub random: Arc<dyn Random>,
     /// Opens log and snapshots.
     pub disks: Arc<dyn Disks>,
+    /// Opens the archive's object store.
+    pub stores: Arc<dyn OpenStore>,
+    /// Where the record is written, in place of the PostgreSQL that settings name.
+    pub record: Option<Arc<dyn Hosts>>,
 }
 
 impl Seams {
@@ -54,6 +59,8 @@ impl Seams {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             disks: Arc::new(Files),
+            stores: Arc::new(AsSet),
+            record: None,
         }
     }
 }

@@ -173,8 +173,9 @@ impl Node {
         escrow::check_present(&settings)?;
         let secrets = Secrets::load(&settings.secrets, seams.random.clone(), seams.clock.clone())?;
         let escrow = Escrow::load(&settings, seams.random.clone())?;
-        let archive = Box::pin(archiver::open(&settings.archive)).await.map_err(NodeError::archive)?;
+        let archive = Box::pin(archiver::open(&settings.archive, &*seams.stores)).await.map_err(NodeError::archive)?;
         let link = record::Link::new(&settings.record, seams.net.clone())?;
+        let hosts = seams.record.clone().or_else(|| link.clone().map(|link| Arc::new(link) as Arc<dyn record::Hosts>));
         let links = Links::load(&settings, seams.net.clone())?;
         let admin_tls = ServerTls::load(&settings.admin.tls)?;
         let data = DataDir::open(&settings.data_dir.0)?;
@@ -308,6 +309,7 @@ impl Node {
             clock: seams.clock.clone(),
             random: seams.random.clone(),
             record,
+            hosts,
         };
         let mut upkeep = core.upkeep;
         if let Some(credentials) = links.credentials() {

@@ -7,25 +7,36 @@ use super::Trouble;
 
 /// What a PostgreSQL says of itself.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub(super) system: u64,
-    pub(super) timeline: u32,
-    pub(super) is_standby: bool,
-    pub(super) is_read_only: bool,
-    pub(super) encoding: String,
+pub struct Found {
+    /// Its system identifier, which a copy of its disk shares.
+    pub system: u64,
+    /// Its timeline: higher after each promotion.
+    pub timeline: u32,
+    /// Whether it follows another one.
+    pub is_standby: bool,
+    /// Whether it takes no writes.
+    pub is_read_only: bool,
+    /// The encoding of the database.
+    pub encoding: String,
 }
 
 /// Where the record in it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Cursor {
-    pub(super) cluster: String,
-    pub(super) epoch: u64,
-    pub(super) restore: String,
-    pub(super) revision: Revision,
-    pub(super) chain: Chain,
-    pub(super) term: u64,
+pub struct Cursor {
+    /// Whose record it is.
+    pub cluster: String,
+    /// The number of the cluster's life.
+    pub epoch: u64,
+    /// That life's restore id.
+    pub restore: String,
+    /// Everything up to here is in the record.
+    pub revision: Revision,
+    /// The chain there.
+    pub chain: Chain,
+    /// The term of the leader that wrote last.
+    pub term: u64,
     /// The life that was claimed last by somebody who brings the cluster back: its number and restore id.
-    pub(super) claimed: Option<(u64, String)>,
+    pub claimed: Option<(u64, String)>,
 }
 
 /// What is to be done.

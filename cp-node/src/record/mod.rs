@@ -13,9 +13,11 @@
 
 mod embedded;
 mod history;
+mod hosts;
 mod judge;
 mod lag;
 mod link;
+mod postgres;
 pub(crate) mod restore;
 mod schema;
 mod step;
@@ -36,10 +38,12 @@ use tokio::time::Instant;
 
 use embedded::Holds;
 pub(crate) use history::{HistoryError, HistoryFilter, PAGE_MAX, Told};
+pub use hosts::{Answer, Hosts, Tables};
+pub use judge::{Cursor, Found};
 pub(crate) use lag::Lag;
 pub use link::BadDsn;
 pub(crate) use link::Link;
-pub(crate) use trouble::Trouble;
+pub use trouble::Trouble;
 pub(crate) use writer::Writer;
 
 use crate::settings::{Durability, RecordSettings};

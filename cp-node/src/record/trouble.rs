@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 /// Why the record is not written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub enum Trouble {
     /// No connection.
     #[error("PostgreSQL cannot be reached: {0}")]
     Unreachable(String),

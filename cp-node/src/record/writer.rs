@@ -12,9 +12,9 @@ use raft_store::types::{NodeId, Raft};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::hosts::Hosts;
 use super::judge::{self, Cursor, Verdict};
-use super::link::Link;
-use super::{Record, State, Trouble, restore, schema, step};
+use super::{Record, State, Trouble, step};
 use crate::propose::Proposer;
 use crate::read::ReadIndex;
 
@@ -47,6 +47,8 @@ pub(crate) struct Writer {
     pub(crate) clock: Arc<dyn WallClock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) record: Record,
+    /// Where the record may be; `None`: nowhere.
+    pub(crate) hosts: Option<Arc<dyn Hosts>>,
 }
 
 /// Why a session ended.
@@ -65,7 +67,7 @@ impl From<Trouble> for Ended {
 impl Writer {
     /// Runs until it is aborted.
     pub(crate) async fn run(self) {
-        let Some(link) = self.record.shared.link.clone() else { return };
+        let Some(hosts) = self.hosts.clone() else { return };
         let mut pause = PAUSE_FIRST;
         let mut backlog = self.record.shared.backlog.clone();
         loop {
@@ -75,11 +77,11 @@ impl Writer {
                 tokio::time::sleep(PAUSE_FIRST).await;
                 continue;
             }
-            for host in link.hosts() {
-                match self.session(&link, host, term, &mut backlog, &mut pause).await {
+            for host in 0..hosts.count() {
+                match self.session(&*hosts, host, term, &mut backlog, &mut pause).await {
                     Ended::Deposed => break,
                     Ended::Trouble(trouble) => {
-                        let host = link.name(host);
+                        let host = hosts.name(host);
                         self.record.note(|writing| {
                             if writing.trouble.as_ref() != Some(&trouble) {
                                 tracing::warn!(host, reason = trouble.word(), error = %trouble, "the record is not written");
@@ -134,13 +136,13 @@ impl Writer {
 
     async fn session(
         &self,
-        link: &Link,
+        hosts: &dyn Hosts,
         host: usize,
         term: u64,
         backlog: &mut BacklogReader,
         pause: &mut Duration,
     ) -> Ended {
-        match self.write(link, host, term, backlog, pause).await {
+        match self.write(hosts, host, term, backlog, pause).await {
             Ok(()) => Ended::Deposed,
             Err(ended) => ended,
         }
@@ -149,18 +151,18 @@ impl Writer {
     /// Writes to one host until something is in the way.
     async fn write(
         &self,
-        link: &Link,
+        hosts: &dyn Hosts,
         host: usize,
         term: u64,
         backlog: &mut BacklogReader,
         pause: &mut Duration,
     ) -> Result<(), Ended> {
-        let mut session = link.connect(host).await?;
-        let found = step::look(&session).await?;
+        let mut session = hosts.connect(host).await?;
+        let found = session.look().await?;
         judge::system(&found, &backlog.now())?;
-        schema::migrate(&mut session).await?;
+        session.migrate().await?;
         let now = backlog.now();
-        let seen = step::cursor(&session).await?;
+        let seen = session.cursor().await?;
         let cluster = self.cluster.to_string();
         let verdict = judge::content(seen.as_ref(), &cluster, term, &now)?;
         let mut cursor = match (verdict, seen) {
@@ -177,19 +179,18 @@ impl Writer {
                         writing.regressed_changes += lost;
                     });
                 }
-                step::claim(&session, &seen, now.config.position(), term).await?
+                session.claim(&seen, now.config.position(), term).await?
             }
-            (Verdict::NextLife { .. }, Some(seen)) => step::claim(&session, &seen, now.config.position(), term).await?,
+            (Verdict::NextLife { .. }, Some(seen)) => session.claim(&seen, now.config.position(), term).await?,
             (Verdict::Rebase { .. }, Some(seen)) => {
                 let Some(config) = now.config_at_base() else { return Err(Ended::Deposed) };
-                restore::rebase(&session, &seen, term, &config).await?
+                session.rebase(&seen, term, &config).await?
             }
             _ => {
                 let Some(config) = now.config_at_base() else { return Err(Ended::Deposed) };
-                step::begin(&session, &cluster, term, &config).await?
+                session.begin(&cluster, term, &config).await?
             }
         };
-        let statements = step::prepare(&session).await?;
         let mark = |cursor: &Cursor| RecordMark {
             revision: cursor.revision,
             chain: cursor.chain,
@@ -199,10 +200,10 @@ impl Writer {
         };
         let (confirmed, marks) = watch::channel(mark(&cursor));
         let _marker = Marker(tokio::spawn(tell(marks, self.proposer.clone(), self.clock.clone())));
-        tracing::info!(host = link.name(host), revision = cursor.revision, term, "the record is written from here");
+        tracing::info!(host = hosts.name(host), revision = cursor.revision, term, "the record is written from here");
         self.record.note(|writing| {
             (writing.state, writing.trouble) = (State::Writing, None);
-            (writing.host, writing.cursor) = (link.name(host), Some(cursor.revision));
+            (writing.host, writing.cursor) = (hosts.name(host), Some(cursor.revision));
         });
         *pause = PAUSE_FIRST;
         while self.is_leading(term) || step::is_unfenced() {
@@ -213,8 +214,8 @@ impl Writer {
                     Ok(false) => return Ok(()),
                     Err(_) => {}
                 }
-                judge::system(&step::look(&session).await?, &backlog.now())?;
-                if step::cursor(&session).await?.as_ref() != Some(&cursor) {
+                judge::system(&session.look().await?, &backlog.now())?;
+                if session.cursor().await?.as_ref() != Some(&cursor) {
                     return Err(Trouble::Moved.into());
                 }
                 continue;
@@ -224,7 +225,7 @@ impl Writer {
                 // A restore has begun another life.
                 return Err(Trouble::Moved.into());
             }
-            cursor = step::step(&session, &statements, &cursor, &items).await?;
+            cursor = session.step(&cursor, &items).await?;
             confirmed.send_replace(mark(&cursor));
             let changes: usize = items.iter().map(|item| item.delta.changes.len()).sum();
             self.record.note(|writing| {

@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use archive::read::{Have, Limits, Polled, Reason, open_base};
-use archive::{ArchiveSettings, Found, Layout, Reader, Refused, StoreError, View};
+use archive::{ArchiveSettings, Found, Layout, OpenStore, Reader, Refused, StoreError, View};
+use daemon::blocking;
 use protocol::crypto::TrustedKeys;
 use protocol::seam::Random;
 use protocol::snapshot::{ClusterId, Expected};
@@ -125,6 +126,7 @@ struct Look {
 /// Starts to look, on the current runtime. The settings were checked.
 pub(crate) fn start(
     settings: ArchiveSettings,
+    stores: Arc<dyn OpenStore>,
     group: &str,
     board: Arc<ArchiveBoard>,
     random: Arc<dyn Random>,
@@ -134,7 +136,7 @@ pub(crate) fn start(
     let (sender, found) = mpsc::channel(FOUND_MAX);
     let group: Text = group.into();
     tokio::spawn(async move {
-        let (trusted, named, reader) = match open(&settings).await {
+        let (trusted, named, reader) = match open(&settings, &*stores).await {
             Ok(opened) => opened,
             Err(e) => {
                 warn!(error = %e, "the archive cannot be used");
@@ -165,11 +167,12 @@ fn limits(settings: &ArchiveSettings) -> Limits {
 
 async fn open(
     settings: &ArchiveSettings,
+    stores: &dyn OpenStore,
 ) -> Result<(TrustedKeys, Option<ClusterId>, Option<Reader>), archive::BadArchive> {
     let (trusted, named) = (settings.trusted()?, settings.cluster_id()?);
     let reader = match settings.is_set() {
         true => {
-            let (store, layout) = (settings.open().await?, Layout::new(&settings.prefix));
+            let (store, layout) = (stores.open(settings).await?, Layout::new(&settings.prefix));
             Some(Reader::new(store, layout, trusted.clone(), limits(settings)))
         }
         false => None,
@@ -248,7 +251,7 @@ impl Look {
     async fn read_file(&self, interest: &Interest) -> Result<Found, Reason> {
         let (path, look) = (self.file.clone(), self.clone());
         let expected = Expected { cluster: interest.cluster.or(self.named), view: self.view.text() };
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking::spawn(move || {
             let unavailable = |e: std::io::Error| Reason::Store(StoreError::Unavailable(e.to_string()));
             let max = look.limits.object_max;
             if std::fs::metadata(&path).map_err(unavailable)?.len() > max {

@@ -214,6 +214,7 @@ impl Session {
             Down::Payload(_) | Down::Heartbeat(_) if !self.welcomed => {
                 Err(Leave::Nonsense("something came before the welcome".to_owned()))
             }
+            Down::KeepAlive(_) => Ok(None),
             Down::Payload(part) => self.take_part(holding, part, now),
             Down::Heartbeat(heartbeat) => self.take_heartbeat(holding, heartbeat, now),
         }

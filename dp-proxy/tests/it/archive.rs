@@ -43,6 +43,7 @@ impl Shelf {
             key,
             limits: Limits { object_max: 1 << 30, unpacked_max: 1 << 30 },
             keep_bases: 2,
+            segments_max: 256,
         };
         let writer = Writer::new(&archive, cluster, View::Group("default".into()));
         Self { root, archive, writer }

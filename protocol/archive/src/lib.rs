@@ -20,6 +20,6 @@ pub mod write;
 pub use layout::{Layout, View};
 pub use pointer::Pointer;
 pub use read::{Found, Reader, Refused};
-pub use settings::{ArchiveSettings, BadArchive};
+pub use settings::{ArchiveSettings, AsSet, BadArchive, OpenStore};
 pub use store::{ObjectStore, StoreError};
 pub use write::Writer;

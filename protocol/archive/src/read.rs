@@ -298,7 +298,7 @@ impl Reader {
     /// Checks everything about what should be a base.
     pub(crate) async fn check_base(&self, cluster: ClusterId, view: &View, body: Bytes) -> Result<Found, Reason> {
         let (expected, reader) = (Expected { cluster: Some(cluster), view: view.text() }, self.clone());
-        let read = tokio::task::spawn_blocking(move || open_base(&body, &expected, &reader.trusted, reader.limits));
+        let read = daemon::blocking::spawn(move || open_base(&body, &expected, &reader.trusted, reader.limits));
         Ok(read.await.map_err(|e| StoreError::Unavailable(e.to_string()))??)
     }
 

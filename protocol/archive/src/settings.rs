@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::settings::units::{ByteSize, Span};
+use futures_util::future::BoxFuture;
 use protocol::crypto::{SigningKey, TrustedKeys, VerifyingKey};
 use protocol::snapshot::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::pointer::SEGMENTS_MAX;
 use crate::store::ObjectStore;
 use crate::store::directory::Directory;
 
@@ -41,6 +43,8 @@ pub struct ArchiveSettings {
     pub changes: u64,
     /// For a control-plane node: how many bases of a view are kept, with all that follows from them.
     pub keep_bases: u64,
+    /// For a control-plane node: so many segments stand behind a base at most, 1 to 256; then a new base is put.
+    pub segments: u64,
     /// For a proxy: a signed snapshot of its group's view that it may start from.
     #[serde(skip_serializing_if = "is_empty")]
     pub file: PathBuf,
@@ -103,6 +107,7 @@ impl Default for ArchiveSettings {
             interval: Span(Duration::from_secs(5)),
             changes: 1000,
             keep_bases: 3,
+            segments: SEGMENTS_MAX as u64,
             file: PathBuf::new(),
             poll: Span(Duration::from_secs(5)),
         }
@@ -170,6 +175,9 @@ impl ArchiveSettings {
         }
         if self.changes == 0 || self.keep_bases == 0 {
             return Err(bad("archive.changes", "and archive.keep_bases must be at least 1"));
+        }
+        if !(1..=SEGMENTS_MAX as u64).contains(&self.segments) {
+            return Err(bad("archive.segments", format!("must be 1 to {SEGMENTS_MAX}")));
         }
         if !self.s3.bucket.is_empty() {
             if cfg!(not(feature = "s3")) {
@@ -256,6 +264,25 @@ impl ArchiveSettings {
             }
         }
         self
+    }
+}
+
+/// Opens the store that settings name: the one that they name, or the model of a simulation in its place.
+pub trait OpenStore: Send + Sync {
+    /// The store. Nothing is dialled.
+    ///
+    /// # Errors
+    /// [`BadArchive`], also when there is no archive.
+    fn open<'s>(&'s self, settings: &'s ArchiveSettings) -> BoxFuture<'s, Result<Arc<dyn ObjectStore>, BadArchive>>;
+}
+
+/// Opens the store that settings name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsSet;
+
+impl OpenStore for AsSet {
+    fn open<'s>(&'s self, settings: &'s ArchiveSettings) -> BoxFuture<'s, Result<Arc<dyn ObjectStore>, BadArchive>> {
+        Box::pin(settings.open())
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::planted;
+use daemon::{blocking, planted};
 use protocol::crypto::{SigningKey, TrustedKeys};
 use protocol::delta::Change;
 use protocol::entry::UnixMillis;
@@ -46,6 +46,7 @@ pub struct Writer {
     view: View,
     key: Arc<SigningKey>,
     keep_bases: usize,
+    segments_max: usize,
     standing: Option<Standing>,
     /// Whether the store knows conditional puts, as far as that is known.
     conditional: bool,
@@ -133,16 +134,18 @@ pub struct Archive {
     pub limits: Limits,
     /// Bases that are kept; at least 1.
     pub keep_bases: usize,
+    /// Segments that stand behind a base at most; at most [`SEGMENTS_MAX`].
+    pub segments_max: usize,
 }
 
 impl Writer {
     /// A writer of one view of one cluster.
     #[must_use]
     pub fn new(archive: &Archive, cluster: ClusterId, view: View) -> Self {
-        let Archive { store, layout, key, trusted, limits, keep_bases } = archive.clone();
+        let Archive { store, layout, key, trusted, limits, keep_bases, segments_max } = archive.clone();
         let reader = Reader::new(store.clone(), layout.clone(), trusted, limits);
-        let keep_bases = keep_bases.max(1);
-        Self { store, layout, reader, cluster, view, key, keep_bases, standing: None, conditional: true }
+        let (keep_bases, segments_max) = (keep_bases.max(1), segments_max.min(SEGMENTS_MAX));
+        Self { store, layout, reader, cluster, view, key, keep_bases, segments_max, standing: None, conditional: true }
     }
 
     /// The position that is in the archive, once that is known.
@@ -189,7 +192,7 @@ impl Writer {
             return Ok(done);
         };
         let outgrown = standing.pointer.segments_bytes() > standing.pointer.base_bytes.max(SEGMENTS_BYTES_MIN)
-            || standing.pointer.segments.len() >= SEGMENTS_MAX;
+            || standing.pointer.segments.len() >= self.segments_max;
         if planted!("pointer-before-body") {
             let mut early = standing.clone();
             early.pointer.segments.push(SegmentRef { prev: delta.prev, position: delta.position, bytes: 0 });
@@ -331,7 +334,7 @@ impl Writer {
         done: &mut Done,
     ) -> Result<Pointer, WriteError> {
         let (cluster, view, key, whole) = (self.cluster, self.view.clone(), self.key.clone(), config.clone());
-        let encode = tokio::task::spawn_blocking(move || encode_base(cluster, &view, &whole, level, now, &key));
+        let encode = blocking::spawn(move || encode_base(cluster, &view, &whole, level, now, &key));
         let encoded = encode.await.map_err(|e| WriteError::Encode(std::io::Error::other(e)))?;
         let (header, bytes) = encoded.map_err(WriteError::Encode)?;
         let (base_bytes, bytes) = (bytes.len() as u64, Bytes::from(bytes));

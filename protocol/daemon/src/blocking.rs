@@ -16,6 +16,15 @@ pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Jo
     if is_inline() { tokio::spawn(async move { work() }) } else { tokio::task::spawn_blocking(work) }
 }
 
+/// Runs `work` where it may block, and waits for it. A panic in it goes on here.
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn(work).await {
+        Ok(done) => done,
+        // The task is never cancelled; so it panicked.
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
 /// Whether work that may block runs among the tasks of this thread: it must not wait for any of them.
 #[must_use]
 pub fn is_inline() -> bool {

@@ -288,7 +288,7 @@ impl Content {
 }
 
 /// The largest encoded entry that is believed: a body of the largest size with room for its names.
-const ITEM_BYTES_MAX: usize = 8 << 20;
+pub(super) const ITEM_BYTES_MAX: usize = 8 << 20;
 
 /// Moves every whole item out of `pending`.
 fn drain<T: Decode<()>>(pending: &mut Vec<u8>, items: &mut Vec<T>) -> Result<(), SnapshotError> {

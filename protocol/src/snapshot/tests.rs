@@ -88,15 +88,29 @@ fn what_is_written_comes_back_with_views_and_sections() {
     assert_eq!(loaded.state.catch_up("default", from, from), state.catch_up("default", from, from));
 }
 
-#[test]
-fn an_entry_larger_than_a_block_is_cut_and_joined() {
+/// A state with one resource whose body has so many bytes.
+fn with_body(bytes: usize) -> ConfigState {
     let mut state = ConfigState::following();
-    let body = format!("{{\"a\":\"{}\"}}", "x".repeat(3 << 20));
+    let body = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
     let changes = vec![Change { key: ResourceKey::new("protos", "p"), entry: Some(entry(1, &body)) }];
     let digest = state.digest_after(&changes);
     let delta = Delta { prev: state.changed_at(), position: state.position().next(), changes, digest, cause: None };
     state.evolve(&delta).unwrap();
-    assert_eq!(open(&written(&state, &[], &Unsealed)).unwrap().state, state);
+    state
+}
+
+#[test]
+fn an_entry_larger_than_a_block_is_cut_and_joined_and_what_no_reader_takes_is_not_written() {
+    for bytes in [3 << 20, (8 << 20) - 100] {
+        let state = with_body(bytes);
+        assert_eq!(open(&written(&state, &[], &Unsealed)).unwrap().state, state, "{bytes}");
+    }
+    let state = with_body(8 << 20);
+    let refused = write(&mut Vec::new(), &header(&state), &state, &[], &Unsealed).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("protos/p: 83886") && refused.ends_with("no reader takes more than 8388608"),
+        "{refused}"
+    );
 }
 
 #[test]

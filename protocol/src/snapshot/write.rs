@@ -6,6 +6,7 @@ use bincode::Encode;
 use sha2::{Digest as _, Sha256};
 
 use super::block::{self, RAW_BYTES_MAX};
+use super::read::ITEM_BYTES_MAX;
 use super::{Footer, Header, MAGIC, Sealer, SectionTag, ViewRecord};
 use crate::codec::{self, LAYOUT};
 use crate::state::ConfigState;
@@ -24,7 +25,7 @@ pub struct Summary {
 /// Where the state serves views, what they remember is written too, so that a reader can serve deltas at once.
 ///
 /// # Errors
-/// Those of `out`.
+/// Those of `out`, and a resource that no reader would take, by its key.
 pub fn write(
     out: &mut impl Write,
     header: &Header,
@@ -37,7 +38,8 @@ pub fn write(
     out.write_all(&codec::seal(header).map_err(io::Error::other)?)?;
     let mut blocks = Blocks { out: &mut out, raw: Vec::with_capacity(RAW_BYTES_MAX), count: 0 };
     for item in state.iter() {
-        blocks.push(block::ENTRIES, &item)?;
+        let named = |e| io::Error::other(format!("{}: {e}", item.0));
+        blocks.push(block::ENTRIES, &item).map_err(named)?;
     }
     blocks.flush(block::ENTRIES)?;
     for group in state.groups() {
@@ -77,6 +79,10 @@ impl<W: Write> Blocks<'_, W> {
     /// stream over its blocks.
     fn push<T: Encode>(&mut self, kind: u8, item: &T) -> io::Result<()> {
         let encoded = bincode::encode_to_vec(item, LAYOUT).map_err(io::Error::other)?;
+        if encoded.len() > ITEM_BYTES_MAX {
+            let bytes = encoded.len();
+            return Err(io::Error::other(format!("{bytes} bytes, and no reader takes more than {ITEM_BYTES_MAX}")));
+        }
         let mut rest = encoded.as_slice();
         while !rest.is_empty() {
             let room = RAW_BYTES_MAX - self.raw.len();

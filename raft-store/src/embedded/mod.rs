@@ -18,6 +18,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+use daemon::blocking;
 use protocol::{ConfigState, Entry, Position, ResourceKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -185,7 +186,7 @@ impl Embedded {
         loop {
             let newest = tail.now();
             let this = self.clone();
-            let stepped = blocking(move || this.step(&newest)).await;
+            let stepped = blocking::run(move || this.step(&newest)).await;
             let wait = match stepped {
                 Ok(Stepped::Forward) => {
                     unsynced = unsynced.or_else(|| Some(Instant::now() + SYNC_EVERY));
@@ -233,7 +234,7 @@ impl Embedded {
 
     async fn sync(&self) {
         let this = self.clone();
-        let synced = blocking(move || match &mut *this.write() {
+        let synced = blocking::run(move || match &mut *this.write() {
             Open::Rows(store) => store.sync(),
             Open::Closed(_) => Ok(()),
         });
@@ -324,7 +325,7 @@ impl Embedded {
     /// [`EmbeddedError`].
     pub async fn rows(&self, filter: RowFilter) -> Result<Vec<(RowId, Row)>, EmbeddedError> {
         let this = self.clone();
-        blocking(move || this.find(&filter)).await
+        blocking::run(move || this.find(&filter)).await
     }
 
     fn find(&self, filter: &RowFilter) -> Result<Vec<(RowId, Row)>, EmbeddedError> {
@@ -373,7 +374,7 @@ impl Embedded {
     /// [`EmbeddedError`].
     pub async fn entry_at(&self, key: &ResourceKey, revision: u64, now: ConfigState) -> Result<Then, EmbeddedError> {
         let (this, key) = (self.clone(), key.clone());
-        blocking(move || this.find_entry(&key, revision, &now)).await
+        blocking::run(move || this.find_entry(&key, revision, &now)).await
     }
 
     fn find_entry(&self, key: &ResourceKey, revision: u64, now: &ConfigState) -> Result<Then, EmbeddedError> {
@@ -435,17 +436,4 @@ fn step_of(items: &[Arc<crate::machine::OutboxItem>]) -> usize {
         bytes <= STEP_BYTES_MAX
     });
     fits.count().max(1)
-}
-
-/// Runs disk work off the runtime's own threads.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // The task is never cancelled; so it panicked, and goes on panicking here.
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
-    }
 }

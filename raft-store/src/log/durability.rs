@@ -47,8 +47,8 @@ impl Durability {
         Self::new()
     }
 
-    /// Entries `first..=last` are appended; the ticket goes with them to the writer.
-    pub(super) fn begin(&self, first: u64, _last: u64) -> u64 {
+    /// Entries from `first` on are appended; the ticket goes with them to the writer.
+    pub(super) fn begin(&self, first: u64) -> u64 {
         let mut ticket = 0;
         // Nobody waits for something to become unsafe.
         self.open.send_if_modified(|open| {
@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_entry_is_safe_when_it_and_all_before_it_are_synced() {
         let durability = Durability::new();
-        let (a, b) = (durability.begin(5, 6), durability.begin(7, 7));
+        let (a, b) = (durability.begin(5), durability.begin(7));
         assert!(durability.is_safe(4) && !durability.is_safe(5) && !durability.is_safe(7));
         let wait = |index| tokio::time::timeout(Duration::from_secs(1), durability.wait_safe(index));
         assert!(wait(5).await.is_err(), "still waiting");
@@ -160,7 +160,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_failure_nothing_open_becomes_safe() {
         let durability = Durability::new();
-        durability.begin(5, 5);
+        durability.begin(5);
         durability.fail();
         assert_eq!(durability.wait_safe(5).await, Err(DiskFailed));
         assert_eq!(durability.wait_safe(4).await, Ok(()));
@@ -171,7 +171,7 @@ mod tests {
         let durability = Durability::new();
         let mut commit = SafeCommit::new(durability.clone());
         assert_eq!(commit.cap(Some(id(4)), true).await, Ok(Some(id(4))));
-        let ticket = durability.begin(5, 5);
+        let ticket = durability.begin(5);
         assert_eq!(commit.cap(Some(id(5)), true).await, Ok(Some(id(4))), "entries go out with what is safe");
         let wait = tokio::time::timeout(Duration::from_secs(1), commit.cap(Some(id(5)), false));
         assert!(wait.await.is_err(), "a bare commit waits");

@@ -274,7 +274,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let (Some(first), Some(last)) = (entries.first().map(|e| e.log_id), entries.last().map(|e| e.log_id)) else {
+        let Some(first) = entries.first().map(|e| e.log_id) else {
             callback.log_io_completed(Ok(()));
             return Ok(());
         };
@@ -289,7 +289,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             leads
         };
         if unsafe_until_synced {
-            let ticket = self.durability.begin(first.index, last.index);
+            let ticket = self.durability.begin(first.index);
             self.writer.append_unsafe(records, ticket);
             callback.log_io_completed(Ok(()));
         } else if planted!("follower-writes-nothing") {

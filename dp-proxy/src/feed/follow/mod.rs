@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use archive::{ArchiveSettings, Found};
+use archive::{ArchiveSettings, Found, OpenStore};
 use daemon::planted;
 use protocol::ConfigState;
 use protocol::seam::Random;
@@ -60,6 +60,8 @@ pub struct Start {
     pub control_plane: ControlPlane,
     /// The archive, where there is one.
     pub archive: Option<ArchiveSettings>,
+    /// Opens the archive's store.
+    pub stores: Arc<dyn OpenStore>,
     /// The file in place of both, where there is one.
     pub standalone: Option<Standalone>,
     /// What ssls are compiled with.
@@ -137,11 +139,11 @@ pub async fn follow(start: Start, live: watch::Sender<bool>) {
 
 async fn follow_until_wished(mut start: Start, live: watch::Sender<bool>, wishes: mpsc::Receiver<Wish>) {
     let archive = start.archive.take();
-    let standalone = start.standalone.take();
+    let (standalone, stores) = (start.standalone.take(), start.stores.clone());
     let mut feed = Follower::boot(start, live, wishes).await;
     feed.archive = archive.map(|settings| {
         let (group, board) = (&feed.identity.node.group, feed.board.archive.clone());
-        archived::start(settings, group, board, feed.random.clone(), feed.interest())
+        archived::start(settings, stores, group, board, feed.random.clone(), feed.interest())
     });
     feed.file = standalone.map(|standalone| {
         let found = standalone::start(standalone.clone(), feed.board.file.clone());
@@ -225,6 +227,7 @@ impl Follower {
             identity,
             control_plane,
             archive: _,
+            stores: _,
             standalone: _,
             tls,
             secrets,
@@ -310,6 +313,11 @@ impl Follower {
                 opened = opening => opened,
                 Some(wish) = self.wishes.recv() => {
                     self.stand_aside(wish).await;
+                    continue;
+                }
+                // A node that does not answer keeps nobody from what the archive has; it is told where that led.
+                found = next_found(&mut self.archive) => {
+                    self.take_archived(*found).await;
                     continue;
                 }
             };

@@ -34,7 +34,7 @@ impl Follower {
                         Some(Down::Payload(_)) => Some(None),
                         Some(Down::Behind(_)) => return Err("it is behind".to_owned()),
                         Some(Down::Refused(refused)) => return Err(format!("it refuses: {}", refused.reason)),
-                        Some(Down::Welcome(_)) | None => None,
+                        Some(Down::Welcome(_) | Down::KeepAlive(_)) | None => None,
                     };
                     said.push(message);
                     if let Some(leader_age) = leader_age {

@@ -195,6 +195,8 @@ fn an_orderly_stream() {
     // What came twice is old; what a newer node may say is let pass.
     assert!(matches!(dp.take(delta(&step)), Ok(None)));
     assert!(matches!(dp.take(FeedDown { kind: None }), Ok(None)));
+    let alive = FeedDown { kind: Some(Down::KeepAlive(grpc::KeepAlive {})) };
+    assert!(matches!(dp.take(alive), Ok(None)));
 }
 
 #[test]
@@ -388,4 +390,30 @@ fn a_step_in_parts_is_one_step() {
     assert!(matches!(dp.take(before), Ok(Some(Event::Current))));
     assert_eq!(keep(dp.take(at(10..bytes.len()))), Keep::Frame(bytes.clone().into()));
     assert!(dp.agrees_with(&cp));
+}
+
+#[test]
+fn fuzz_messages_of_a_node_lead_forward_or_change_nothing() {
+    let (mut cp, mut ahead) = (Cp::new(), Cp::new());
+    let step = ahead.edit("routes", "two", "default").unwrap();
+    let whole = [cp.welcome(), cp.full(), cp.heartbeat(), delta(&step), ahead.heartbeat(), ahead.full()];
+    let encoded: Vec<Vec<u8>> = whole.iter().map(prost::Message::encode_to_vec).collect();
+    let seeds: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
+    crate::fuzz::hammer(2, &seeds, |bytes| {
+        let Ok(message) = <FeedDown as prost::Message>::decode(bytes) else { return };
+        // What holds of every message is looked at where it is taken.
+        drop(Dp::following(&cp).take(message));
+    });
+    // What is inside of them, whole as far as the frames around it say.
+    cp.edit("routes", "three", "default");
+    let view = cp.state.bucket_contents("default", ConfigState::following().view("default").digest().buckets());
+    let Some(Down::Payload(full)) = ahead.full().kind else { panic!("a full state is a payload") };
+    let inside = [codec::seal(&step).unwrap(), full.part.to_vec(), codec::seal(&view).unwrap()];
+    let seeds: Vec<&[u8]> = inside.iter().map(Vec::as_slice).collect();
+    let held = Cp::new();
+    crate::fuzz::hammer(2, &seeds, |bytes| {
+        for kind in [PayloadKind::Delta, PayloadKind::Full, PayloadKind::Buckets] {
+            drop(Dp::following(&held).take(payload(kind, bytes)));
+        }
+    });
 }

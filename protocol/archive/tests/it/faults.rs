@@ -44,7 +44,7 @@ impl Shelf {
         let mut settings = ArchiveSettings { ..moto.settings.clone() };
         let store = settings.open().await.unwrap();
         let (trusted, layout) = (TrustedKeys::new([key.public()]), Layout::new(prefix));
-        let direct = Archive { store, layout, key, trusted, limits: LIMITS, keep_bases: 1 };
+        let direct = Archive { store, layout, key, trusted, limits: LIMITS, keep_bases: 1, segments_max: 256 };
         settings.s3.endpoint = between.endpoint.clone();
         settings.s3.timeout.0 = patience;
         let through = Archive { store: settings.open().await.unwrap(), ..direct.clone() };

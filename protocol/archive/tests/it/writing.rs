@@ -75,7 +75,10 @@ impl Place {
         let key = Arc::new(SigningKey::from_seed([1; 32]));
         let trusted = TrustedKeys::new([key.public()]);
         let layout = Layout::new("p");
-        Self { root, archive: Archive { store, layout, key, trusted, limits: LIMITS, keep_bases: 2 } }
+        Self {
+            root,
+            archive: Archive { store, layout, key, trusted, limits: LIMITS, keep_bases: 2, segments_max: 256 },
+        }
     }
 
     pub(crate) fn reader(&self) -> Reader {

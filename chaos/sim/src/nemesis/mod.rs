@@ -1,15 +1,19 @@
 //! Faults, from the seed: links that are cut, one way or both, held or slow; nodes that crash with or without what they
 //! had not synced, one or all; nodes that stop in order; proxies that are killed.
 
+mod outside;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use turmoil::Sim;
 
 use crate::check::Checker;
-use crate::hosts::{Machine, Shared};
-use crate::plan::Plan;
+use crate::hosts::{Machine, Platters, Shared};
+use crate::outside::Outside;
+use crate::plan::{Mutant, Plan};
 use crate::random::{below, millis, stream};
 
 /// Plays the faults of one run.
@@ -24,10 +28,12 @@ pub(crate) struct Nemesis {
     /// Links that are not as they should be, and until when.
     links: Vec<(Duration, String, String)>,
     now: Duration,
+    outside: outside::Faults,
+    home: PathBuf,
 }
 
 impl Nemesis {
-    pub(crate) fn new(plan: &Plan, shared: Shared, machines: Vec<Machine>) -> Self {
+    pub(crate) fn new(plan: &Plan, shared: Shared, machines: Vec<Machine>, outside: Outside, home: PathBuf) -> Self {
         Self {
             plan: plan.clone(),
             shared,
@@ -37,6 +43,8 @@ impl Nemesis {
             down: BTreeMap::new(),
             links: Vec::new(),
             now: Duration::ZERO,
+            outside: outside::Faults::new(plan, outside),
+            home,
         }
     }
 
@@ -71,6 +79,7 @@ impl Nemesis {
     pub(crate) fn step(&mut self, sim: &mut Sim<'_>, checker: &mut Checker) {
         self.now = sim.elapsed();
         self.heal_due(sim, checker, false);
+        self.step_outside(sim, checker);
         if self.now < self.next {
             return;
         }
@@ -175,7 +184,11 @@ impl Nemesis {
         if power {
             let keep = usize::try_from(self.draw(4)).expect("it is below 4");
             let machine = self.machines.iter().find(|machine| machine.number == number);
-            machine.expect("every node has a machine").disk.power_cut(keep);
+            let machine = machine.expect("every node has a machine");
+            machine.platters.borrow().disk.power_cut(keep);
+            if self.plan.mutant == Some(Mutant::OldIdNewDisk) {
+                machine.platters.replace(Platters::default());
+            }
         }
         self.shared.borrow_mut().nodes.remove(&number);
         self.shared.borrow_mut().stopping.remove(&number);
@@ -227,5 +240,6 @@ impl Nemesis {
     pub(crate) fn heal(&mut self, sim: &mut Sim<'_>, checker: &mut Checker) {
         self.now = sim.elapsed();
         self.heal_due(sim, checker, true);
+        self.outside.heal();
     }
 }

@@ -1,20 +1,24 @@
 //! What must hold after every step: Raft's own invariants, and the laws of `docs/ARCHITECTURE.md` that concern the parts
 //! that run here.
 
+mod archive;
+mod clients;
+mod proxies;
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use cp_node::node::Inside;
 use futures_util::FutureExt;
 use openraft::{EntryPayload, RaftLogReader, ServerState};
-use protocol::Position;
-use protocol::digest::Digest;
 use raft_store::types::{Entry, LogId};
 use sha2::{Digest as _, Sha256};
 
-use crate::client::{Event, Told};
 use crate::hosts::{Shared, World};
-use crate::truth::{self, Truth};
+use crate::outside::Outside;
+use crate::plan::Plan;
+use crate::truth::Truth;
 
 /// Everything that the checker remembers.
 pub(crate) struct Checker {
@@ -28,7 +32,16 @@ pub(crate) struct Checker {
     nodes: BTreeMap<u64, Seen>,
     /// Entries by id: what they carry, and which entry they follow.
     entries: HashMap<(u64, u64, u64), Carried>,
-    proxies: BTreeMap<u64, ProxySeen>,
+    proxies: BTreeMap<u64, proxies::Seen>,
+    pub(crate) outside: Outside,
+    archive: archive::Seen,
+    record: record::Seen,
+    /// How far the record may be behind.
+    backlog_max: u64,
+    /// Requests that may be under way when that is reached: every client's, and one that it has given up.
+    under_way: u64,
+    /// On which the product's own readers of what stands outside run.
+    readers: tokio::runtime::Runtime,
     /// Writes that were surely not applied.
     never: Vec<String>,
     steps: u64,
@@ -43,15 +56,6 @@ struct Seen {
     applied: Option<u64>,
     revision: u64,
     snapshot: Option<u64>,
-}
-
-#[derive(Default)]
-struct ProxySeen {
-    /// Where it stood last, in this life.
-    position: Position,
-    /// Where it stood last with its disk holding it.
-    kept: Position,
-    alive: bool,
 }
 
 /// The run as text, hashed; kept in full when somebody wants to read it.
@@ -83,7 +87,10 @@ impl Trace {
 const LOGS_EVERY: u64 = 10;
 
 impl Checker {
-    pub(crate) fn new(shared: Shared, keep_trace: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, shared: Shared, outside: Outside, keep_trace: bool) -> Self {
+        // Paused as the machines' own: the process' clock asks the runtime that it is asked on.
+        let readers = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let readers = readers.expect("it needs nothing of the machine");
         Self {
             shared,
             truth: None,
@@ -92,6 +99,12 @@ impl Checker {
             nodes: BTreeMap::new(),
             entries: HashMap::new(),
             proxies: BTreeMap::new(),
+            outside,
+            archive: archive::Seen::default(),
+            record: record::Seen::default(),
+            backlog_max: plan.record.unwrap_or(u64::MAX / 2),
+            under_way: 2 * plan.clients,
+            readers,
             never: Vec::new(),
             steps: 0,
             trace: Trace { lines: keep_trace.then(Vec::new), ..Trace::default() },
@@ -101,13 +114,6 @@ impl Checker {
     /// A node was killed: what it says next is of a new life.
     pub(crate) fn node_died(&mut self, number: u64) {
         self.nodes.remove(&number);
-    }
-
-    /// A proxy was killed: it may come back no earlier than where its disk was.
-    pub(crate) fn proxy_died(&mut self, number: u64) {
-        if let Some(seen) = self.proxies.get_mut(&number) {
-            seen.alive = false;
-        }
     }
 
     /// Looks at everything.
@@ -124,12 +130,19 @@ impl Checker {
         if self.truth.is_none() {
             return Ok(());
         }
+        for number in std::mem::take(&mut world.replaced) {
+            self.trace.note(format!("{now_millis} cp{number} is a new node"));
+            self.nodes.remove(&number);
+            self.terms.remove(&number);
+        }
         self.advance(world, now_millis)?;
         self.check_nodes(world)?;
         if self.steps.is_multiple_of(LOGS_EVERY) {
             self.check_logs(world)?;
         }
         self.check_proxies(world, now_millis)?;
+        self.check_archive(world, now_millis)?;
+        self.check_record(world, now_millis)?;
         for event in std::mem::take(&mut world.events) {
             self.trace.note(format!("{now_millis} {event:?}"));
             self.check_event(world, event)?;
@@ -284,113 +297,6 @@ impl Checker {
         Ok(())
     }
 
-    fn check_proxies(&mut self, world: &mut World, now_millis: u64) -> Result<(), String> {
-        let Self { truth, proxies, trace, .. } = self;
-        let truth = truth.as_ref().expect("it is there once a node is");
-        for (number, proxy) in &world.proxies {
-            let standing = proxy.board.read();
-            let position = standing.position;
-            let seen = proxies.entry(*number).or_default();
-            let floor = if seen.alive { seen.position } else { seen.kept };
-            if behind(position, floor) {
-                return Err(format!("dp{number} went back from {floor} to {position}"));
-            }
-            if seen.alive && position == seen.position && standing.volatile {
-                continue;
-            }
-            if position != seen.position || !seen.alive {
-                let none = position == Position::default();
-                let revision = truth.revisions.get(usize::try_from(position.revision).expect("it fits"));
-                let expected = if none { Some(Digest::default()) } else { revision.map(|revision| revision.view) };
-                if !none && (position.epoch != truth.epoch() || expected.is_none()) {
-                    return Err(format!("dp{number} is at {position}, which was never committed"));
-                }
-                if !none && expected != Some(standing.digest) {
-                    return Err(format!("dp{number} differs from the committed history at {position}"));
-                }
-                let table = proxy.cell.load();
-                if behind(table.position, position) && !none && standing.resources > 0 {
-                    // Bookmarks move the position without a new table; what changed in between must be nothing.
-                    let changed = (table.position.revision + 1..=position.revision).any(|r| {
-                        truth.revisions.get(usize::try_from(r).expect("it fits")).is_some_and(|r| !r.keys.is_empty())
-                    });
-                    if changed && table.position.epoch == position.epoch {
-                        return Err(format!("dp{number} says {position} and serves {}", table.position));
-                    }
-                }
-                trace.note(format!("{now_millis} dp{number} at {position}"));
-                world.tally.count("proxy_moves");
-            }
-            seen.alive = true;
-            seen.position = position;
-            if !standing.volatile {
-                seen.kept = position;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_event(&mut self, world: &mut World, event: Event) -> Result<(), String> {
-        match event {
-            Event::Write { name, keys, if_match, floor, told } => {
-                let made = self.truth().made_by(&name);
-                match told {
-                    Told::Done(revision) => {
-                        world.tally.count("acknowledged");
-                        if !made.contains(&revision) {
-                            return Err(format!("{name} was acknowledged as revision {revision}, it made {made:?}"));
-                        }
-                        if revision <= floor {
-                            return Err(format!("{name} got revision {revision}, clients had seen {floor} before"));
-                        }
-                        let changed = &self.truth().revisions[usize::try_from(revision).expect("it fits")].keys;
-                        if let Some(missing) = keys.iter().find(|key| !changed.contains(key)) {
-                            return Err(format!("{name} was acknowledged as {revision}, which leaves {missing} out"));
-                        }
-                        if let Some(expected) = if_match {
-                            world.tally.count("compare_and_set");
-                            let before = self.truth().at(&keys[0], revision - 1).map(|(modified, _)| modified);
-                            if before != Some(expected) {
-                                return Err(format!("{name} asked for {expected} and replaced {before:?}"));
-                            }
-                        }
-                    }
-                    Told::Refused(revision) => {
-                        world.tally.count("refused");
-                        if revision < floor {
-                            return Err(format!(
-                                "{name} was refused as of {revision}, clients had seen {floor} before"
-                            ));
-                        }
-                        self.never.push(name);
-                    }
-                    Told::NotApplied => {
-                        world.tally.count("not_applied");
-                        self.never.push(name);
-                    }
-                    Told::Unknown => world.tally.count("unknown"),
-                }
-                if made.len() > 1 {
-                    return Err("a request took effect twice".to_owned());
-                }
-            }
-            Event::Read { key, stale, floor, revision, found } => {
-                world.tally.count(if stale { "stale_reads" } else { "reads" });
-                if !stale && revision < floor {
-                    return Err(format!("a read of {key} is of {revision}, clients had seen {floor} before"));
-                }
-                let expected = self
-                    .truth()
-                    .at(&key, revision)
-                    .map(|(modified, body)| (modified, truth::mark(body).unwrap_or_default().to_owned()));
-                if expected != found {
-                    return Err(format!("a read of {key} as of {revision} found {found:?}, there was {expected:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// What can be said only when nothing moves any more.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         let world = self.shared.clone();
@@ -418,6 +324,10 @@ impl Checker {
             return Err(format!("{leaders:?} lead"));
         }
         for (number, inside) in &world.nodes {
+            let voters = inside.raft.metrics().borrow().membership_config.membership().voter_ids().count() as u64;
+            if voters != nodes {
+                return Err(format!("for cp{number} {voters} vote, {nodes} should"));
+            }
             let at = inside.feed.position().revision;
             if at != truth.head() {
                 return Err(format!("cp{number} is at {at}, the head is {}", truth.head()));
@@ -429,7 +339,8 @@ impl Checker {
                 return Err(format!("dp{number} is at {at:?}, the head is {}", truth.head()));
             }
         }
-        Ok(())
+        self.archive.is_at(truth.head())?;
+        self.record_is_at(truth.head())
     }
 }
 
@@ -449,8 +360,4 @@ fn content(entry: &Entry) -> [u8; 32] {
         EntryPayload::Normal(payload) => Sha256::digest(&payload.0).into(),
         EntryPayload::Membership(membership) => Sha256::digest(format!("{membership:?}").as_bytes()).into(),
     }
-}
-
-fn behind(position: Position, floor: Position) -> bool {
-    (position.epoch.number, position.revision) < (floor.epoch.number, floor.revision)
 }
