@@ -67,12 +67,15 @@ pub(super) fn error_words(rejection: &Rejection) -> String {
         }
         Rejection::StillReferenced { key, by } => {
             let directly = if key.kind.as_str() == "services" { " directly" } else { "" };
-            format!(
-                "can not delete this {}{directly}, {} [{}] is still using it now",
-                singular(key),
-                singular(by),
-                by.id
-            )
+            // These kinds name an upstream in their plugins alone, and have names of their own in APISIX's sentence.
+            let by_name = match by.kind.as_str() {
+                "consumer_groups" => "plugin in consumer_group",
+                "consumers" if key.kind.as_str() == "upstreams" => "plugin in consumer",
+                "global_rules" => "plugin in global_rules",
+                "plugin_configs" => "plugin in plugin_config",
+                _ => singular(by),
+            };
+            format!("can not delete this {}{directly}, {by_name} [{}] is still using it now", singular(key), by.id)
         }
         Rejection::Claimed { space, by, .. } => match space.strip_prefix(GLOBAL_PLUGINS) {
             Some(plugin) => format!("plugin '{plugin}' already exists in global rule with id '{}'", by.id),

@@ -34,10 +34,14 @@ pub(super) fn schema(call: &Call) -> Result<Answer, Answer> {
     }
 }
 
-/// The schema of a plugin's configuration, of a consumer's with `schema_type=consumer`.
+/// The schema of a plugin's configuration, of a consumer's with `schema_type=consumer`, of its metadata with `metadata`.
 fn schema_of(plugin: &Plugin, call: &Call) -> Value {
-    let of_consumer = call.query.get("schema_type") == Some("consumer");
-    plugin.consumer_schema().filter(|_| of_consumer).unwrap_or_else(|| plugin.schema())
+    let other = match call.query.get("schema_type") {
+        Some("consumer") => plugin.consumer_schema(),
+        Some("metadata") => plugin.metadata_schema(),
+        _ => None,
+    };
+    other.unwrap_or_else(|| plugin.schema())
 }
 
 /// `plugins[/list|reload|<name>]`: the plugins of this build; there are none for TCP and UDP.

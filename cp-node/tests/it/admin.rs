@@ -231,6 +231,16 @@ async fn references_hold() {
         (400, "can not delete this service directly, route [r1] is still using it now")
     );
     assert_eq!(api.call("DELETE", "/apisix/admin/upstreams/u1?force=true", "").await.0, 200);
+    // A plugin's configuration may name an upstream too.
+    let split = r#"{"plugins":{"traffic-split":{"rules":[{"weighted_upstreams":[{"upstream_id":"u2"}]}]}}}"#;
+    let (status, refused) = api.call("PUT", "/apisix/admin/plugin_configs/p1", split).await;
+    let missing = "failed to fetch upstream info by upstream id [u2], response code: 404";
+    assert_eq!((status, message(&refused)), (400, missing));
+    api.call("PUT", "/apisix/admin/upstreams/u2", UPSTREAM).await;
+    assert_eq!(api.call("PUT", "/apisix/admin/plugin_configs/p1", split).await.0, 201);
+    let (status, kept) = api.call("DELETE", "/apisix/admin/upstreams/u2", "").await;
+    let using = "can not delete this upstream, plugin in plugin_config [p1] is still using it now";
+    assert_eq!((status, message(&kept)), (400, using));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use protocol::grpc::feed_client::FeedClient;
+use protocol::grpc::{FeedUp, Hello, feed_up};
 use serde_json::{Value, json};
+use tokio_stream::StreamExt as _;
 
-use super::node::{Api, VIEWER};
+use super::node::{Api, KEY, VIEWER};
 use super::ssls::{ONE, TWO, start};
 
 async fn put(api: &Api, path: &str, body: Value) -> (u16, Value) {
@@ -41,7 +44,7 @@ async fn a_key_is_sealed_and_shown_to_admins_alone() {
         let (_, _, masked) = api.raw("GET", path, &[("x-api-key", VIEWER)], b"").await;
         assert!(masked.contains("***") && !masked.contains("jack-key") && !masked.contains("$sealed$"), "{masked}");
     }
-    let (_, _, history) = api.raw("GET", "/v1/history", &[("x-api-key", super::node::KEY)], b"").await;
+    let (_, _, history) = api.raw("GET", "/v1/history", &[("x-api-key", KEY)], b"").await;
     assert!(history.contains("***") && !history.contains("jack-key"), "{history}");
     // A token may be sent back to where it stands, and nowhere else; what stands beside it is looked at all the same.
     let back = json!({"username": "jack", "plugins": key_auth(&token), "desc": "d"});
@@ -166,7 +169,7 @@ async fn without_a_keyring_no_secret_is_taken() {
         .raw(
             "PUT",
             "/apisix/admin/routes/r",
-            &[("x-api-key", super::node::KEY)],
+            &[("x-api-key", KEY)],
             br#"{"uri":"/r","plugins":{"key-auth":{"nosuch":1}}}"#,
         )
         .await;
@@ -178,4 +181,43 @@ async fn without_a_keyring_no_secret_is_taken() {
     assert_eq!(plugin["properties"]["policy"]["enum"], json!(["local"]));
     let (_, all) = get(&api, "plugins?all=true").await;
     assert_eq!((&all["key-auth"]["type"], &all["key-auth"]["priority"]), (&json!("auth"), &json!(2500)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_lacks_a_plugin_is_named_to_who_waits() {
+    let api = Api::start().await;
+    let nowhere = Some(protocol::Position::default().into());
+    let hello = Hello {
+        name: "of-last-year".to_owned(),
+        group: "default".to_owned(),
+        capabilities: ["kind/routes", "plugin/cors"].map(str::to_owned).to_vec(),
+        position: nowhere.clone(),
+        changed_at: nowhere,
+        ..Hello::default()
+    };
+    // It says who it is, and then nothing more: its stream stays open.
+    let up = tokio_stream::once(FeedUp { kind: Some(feed_up::Kind::Hello(hello)) }).chain(tokio_stream::pending());
+    let feed = format!("http://{}", api.node.addresses.feed);
+    let mut down = FeedClient::connect(feed).await.unwrap().subscribe(up).await.unwrap().into_inner();
+    down.message().await.unwrap().unwrap();
+    let waiting = async |plugin: &str| {
+        let body = json!({"uri": "/r", "upstream": {"nodes": {}}, "plugins": {plugin: {}}}).to_string();
+        let path = format!("/apisix/admin/routes/{plugin}?wait=300");
+        let (status, headers, body) = api.raw("PUT", &path, &[("x-api-key", KEY)], body.as_bytes()).await;
+        let warning = headers.get("x-holdfast-warning").map(|value| value.to_str().unwrap().to_owned());
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let proxy = &body["fleet"]["proxies"][0];
+        (status, warning, proxy["name"].as_str().map(str::to_owned), proxy["state"].as_str().map(str::to_owned))
+    };
+    let told = |state: &str| (Some("of-last-year".to_owned()), Some(state.to_owned()));
+    let (status, warning, name, state) = waiting("gzip").await;
+    assert_eq!((status, (name, state)), (202, told("too_old")));
+    let warning = warning.unwrap();
+    assert!(warning.contains("1 of 1 proxies at this node do not know plugin/gzip: of-last-year"), "{warning}");
+    let (status, warning, name, state) = waiting("cors").await;
+    assert_eq!(
+        (status, warning, (name, state)),
+        (202, None, told("lagging")),
+        "it knows that one, and has not said more"
+    );
 }

@@ -25,8 +25,20 @@ pub struct Response<'a> {
     pub headers: &'a mut HeaderMap,
     /// What the upstream answered, or failed with; `None` when it was not asked.
     pub upstream_status: Option<u16>,
+    /// How long the body is that there is, in bytes, where that is known.
+    pub length: Option<u64>,
     /// Set to put another body in place of what there is.
     pub body: Option<Bytes>,
+    /// Set, from 1 (fast) to 9 (small), to compress the body in the end, where its status and coding allow it.
+    pub gzip_level: Option<u32>,
+}
+
+impl<'a> Response<'a> {
+    /// One that nothing was done to yet.
+    #[must_use]
+    pub fn new(status: &'a mut StatusCode, headers: &'a mut HeaderMap) -> Self {
+        Self { status, headers, upstream_status: None, length: None, body: None, gzip_level: None }
+    }
 }
 
 impl Answer {

@@ -18,7 +18,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "api-breaker", priority: 1005, version: 0.1, schema, read, auth: None };
+    Plugin { name: "api-breaker", priority: 1005, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct ApiBreaker {

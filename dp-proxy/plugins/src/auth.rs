@@ -31,6 +31,8 @@ pub enum Proof {
     None,
     /// This password.
     Password(Box<str>),
+    /// A signature that is made with this secret.
+    SharedSecret(Box<str>),
     /// A token that is signed.
     Token(Verifier),
 }
@@ -41,6 +43,7 @@ impl fmt::Debug for Proof {
         f.write_str(match self {
             Self::None => "None",
             Self::Password(_) => "Password(***)",
+            Self::SharedSecret(_) => "SharedSecret(***)",
             Self::Token(_) => "Token(***)",
         })
     }

@@ -19,6 +19,7 @@ pub(crate) static PLUGIN: Plugin = Plugin {
     version: 0.1,
     schema,
     read,
+    secrets: &[],
     auth: Some(Auth { schema: consumer_schema, secrets: &["password"], identity: "username", read: read_consumer }),
 };
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use protocol::Report;
 use protocol::resource::plugin_place;
 use protocol::resource::scope::check;
+use protocol::{Report, Text};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
@@ -21,6 +21,8 @@ use super::request::Request;
 pub struct Instance {
     /// The plugin.
     pub plugin: &'static Plugin,
+    /// The resource that it stands in: `routes/<id>`.
+    owner: Text,
     /// Its configuration, as it is stored.
     configuration: Value,
     /// The SHA-256 of the configuration with secrets in their places, where that is another one.
@@ -41,13 +43,20 @@ impl Instance {
     ///
     /// # Errors
     /// A [`Report`] of everything that is wrong, with places inside the configuration.
-    pub(crate) fn read(plugin: &'static Plugin, open: &Value, stored: &Value) -> Result<Self, Report> {
+    pub(crate) fn read(plugin: &'static Plugin, owner: Text, open: &Value, stored: &Value) -> Result<Self, Report> {
         check(open, |scope| {
             let fields = scope.object()?;
             let meta = fields.optional("_meta", Meta::read).unwrap_or_default();
             let behaviour = (plugin.read)(&fields)?;
-            Some(Self { plugin, configuration: stored.clone(), opened: opened(open, stored), meta, behaviour })
+            let configuration = stored.clone();
+            Some(Self { plugin, owner, configuration, opened: opened(open, stored), meta, behaviour })
         })
+    }
+
+    /// The resource that it stands in, as `routes/<id>`.
+    #[must_use]
+    pub fn owner(&self) -> &Text {
+        &self.owner
     }
 
     /// The plugin's, or the configuration's own.
@@ -74,7 +83,7 @@ impl Instance {
         let answer = match step {
             Step::Answer(answer) => answer,
             Step::WaitThen(time, then) => return Step::WaitThen(time, Box::new(self.settle(*then))),
-            Step::Go | Step::Wait(_) => return step,
+            Step::Go | Step::Wait(_) | Step::Call(_) => return step,
         };
         Step::Answer(match &self.meta.error_response {
             Some(Value::String(text)) if answer.status.as_u16() >= 400 => {
@@ -87,12 +96,18 @@ impl Instance {
 }
 
 impl Chain {
-    /// Compiles the plugins of a resource. `open` are their configurations with secrets opened, `stored` as they are
+    /// Compiles the plugins of a resource, `owner`. `open` are their configurations with secrets opened, `stored` as they are
     /// stored. What `before` has in the same form is taken over with all that it remembers.
     ///
     /// # Errors
     /// A [`Report`] of everything that this build cannot run.
-    pub fn compile(open: &Map<String, Value>, stored: &Map<String, Value>, before: &Self) -> Result<Self, Report> {
+    pub fn compile(
+        owner: &str,
+        open: &Map<String, Value>,
+        stored: &Map<String, Value>,
+        before: &Self,
+    ) -> Result<Self, Report> {
+        let owner = Text::from(owner);
         let mut instances = Vec::with_capacity(open.len());
         let mut report = Report::default();
         for (name, configuration) in open {
@@ -105,7 +120,7 @@ impl Chain {
                 continue;
             }
             let read = match list::find(name) {
-                Some(plugin) => Instance::read(plugin, configuration, stored),
+                Some(plugin) => Instance::read(plugin, owner.clone(), configuration, stored),
                 None => Err(list::unknown(name)),
             };
             match read {
@@ -230,9 +245,9 @@ mod tests {
     fn what_is_configured_alike_is_taken_over_and_what_is_disabled_is_not_run() {
         let conf = json!({"limit-count": {"count": 1, "time_window": 1}, "key-auth": {"_meta": {"disable": true}}});
         let Value::Object(conf) = conf else { unreachable!("an object") };
-        let first = Chain::compile(&conf, &conf, &Chain::default()).unwrap();
+        let first = Chain::compile("routes/r", &conf, &conf, &Chain::default()).unwrap();
         assert_eq!(merge(&[&first]).len(), 1);
-        let again = Chain::compile(&conf, &conf, &first).unwrap();
+        let again = Chain::compile("routes/r", &conf, &conf, &first).unwrap();
         assert!(first.iter().zip(again.iter()).all(|(a, b)| Arc::ptr_eq(a, b)));
         assert_eq!(first, again);
         // The same as it is stored, and another secret behind it.
@@ -245,9 +260,9 @@ mod tests {
             open["limit-count"]["rejected_msg"] = json!(message);
             open
         };
-        let one = Chain::compile(&open("one"), &stored, &Chain::default()).unwrap();
-        let same = Chain::compile(&open("one"), &stored, &one).unwrap();
-        let other = Chain::compile(&open("two"), &stored, &one).unwrap();
+        let one = Chain::compile("routes/r", &open("one"), &stored, &Chain::default()).unwrap();
+        let same = Chain::compile("routes/r", &open("one"), &stored, &one).unwrap();
+        let other = Chain::compile("routes/r", &open("two"), &stored, &one).unwrap();
         assert!(Arc::ptr_eq(one.iter().next().unwrap(), same.iter().next().unwrap()));
         assert!(!Arc::ptr_eq(one.iter().next().unwrap(), other.iter().next().unwrap()));
     }
@@ -257,7 +272,7 @@ mod tests {
         let Value::Object(conf) = json!({"nosuch": {}, "limit-count": {"count": 1, "time_window": 0}}) else {
             unreachable!("an object")
         };
-        let report = Chain::compile(&conf, &conf, &Chain::default()).unwrap_err();
+        let report = Chain::compile("routes/r", &conf, &conf, &Chain::default()).unwrap_err();
         let places: Vec<_> = report.problems.iter().map(|p| p.path.to_string()).collect();
         assert_eq!(places, ["$.plugins[\"limit-count\"].time_window", "$.plugins.nosuch"]);
     }

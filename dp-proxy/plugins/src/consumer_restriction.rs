@@ -12,7 +12,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "consumer-restriction", priority: 2400, version: 0.1, schema, read, auth: None };
+    Plugin { name: "consumer-restriction", priority: 2400, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct ConsumerRestriction {

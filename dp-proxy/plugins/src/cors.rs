@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Response};
 use super::host::Host;
-use super::plugin::{Behaviour, Plugin, Step, not_served};
+use super::metadata::Metadata;
+use super::plugin::{Behaviour, Plugin, Step};
 use super::regex_uri::pattern;
 use super::request::Request;
 
 /// See the module.
-pub(crate) static PLUGIN: Plugin = Plugin { name: "cors", priority: 4000, version: 0.1, schema, read, auth: None };
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "cors", priority: 4000, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const EVERY_METHOD: HeaderValue = HeaderValue::from_static("GET,POST,PUT,DELETE,PATCH,HEAD,OPTIONS,CONNECT,TRACE");
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
@@ -25,6 +27,8 @@ const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-or
 #[derive(Debug)]
 struct Cors {
     origins: Origins,
+    /// Lists of origins in the metadata that may too, by their names.
+    by_metadata: Vec<Box<str>>,
     timing: Option<Origins>,
     methods: HeaderValue,
     /// `None`: those that the client asks for.
@@ -46,7 +50,9 @@ enum Origins {
 }
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
-    not_served(fields, "allow_origins_by_metadata");
+    let by_metadata = fields.optional("allow_origins_by_metadata", |s| {
+        s.all(s.unique_items(1)?, |item| item.string(1, 4096).map(Box::from))
+    });
     let origins = Origins::read(fields, "allow_origins", "allow_origins_by_regex");
     let timing = Origins::read(fields, "timing_allow_origins", "timing_allow_origins_by_regex");
     let methods = text(fields, "allow_methods").unwrap_or("*");
@@ -61,6 +67,7 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
     let value = |text: &str| HeaderValue::from_str(text).ok();
     Some(Box::new(Cors {
         origins: origins.unwrap_or(Origins::Any),
+        by_metadata: by_metadata.unwrap_or_default(),
         timing,
         methods: if methods == "**" { EVERY_METHOD } else { value(methods)? },
         headers: if headers == "**" { None } else { Some(value(headers)?) },
@@ -68,6 +75,19 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
         max_age: HeaderValue::from(max_age),
         credentials,
     }))
+}
+
+pub(crate) fn read_metadata(fields: &Fields<'_, '_>) -> Option<Metadata> {
+    let lists = fields.optional("allow_origins", |s| {
+        s.all(s.members()?, |(name, value)| Some((Box::from(name), Box::from(origins(value)?))))
+    });
+    Some(Metadata::Origins(lists.unwrap_or_default().into_iter().collect()))
+}
+
+pub(crate) fn metadata_schema() -> Value {
+    let lists = json!({ "type": "object", "additionalProperties": { "type": "string" },
+                        "description": "lists of origins, by the names in allow_origins_by_metadata" });
+    json!({ "properties": { "allow_origins": lists } })
 }
 
 fn text<'v>(fields: &Fields<'v, '_>, field: &'static str) -> Option<&'v str> {
@@ -121,6 +141,19 @@ fn origins<'v>(scope: Scope<'v, '_>) -> Option<&'v str> {
     scope.pattern(text, r"^(\*|\*\*|null|\w+://[^,]+(,\w+://[^,]+)*)$", good)
 }
 
+impl Cors {
+    /// The origin, where a list in the metadata that is named here has it.
+    fn listed_elsewhere(&self, origin: &HeaderValue, host: &dyn Host) -> Option<HeaderValue> {
+        if self.by_metadata.is_empty() {
+            return None;
+        }
+        let Some(Metadata::Origins(lists)) = host.metadata(PLUGIN.name) else { return None };
+        let has = |list: &str| list == "**" || list.split(',').any(|known| known.as_bytes() == origin.as_bytes());
+        let mut named = self.by_metadata.iter().filter_map(|name| lists.get(name));
+        named.any(|list| has(list)).then(|| origin.clone())
+    }
+}
+
 impl Behaviour for Cors {
     fn rewrite(&self, request: &mut Request, _: &dyn Host) -> Step {
         if request.method == Method::OPTIONS { Step::Answer(Answer::empty(StatusCode::OK)) } else { Step::Go }
@@ -133,7 +166,7 @@ impl Behaviour for Cors {
         if let Some(told) = self.timing.as_ref().and_then(|timing| timing.told(origin)) {
             response.headers.insert(TIMING_ALLOW_ORIGIN, told);
         }
-        let Some(told) = self.origins.told(origin) else { return };
+        let Some(told) = self.origins.told(origin).or_else(|| self.listed_elsewhere(origin?, host)) else { return };
         let headers: &mut HeaderMap = response.headers;
         if told != "*" {
             headers.append(VARY, HeaderValue::from_static("Origin"));
@@ -170,6 +203,9 @@ fn schema() -> Value {
     json!({ "properties": {
         "allow_origins": origins(Some("*")),
         "allow_origins_by_regex": patterns,
+        "allow_origins_by_metadata": { "type": "array", "minItems": 1, "uniqueItems": true,
+                                       "items": { "type": "string", "minLength": 1, "maxLength": 4096 },
+                                       "description": "names of lists in the plugin's metadata" },
         "allow_methods": list,
         "allow_headers": list,
         "expose_headers": { "type": "string" },
@@ -233,5 +269,25 @@ mod tests {
             (&headers[ACCESS_CONTROL_EXPOSE_HEADERS], &headers[ACCESS_CONTROL_MAX_AGE]),
             (&"X-A".parse().unwrap(), &"60".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn metadata_lists_origins() {
+        let lists = json!({"allow_origins": {"A": "https://a.example,https://b.example", "C": "https://c.example"}});
+        let metadata = Metadata::read(PLUGIN.name, &lists).unwrap();
+        let conf = json!({"allow_origins": "https://own.example", "allow_origins_by_metadata": ["A", "NONE"]});
+        let plugin = behaviour(PLUGIN.name, conf);
+        for (origin, expected) in [
+            ("https://own.example", true),
+            ("https://b.example", true),
+            ("https://c.example", false),
+            ("https://other.example", false),
+        ] {
+            let mut host = TestHost { metadata: metadata.clone(), ..Default::default() };
+            host.headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            let request = request("GET", "/");
+            let (_, headers, _) = filtered(&*plugin, &request, &host, 200, &[]);
+            assert_eq!(headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN), expected, "{origin}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "fault-injection", priority: 11_000, version: 0.1, schema, read, auth: None };
+    Plugin { name: "fault-injection", priority: 11_000, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct FaultInjection {

@@ -27,6 +27,11 @@ const OURS: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
+/// Whether the proxy itself writes that header.
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
+    OURS.contains(name)
+}
+
 /// The name of a header.
 pub(crate) fn header_name(scope: &Scope<'_, '_>) -> Option<HeaderName> {
     let text = scope.string(0, usize::MAX)?;
@@ -43,7 +48,7 @@ fn parse_name(scope: &Scope<'_, '_>, text: &str) -> Option<HeaderName> {
 
 pub(crate) fn editable_name(scope: &Scope<'_, '_>, text: &str) -> Option<HeaderName> {
     let name = parse_name(scope, text)?;
-    if OURS.contains(&name) {
+    if is_ours(&name) {
         let sentence = format!("the header {name} is the proxy's own to write");
         scope.problem(Problem::rule(scope.path.clone(), sentence));
         return None;
@@ -52,7 +57,7 @@ pub(crate) fn editable_name(scope: &Scope<'_, '_>, text: &str) -> Option<HeaderN
 }
 
 /// A text with variables in it.
-fn template(scope: &Scope<'_, '_>, text: &str) -> Option<VariableText> {
+pub(crate) fn template(scope: &Scope<'_, '_>, text: &str) -> Option<VariableText> {
     if HeaderValue::from_str(text).is_err() {
         scope.problem(Problem::rule(scope.path.clone(), format!("{text:?} cannot stand in a header")));
         return None;

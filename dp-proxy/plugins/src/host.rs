@@ -7,6 +7,7 @@ use protocol::Text;
 use protocol::resource::Values;
 
 use super::auth::Proof;
+use super::metadata::Metadata;
 use super::request::Identity;
 
 /// What a plugin may ask of the proxy that runs it.
@@ -25,6 +26,9 @@ pub trait Host {
 
     /// Random bytes.
     fn random(&self) -> [u8; 16];
+
+    /// What holds wherever a plugin is run, where anything was written.
+    fn metadata(&self, plugin: &str) -> Option<&Metadata>;
 
     /// Who is known to a plugin by that name or key.
     fn login(&self, plugin: &'static str, identity: &str) -> Option<Login<'_>>;

@@ -13,7 +13,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "ip-restriction", priority: 3000, version: 0.1, schema, read, auth: None };
+    Plugin { name: "ip-restriction", priority: 3000, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const MESSAGE: &str = "Your IP address is not allowed";
 

@@ -23,6 +23,7 @@ pub(crate) static PLUGIN: Plugin = Plugin {
     version: 0.1,
     schema,
     read,
+    secrets: &[],
     auth: Some(Auth { schema: consumer_schema, secrets: &["secret"], identity: "key", read: read_consumer }),
 };
 

@@ -15,7 +15,7 @@ use super::request::{Held, Request};
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "limit-conn", priority: 1003, version: 0.1, schema, read, auth: None };
+    Plugin { name: "limit-conn", priority: 1003, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct LimitConn {

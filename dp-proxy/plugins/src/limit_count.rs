@@ -11,19 +11,25 @@ use protocol::resource::scope::{Fields, Scope};
 use protocol::resource::{Known, Variable};
 use serde_json::{Value, json};
 
+use super::header_edits::editable_name;
 use super::host::Host;
 use super::keyed::Keyed;
 use super::limits::{self, Key, KeyType, Rejection, only};
+use super::metadata::Metadata;
 use super::plugin::{Behaviour, Plugin, Step, not_served};
 use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "limit-count", priority: 1002, version: 0.5, schema, read, auth: None };
+    Plugin { name: "limit-count", priority: 1002, version: 0.5, schema, read, auth: None, secrets: &[] };
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// The fields of the metadata that name other headers, with those that hold without it.
+const HEADERS: [(&str, HeaderName); 3] =
+    [("limit_header", LIMIT), ("remaining_header", REMAINING), ("reset_header", RESET)];
 
 #[derive(Debug)]
 struct LimitCount {
@@ -67,6 +73,21 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
         time: Duration::from_secs(window?),
         windows: Keyed::default(),
     }))
+}
+
+pub(crate) fn read_metadata(fields: &Fields<'_, '_>) -> Option<Metadata> {
+    let [limit, remaining, reset] = HEADERS.map(|(field, default)| match fields.get(field) {
+        Some(scope) => editable_name(&scope, scope.string(1, usize::MAX)?),
+        None => Some(default),
+    });
+    Some(Metadata::LimitHeaders([limit?, remaining?, reset?]))
+}
+
+pub(crate) fn metadata_schema() -> Value {
+    let header = |(field, name): (&str, HeaderName)| {
+        (field.to_owned(), json!({ "type": "string", "minLength": 1, "default": name.as_str() }))
+    };
+    json!({ "properties": HEADERS.map(header).into_iter().collect::<serde_json::Map<_, _>>() })
 }
 
 /// A whole number over 0. APISIX takes a text with variables too.
@@ -121,10 +142,14 @@ impl Behaviour for LimitCount {
         let passes = before < self.count;
         if self.show_headers {
             let remaining = if passes { self.count - before - 1 } else { 0 };
-            request.answer_headers.insert(LIMIT, HeaderValue::from(self.count));
-            request.answer_headers.insert(REMAINING, HeaderValue::from(remaining));
+            let [limit_name, remaining_name, reset_name] = match host.metadata(PLUGIN.name) {
+                Some(Metadata::LimitHeaders(names)) => names.clone(),
+                _ => [LIMIT, REMAINING, RESET],
+            };
+            request.answer_headers.insert(limit_name, HeaderValue::from(self.count));
+            request.answer_headers.insert(remaining_name, HeaderValue::from(remaining));
             if let Ok(reset) = HeaderValue::from_str(&seconds(left)) {
-                request.answer_headers.insert(RESET, reset);
+                request.answer_headers.insert(reset_name, reset);
             }
         }
         if passes {
@@ -211,5 +236,17 @@ mod tests {
             assert!(passes(first));
             assert_eq!(passes(second), !together, "{conf}");
         }
+    }
+
+    #[test]
+    fn metadata_names_the_headers() {
+        let fields = json!({"limit_header": "X-L", "reset_header": "X-R"});
+        let metadata = Metadata::read(PLUGIN.name, &fields).unwrap();
+        let host = TestHost { metadata, ..Default::default() };
+        let mut it = request("GET", "/");
+        behaviour(PLUGIN.name, json!({"count": 1, "time_window": 1})).access(&mut it, &host);
+        let mut names: Vec<_> = it.answer_headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-l", "x-r", "x-ratelimit-remaining"]);
     }
 }

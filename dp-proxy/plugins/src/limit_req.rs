@@ -13,7 +13,8 @@ use super::plugin::{Behaviour, Plugin, Step};
 use super::request::Request;
 
 /// See the module.
-pub(crate) static PLUGIN: Plugin = Plugin { name: "limit-req", priority: 1001, version: 0.1, schema, read, auth: None };
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "limit-req", priority: 1001, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct LimitReq {

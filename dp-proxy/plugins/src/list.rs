@@ -1,24 +1,32 @@
 //! All plugins, and what admission asks of them.
 
+use protocol::Text;
 use protocol::report::{Path, Problem, Report};
-use protocol::resource::{PluginCatalog, PluginMarks, PluginRole, check_around_references};
+use protocol::resource::{Checked, PluginCatalog, PluginMarks, PluginRole, check_around_references};
 use serde_json::Value;
 
 use super::chain::Instance;
-use super::plugin::Plugin;
+use super::metadata::Metadata;
+use super::plugin::{Destination, Plugin};
 use super::{
-    api_breaker, basic_auth, consumer_restriction, cors, fault_injection, ip_restriction, jwt_auth, key_auth,
-    limit_conn, limit_count, limit_req, mocking, prometheus, proxy_rewrite, redirect, referer_restriction, request_id,
-    response_rewrite, ua_restriction, uri_blocker,
+    api_breaker, basic_auth, client_control, consumer_restriction, cors, csrf, fault_injection, forward_auth, gzip,
+    hmac_auth, ip_restriction, jwt_auth, key_auth, limit_conn, limit_count, limit_req, mocking, prometheus,
+    proxy_rewrite, real_ip, redirect, referer_restriction, request_id, request_validation, response_rewrite,
+    traffic_split, ua_restriction, uri_blocker, workflow,
 };
 
 /// Every plugin, sorted by name.
-pub static PLUGINS: [&Plugin; 20] = [
+pub static PLUGINS: [&Plugin; 29] = [
     &api_breaker::PLUGIN,
     &basic_auth::PLUGIN,
+    &client_control::PLUGIN,
     &consumer_restriction::PLUGIN,
     &cors::PLUGIN,
+    &csrf::PLUGIN,
     &fault_injection::PLUGIN,
+    &forward_auth::PLUGIN,
+    &gzip::PLUGIN,
+    &hmac_auth::PLUGIN,
     &ip_restriction::PLUGIN,
     &jwt_auth::PLUGIN,
     &key_auth::PLUGIN,
@@ -28,12 +36,16 @@ pub static PLUGINS: [&Plugin; 20] = [
     &mocking::PLUGIN,
     &prometheus::PLUGIN,
     &proxy_rewrite::PLUGIN,
+    &real_ip::PLUGIN,
     &redirect::PLUGIN,
     &referer_restriction::PLUGIN,
     &request_id::PLUGIN,
+    &request_validation::PLUGIN,
     &response_rewrite::PLUGIN,
+    &traffic_split::PLUGIN,
     &ua_restriction::PLUGIN,
     &uri_blocker::PLUGIN,
+    &workflow::PLUGIN,
 ];
 
 /// The plugins of this build, as admission asks for them.
@@ -59,17 +71,21 @@ impl PluginCatalog for Catalog {
         let plugin = find(name)?;
         match role {
             PluginRole::Consumer => plugin.consumer_marks(),
-            PluginRole::Traffic | PluginRole::Metadata => Some(PluginMarks::default()),
+            PluginRole::Traffic => Some(PluginMarks { secrets: plugin.secrets, ..PluginMarks::default() }),
+            PluginRole::Metadata => Some(PluginMarks::default()),
             // No plugin is run on streams.
             PluginRole::Stream => None,
         }
     }
 
-    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Vec<String>, Report> {
+    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Checked, Report> {
         let plugin = find(name).ok_or_else(|| unknown(name))?;
+        let mut references = Vec::new();
         let schema = match role {
             PluginRole::Traffic => {
-                let read = Instance::read(plugin, configuration, configuration);
+                let read = Instance::read(plugin, Text::default(), configuration, configuration);
+                let destinations = read.as_ref().map_or(&[][..], |instance| instance.behaviour().destinations());
+                references = destinations.iter().flat_map(Destination::references).collect();
                 check_around_references(configuration, read)?;
                 Some(plugin.schema())
             }
@@ -81,9 +97,16 @@ impl PluginCatalog for Catalog {
                 plugin.consumer_schema()
             }
             PluginRole::Stream => return Err(unknown(name)),
-            PluginRole::Metadata => None,
+            PluginRole::Metadata => {
+                Metadata::read(name, configuration)?;
+                plugin.metadata_schema()
+            }
         };
-        Ok(schema.map(|schema| unknown_fields(&schema, configuration)).unwrap_or_default())
+        let warnings = match schema {
+            Some(schema) => unknown_fields(&schema, configuration),
+            None => vec![format!("the metadata of {name} is stored, and the plugin reads none")],
+        };
+        Ok(Checked { warnings, references })
     }
 }
 
@@ -262,6 +285,81 @@ mod tests {
                 json!({"use_real_request_uri_unsafe": true}),
                 Some("use_real_request_uri_unsafe is not served by this version of holdfast"),
             ),
+            (
+                "traffic-split",
+                json!({"rules": [{"match": [{"vars": [["arg_a", "==", "1"]]}], "weighted_upstreams": [
+                    {"upstream": {"type": "roundrobin", "nodes": {"a:1": 1}}, "weight": 3}, {"upstream_id": "u"}, {},
+                ]}]}),
+                None,
+            ),
+            (
+                "traffic-split",
+                json!({"rules": [{"weighted_upstreams": [{"upstream": {"nodes": {"a:1": 1}, "scheme": "tcp"}}]}]}),
+                Some("a route speaks http, https, grpc or grpcs to its nodes"),
+            ),
+            ("traffic-split", json!({"rules": [{"match": [{}]}]}), Some("failed to validate the 'vars' expression")),
+            (
+                "traffic-split",
+                json!({"rules": [{"weighted_upstreams": []}]}),
+                Some(
+                    "property \"rules\" validation failed: failed to validate item 1: property \"weighted_upstreams\" validation failed: expect array to have at least 1 items",
+                ),
+            ),
+            ("csrf", json!({"key": "k", "expires": 0, "name": "X-Token"}), None),
+            ("csrf", json!({}), Some("property \"key\" is required")),
+            ("real-ip", json!({"source": "http_x_real_ip", "trusted_addresses": ["10.0.0.0/8", "::1"]}), None),
+            ("real-ip", json!({"source": "nosuch"}), Some("the variable \"nosuch\" is not served")),
+            ("client-control", json!({"max_body_size": 0}), None),
+            (
+                "client-control",
+                json!({"max_body_size": -1}),
+                Some("property \"max_body_size\" validation failed: expected -1 to be at least 0"),
+            ),
+            ("hmac-auth", json!({"signed_headers": ["date", "x-a"], "validate_request_body": true}), None),
+            (
+                "hmac-auth",
+                json!({"clock_skew": 0}),
+                Some("property \"clock_skew\" validation failed: expected 0 to be at least 1"),
+            ),
+            ("gzip", json!({"types": "*", "http_version": 1.0, "buffers": {"number": 4, "size": 8192}}), None),
+            (
+                "gzip",
+                json!({"comp_level": 10}),
+                Some("property \"comp_level\" validation failed: expected 10 to be at most 9"),
+            ),
+            (
+                "gzip",
+                json!({"types": []}),
+                Some("property \"types\" validation failed: expect array to have at least 1"),
+            ),
+            (
+                "forward-auth",
+                json!({"uri": "http://127.0.0.1:1/auth", "request_headers": ["A"], "client_headers": {}}),
+                None,
+            ),
+            (
+                "forward-auth",
+                json!({"uri": "auth.example"}),
+                Some("property \"uri\" validation failed: it is no http or https URI with a host"),
+            ),
+            (
+                "workflow",
+                json!({"rules": [{"case": [["uri", "==", "/"]], "actions": [["return", {"code": 403}]]}]}),
+                None,
+            ),
+            (
+                "workflow",
+                json!({"rules": [{"actions": [["limit-count", {"count": 1, "time_window": 0}]]}]}),
+                Some("property \"rules\" validation failed: failed to validate item 1: property \"actions\""),
+            ),
+            ("workflow", json!({"rules": [{"actions": [["fake", {}]]}]}), Some("unsupported action: fake")),
+            ("request-validation", json!({"body_schema": {"type": "object"}, "rejected_code": 422}), None),
+            ("request-validation", json!({}), Some("object matches none of the required")),
+            (
+                "request-validation",
+                json!({"header_schema": {"type": "nosuch"}}),
+                Some("property \"header_schema\" validation failed: it is no JSON Schema"),
+            ),
             ("response-rewrite", json!({"status_code": 418, "body": "x", "headers": {"add": ["A: b"]}}), None),
             ("response-rewrite", json!({"body": "?", "body_base64": true}), Some("invalid base64 content")),
             ("request-id", json!({"algorithm": "nanoid"}), None),
@@ -299,6 +397,8 @@ mod tests {
                 json!({"key": "k", "public_key": "p", "algorithm": "RS256"}),
                 Some("public_key: it is no PEM text of a public key"),
             ),
+            ("hmac-auth", json!({"key_id": "k", "secret_key": "s"}), None),
+            ("hmac-auth", json!({"key_id": "k"}), Some("property \"secret_key\" is required")),
             ("cors", json!({}), Some("the plugin does not authenticate")),
         ] {
             let checked = CATALOG.check(name, PluginRole::Consumer, &configuration);
@@ -314,8 +414,31 @@ mod tests {
     }
 
     #[test]
+    fn metadata_is_checked_where_a_plugin_reads_any() {
+        let said = |name: &str, body: Value| {
+            let checked = CATALOG.check(name, PluginRole::Metadata, &body);
+            checked.map(|checked| checked.warnings).map_err(|report| report.summary().to_owned())
+        };
+        assert_eq!(said("limit-count", json!({"limit_header": "X-L"})), Ok(Vec::new()));
+        assert!(said("limit-count", json!({"limit_header": "a b"})).is_err());
+        assert!(said("cors", json!({"allow_origins": {"a": "no origin"}})).is_err());
+        assert_eq!(said("cors", json!({"x": 1})), Ok(vec!["the field \"x\" is stored, and has no effect".to_owned()]));
+        assert_eq!(
+            said("key-auth", json!({"x": 1})),
+            Ok(vec!["the metadata of key-auth is stored, and the plugin reads none".to_owned()])
+        );
+        for plugin in PLUGINS {
+            assert!(
+                plugin.metadata_schema().is_none_or(|schema| jsonschema::meta::is_valid(&schema)),
+                "{}",
+                plugin.name
+            );
+        }
+    }
+
+    #[test]
     fn what_nobody_reads_is_said() {
         let said = CATALOG.check("key-auth", PluginRole::Traffic, &json!({"nosuch": 1, "header": "k"})).unwrap();
-        assert_eq!(said, ["the field \"nosuch\" is stored, and has no effect"]);
+        assert_eq!(said.warnings, ["the field \"nosuch\" is stored, and has no effect"]);
     }
 }

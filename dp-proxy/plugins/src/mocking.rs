@@ -15,7 +15,8 @@ use super::plugin::{Behaviour, Plugin, Step, check_variables, not_served};
 use super::request::Request;
 
 /// See the module.
-pub(crate) static PLUGIN: Plugin = Plugin { name: "mocking", priority: 10_900, version: 0.1, schema, read, auth: None };
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "mocking", priority: 10_900, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const TYPE: &str = "application/json;charset=utf8";
 const MOCKED: HeaderName = HeaderName::from_static("x-mock-by");

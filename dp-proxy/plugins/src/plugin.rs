@@ -3,15 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
 use protocol::report::Report;
 use protocol::resource::scope::{Fields, Scope, check};
-use protocol::resource::{PluginMarks, Variable};
+use protocol::resource::{PluginMarks, Upstream, Variable};
+use protocol::{ResourceKey, Text};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Response};
 use super::auth::Credential;
 use super::host::Host;
 use super::meta;
+use super::metadata::Metadata;
 use super::request::{self, Request};
 
 /// What is fixed about a plugin.
@@ -27,6 +31,8 @@ pub struct Plugin {
     pub(crate) schema: fn() -> Value,
     /// Reads a configuration.
     pub(crate) read: fn(&Fields<'_, '_>) -> Option<Box<dyn Behaviour>>,
+    /// Which fields of a configuration are secret.
+    pub(crate) secrets: &'static [&'static str],
     /// What makes it one that authenticates.
     pub(crate) auth: Option<Auth>,
 }
@@ -55,6 +61,24 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
         Step::Go
     }
 
+    /// The largest body, in bytes, that it wants to have in [`Request::body`] before its first phase; `None`: it looks at no
+    /// bodies. A larger one is answered 413.
+    fn body_bytes_max(&self) -> Option<u64> {
+        None
+    }
+
+    /// Where it may send requests to, in place of the route's upstream: by the numbers that it puts into
+    /// [`Request::destination`].
+    fn destinations(&self) -> &[Destination] {
+        &[]
+    }
+
+    /// Goes on with the answer to a [`Step::Call`]; `None` when there is none that can be used.
+    fn replied(&self, request: &mut Request, reply: Option<Reply>) -> Step {
+        let _ = (request, reply);
+        Step::Go
+    }
+
     /// Lets the request pass, or answers it.
     fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
         let _ = (request, host);
@@ -67,6 +91,25 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
     }
 }
 
+/// An upstream that a plugin's configuration names.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Destination {
+    /// A shared one, by its id.
+    Shared(Text),
+    /// One of the configuration's own.
+    Own(Box<Upstream>),
+}
+
+impl Destination {
+    /// The resources that it refers to.
+    pub(crate) fn references(&self) -> Vec<ResourceKey> {
+        match self {
+            Self::Shared(id) => vec![ResourceKey::new("upstreams", id)],
+            Self::Own(upstream) => upstream.references(),
+        }
+    }
+}
+
 /// How a request goes on.
 #[derive(PartialEq, Debug)]
 pub enum Step {
@@ -76,8 +119,38 @@ pub enum Step {
     Wait(Duration),
     /// As that says, after some time.
     WaitThen(Duration, Box<Step>),
+    /// On when an upstream has answered a question of the plugin's own: [`Behaviour::replied`] says how.
+    Call(Box<Call>),
     /// Back to the client.
     Answer(Answer),
+}
+
+/// A request of a plugin's own.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Call {
+    /// The number of the [destination](Behaviour::destinations) that is asked.
+    pub destination: usize,
+    /// With which method.
+    pub method: Method,
+    /// The path and the query.
+    pub target: String,
+    /// Its headers, but those that frame it and tell whom it is for.
+    pub headers: HeaderMap,
+    /// Whether it has the body of the request that it is about.
+    pub has_body: bool,
+    /// How long all of it may take.
+    pub timeout: Duration,
+}
+
+/// The answer to a [`Call`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// All of its body.
+    pub body: Bytes,
 }
 
 impl Plugin {
@@ -87,6 +160,9 @@ impl Plugin {
         let mut schema = (self.schema)();
         schema["type"] = json!("object");
         schema["properties"]["_meta"] = meta::schema();
+        if !self.secrets.is_empty() {
+            schema["encrypt_fields"] = json!(self.secrets);
+        }
         schema
     }
 
@@ -98,7 +174,16 @@ impl Plugin {
             all["type"] = json!("auth");
             all["consumer_schema"] = schema;
         }
+        if let Some(schema) = self.metadata_schema() {
+            all["metadata_schema"] = schema;
+        }
         all
+    }
+
+    /// The JSON Schema of its metadata; `None` for a plugin that reads none.
+    #[must_use]
+    pub fn metadata_schema(&self) -> Option<Value> {
+        Metadata::schema(self.name)
     }
 
     /// The JSON Schema of a consumer's configuration; `None` for a plugin that does not authenticate.

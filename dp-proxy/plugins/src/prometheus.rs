@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::plugin::{Behaviour, Plugin};
 
 /// See the module.
-pub(crate) static PLUGIN: Plugin = Plugin { name: "prometheus", priority: 500, version: 0.2, schema, read, auth: None };
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "prometheus", priority: 500, version: 0.2, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct Prometheus;

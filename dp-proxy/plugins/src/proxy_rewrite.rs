@@ -13,7 +13,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "proxy-rewrite", priority: 1008, version: 0.1, schema, read, auth: None };
+    Plugin { name: "proxy-rewrite", priority: 1008, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const METHODS: [&str; 14] = [
     "TRACE", "GET", "HEAD", "POST", "PUT", "DELETE", "MKCOL", "COPY", "MOVE", "OPTIONS", "PROPFIND", "LOCK", "UNLOCK",

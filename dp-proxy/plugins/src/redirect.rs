@@ -13,7 +13,8 @@ use super::regex_uri::{RegexUri, encoded};
 use super::request::Request;
 
 /// See the module.
-pub(crate) static PLUGIN: Plugin = Plugin { name: "redirect", priority: 900, version: 0.1, schema, read, auth: None };
+pub(crate) static PLUGIN: Plugin =
+    Plugin { name: "redirect", priority: 900, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct Redirect {

@@ -13,7 +13,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "referer-restriction", priority: 2990, version: 0.1, schema, read, auth: None };
+    Plugin { name: "referer-restriction", priority: 2990, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const MESSAGE: &str = "Your referer host is not allowed";
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Method;
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use protocol::Text;
@@ -25,16 +26,25 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The host that the upstream is told where it gets the client's; `None`: that one.
     pub authority: Option<String>,
-    /// The client's address.
+    /// The client's address; what a plugin puts here is its address from then on.
     pub remote: IpAddr,
-    /// Whether it came by TLS.
+    /// The client's port; 0 where nobody said.
+    pub remote_port: u16,
+    /// Whether the client asked by TLS, as far as this proxy knows: it came by TLS, or somebody who is trusted says so.
     pub secure: bool,
+    /// Its body, where a plugin that is run wants it: see [`super::plugin::Behaviour::body_bytes_max`].
+    pub body: Bytes,
+    /// The largest body that the client may send, in bytes (0: any); `None`: as the proxy's settings say.
+    pub body_bytes_max: Option<u64>,
     /// The route that takes it; empty when none does.
     pub route_id: Text,
     /// The service of that route.
     pub service_id: Option<Text>,
     /// Whose request it is, once a plugin has found out.
     pub identity: Option<Identity>,
+    /// Which of a plugin's [destinations](super::plugin::Behaviour::destinations) it goes to; the plugin that is running
+    /// sets it.
+    pub destination: Option<usize>,
     /// Headers that the answer gets, whoever gives it.
     pub answer_headers: HeaderMap,
     /// What is let go when the request is over: when the last of its answer went, or nobody waits for it any more.

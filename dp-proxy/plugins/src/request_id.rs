@@ -14,7 +14,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "request-id", priority: 12015, version: 0.1, schema, read, auth: None };
+    Plugin { name: "request-id", priority: 12015, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct RequestId {

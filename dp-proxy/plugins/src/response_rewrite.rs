@@ -16,7 +16,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "response-rewrite", priority: 899, version: 0.1, schema, read, auth: None };
+    Plugin { name: "response-rewrite", priority: 899, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct ResponseRewrite {

@@ -8,21 +8,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use protocol::resource::{Known, Values, Variable};
 use serde_json::Value;
 
-use super::{Answer, Behaviour, Chain, Credential, Host, Identity, Instance, Login, Request, Response, Step, find};
+use super::{
+    Answer, Behaviour, Chain, Credential, Host, Identity, Instance, Login, Metadata, Request, Response, Step, find,
+};
 
 /// Knows what a test tells it.
 #[derive(Debug)]
 pub(crate) struct TestHost {
+    /// As it came.
+    pub(crate) method: Method,
     /// The target that was asked for.
     pub(crate) path: String,
     /// As they came.
     pub(crate) headers: HeaderMap,
     /// Arguments beside those in the target.
     pub(crate) arguments: Vec<(String, String)>,
+    pub(crate) cookies: Vec<(String, String)>,
     pub(crate) now: Duration,
     pub(crate) wall_seconds: u64,
     pub(crate) random: [u8; 16],
     pub(crate) identity: Identity,
+    pub(crate) metadata: Option<Metadata>,
     pub(crate) credentials: Vec<(&'static str, Credential)>,
 }
 
@@ -38,13 +44,16 @@ impl TestHost {
         let credential =
             |(plugin, conf): &(&'static str, Value)| (*plugin, find(plugin).unwrap().credential(conf).unwrap());
         Self {
+            method: Method::GET,
             path: "/a".to_owned(),
             headers: HeaderMap::new(),
             arguments: Vec::new(),
+            cookies: Vec::new(),
             now: Duration::ZERO,
             wall_seconds: 0,
             random: [7; 16],
             identity: Identity { consumer: consumer.into(), credential: None, custom_id: None, group: None },
+            metadata: None,
             credentials: by.iter().map(credential).collect(),
         }
     }
@@ -55,6 +64,8 @@ impl Values for TestHost {
         let text = match variable {
             Variable::Known(Known::RemoteAddr) => "127.0.0.1".to_owned(),
             Variable::Known(Known::Host) => "a.example".to_owned(),
+            Variable::Known(Known::RequestMethod) => self.method.to_string(),
+            Variable::Cookie(name) => self.cookies.iter().find(|(key, _)| *key == name.as_str())?.1.clone(),
             Variable::Known(Known::RequestUri) => self.path.clone(),
             Variable::Known(Known::QueryString) => self.path.split_once('?')?.1.to_owned(),
             Variable::Known(Known::Uri) => self.path.split('?').next()?.to_owned(),
@@ -91,6 +102,10 @@ impl Host for TestHost {
         self.random
     }
 
+    fn metadata(&self, _: &str) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
     fn login(&self, plugin: &'static str, identity: &str) -> Option<Login<'_>> {
         let (_, found) = self.credentials.iter().find(|(name, c)| *name == plugin && *c.identity == *identity)?;
         Some(Login { identity: &self.identity, credential: None, proof: &found.proof })
@@ -111,10 +126,14 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         headers: HeaderMap::new(),
         authority: None,
         remote: "127.0.0.1".parse().unwrap(),
+        remote_port: 5,
         secure: false,
+        body: Bytes::new(),
+        body_bytes_max: None,
         route_id: "r".into(),
         service_id: None,
         identity: None,
+        destination: None,
         answer_headers: HeaderMap::new(),
         held: Vec::new(),
     }
@@ -133,17 +152,17 @@ impl std::ops::Deref for Configured {
 }
 
 pub(crate) fn behaviour(name: &str, configuration: Value) -> Configured {
-    Configured(Instance::read(find(name).unwrap(), &configuration, &configuration).unwrap())
+    Configured(Instance::read(find(name).unwrap(), "routes/r".into(), &configuration, &configuration).unwrap())
 }
 
 pub(crate) fn chain(plugins: Value) -> Chain {
     let Value::Object(plugins) = plugins else { panic!("plugins by name") };
-    Chain::compile(&plugins, &plugins, &Chain::default()).unwrap()
+    Chain::compile("routes/r", &plugins, &plugins, &Chain::default()).unwrap()
 }
 
 pub(crate) fn answer(step: &Step) -> Option<&Answer> {
     match step {
-        Step::Go | Step::Wait(_) | Step::WaitThen(..) => None,
+        Step::Go | Step::Wait(_) | Step::WaitThen(..) | Step::Call(_) => None,
         Step::Answer(answer) => Some(answer),
     }
 }
@@ -159,7 +178,7 @@ pub(crate) fn filtered(
     let mut status = StatusCode::from_u16(status).unwrap();
     let pairs = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
     let mut headers: HeaderMap = pairs.collect();
-    let mut response = Response { status: &mut status, headers: &mut headers, upstream_status: None, body: None };
+    let mut response = Response::new(&mut status, &mut headers);
     plugin.header_filter(request, &mut response, host);
     let body = response.body.take();
     (status.as_u16(), headers, body)
@@ -168,7 +187,7 @@ pub(crate) fn filtered(
 /// Lets a plugin see what an upstream answered.
 pub(crate) fn answered_by_upstream(plugin: &dyn Behaviour, request: &Request, host: &TestHost, status: u16) {
     let (mut code, mut headers) = (StatusCode::from_u16(status).unwrap(), HeaderMap::new());
-    let upstream_status = Some(status);
-    let mut response = Response { status: &mut code, headers: &mut headers, upstream_status, body: None };
+    let mut response = Response::new(&mut code, &mut headers);
+    response.upstream_status = Some(status);
     plugin.header_filter(request, &mut response, host);
 }

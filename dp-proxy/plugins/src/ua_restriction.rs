@@ -14,7 +14,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "ua-restriction", priority: 2999, version: 0.1, schema, read, auth: None };
+    Plugin { name: "ua-restriction", priority: 2999, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 const MESSAGE: &str = "Not allowed";
 

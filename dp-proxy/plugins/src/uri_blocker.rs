@@ -15,7 +15,7 @@ use super::request::Request;
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
-    Plugin { name: "uri-blocker", priority: 2900, version: 0.1, schema, read, auth: None };
+    Plugin { name: "uri-blocker", priority: 2900, version: 0.1, schema, read, auth: None, secrets: &[] };
 
 #[derive(Debug)]
 struct UriBlocker {

@@ -10,6 +10,7 @@
 mod account;
 mod balance;
 mod body;
+mod compress;
 mod downstream;
 mod error;
 mod figures;

@@ -9,28 +9,31 @@
 //! A request that no plugin looks at costs a few comparisons. One that some do is copied: they work on their own copy, and
 //! the upstream gets what they made of it.
 
-use std::borrow::Cow;
+mod means;
+mod world;
+
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::seams::{SystemClock, SystemRandom};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Response, StatusCode};
-use plugins::{Answer, Chain, Identity, Instance, Login, Merged, Request, Step, merge};
-use protocol::resource::Values;
-use protocol::seam::{Random, WallClock};
-use tokio::time::{Instant, sleep};
+use hyper::body::Body as _;
+use plugins::{Answer, Call, Chain, Instance, Merged, Reply, Request, Step, merge};
+use protocol::Text;
+use tokio::time::sleep;
+use world::{World, world};
+
+pub(crate) use means::Means;
 
 use super::body::ResponseBody;
 use super::error::Refusal;
 use super::headers::settle_connection;
 use super::host::Host;
-use super::values::RequestValues;
-use crate::table::{Route, Table};
+use super::upstream::request_head::ASKED_BY;
+use crate::table::{Route, Table, Unavailable, Upstream};
 
 /// The plugins of one request; none until one applies.
 pub(crate) struct Plugged<'r> {
@@ -45,6 +48,24 @@ pub(crate) struct Came<'r> {
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) secure: bool,
+    /// Whether what its connection says of the client behind it is believed.
+    pub(crate) is_believed: bool,
+}
+
+/// A request for the upstream: what plugins made of it, or what came.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) parts: &'a Parts,
+    pub(crate) path: &'a str,
+    /// The host with its port that it asks for.
+    pub(crate) authority: &'a str,
+    /// Who it is from.
+    pub(crate) peer: SocketAddr,
+    /// Whose it is, where a plugin has found out.
+    pub(crate) consumer: Option<&'a Text>,
+    /// The largest body that it may have, in bytes (0: any), where a plugin says so.
+    pub(crate) body_bytes_max: Option<u64>,
+    /// Whether plugins had their say.
+    pub(crate) is_edited: bool,
 }
 
 struct Running<'r> {
@@ -60,6 +81,10 @@ struct Running<'r> {
     global: Merged<'r>,
     /// Of the route and all that has a say with it.
     merged: Merged<'r>,
+    /// Who sent the request elsewhere than the route says, and to which of its destinations.
+    sent_by: Option<(&'r Instance, usize)>,
+    /// Whether a plugin said that the request is from somebody else.
+    peer_changed: bool,
 }
 
 /// A phase before the upstream.
@@ -81,6 +106,7 @@ impl<'r> Plugged<'r> {
         host: &Host<'_>,
         path: &str,
         route: Option<&'r Route>,
+        mut means: Means<'_>,
     ) -> Result<Option<Response<ResponseBody>>, Refusal> {
         let chains = route.map(|route| self.table.chains(route, None)).transpose()?.unwrap_or_default();
         if chains.iter().all(|chain| chain.is_empty()) && self.table.global_rules().next().is_none() {
@@ -88,21 +114,46 @@ impl<'r> Plugged<'r> {
         }
         let running = self.running.insert(Box::new(Running::new(self.table, came, host, path, route)));
         // Most requests have no plugins: what waits for them is not to make every request's own state larger.
-        Ok(Box::pin(running.before(route, &chains)).await?.map(respond))
+        Ok(Box::pin(running.before(route, &chains, &mut means)).await?.map(respond))
     }
 
-    /// The request for the upstream: what plugins made of it, or what came.
+    /// The request for the upstream, of one that came so.
     pub(crate) fn outgoing<'a>(
         &'a self,
         parts: &'a Parts,
-        path: Cow<'a, str>,
-        host: Host<'a>,
-    ) -> (&'a Parts, Cow<'a, str>, Host<'a>) {
+        path: &'a str,
+        host: &'a Host<'_>,
+        peer: SocketAddr,
+    ) -> Outgoing<'a> {
+        let authority = host.authority;
         let Some((running, edited)) = self.running.as_ref().and_then(|r| Some((r, r.edited.as_ref()?))) else {
-            return (parts, path, host);
+            let (consumer, body_bytes_max, is_edited) = (None, None, false);
+            return Outgoing { parts, path, authority, peer, consumer, body_bytes_max, is_edited };
         };
-        let authority = running.request.authority.as_deref().unwrap_or(host.authority);
-        (edited, Cow::Borrowed(&running.request.path), Host { authority, ..host })
+        let request = &running.request;
+        Outgoing {
+            parts: edited,
+            path: &request.path,
+            authority: request.authority.as_deref().unwrap_or(authority),
+            peer: running.came.peer,
+            consumer: request.identity.as_ref().map(|identity| &identity.consumer),
+            body_bytes_max: request.body_bytes_max,
+            is_edited: true,
+        }
+    }
+
+    /// Who the request is from, where a plugin says that it is somebody else than who it came from.
+    pub(crate) fn new_peer(&self) -> Option<SocketAddr> {
+        let running = self.running.as_ref()?;
+        running.peer_changed.then_some(running.came.peer)
+    }
+
+    /// Where the request goes: as a plugin says, or else as its route does.
+    pub(crate) fn upstream<'t>(&self, table: &'t Table, route: &'t Route) -> Result<&'t Arc<Upstream>, Unavailable> {
+        match self.running.as_ref().and_then(|running| running.sent_by) {
+            Some((by, number)) => table.destination(by.owner(), by.plugin.name, number),
+            None => table.upstream(route),
+        }
     }
 
     /// What plugins keep until the request is over.
@@ -132,6 +183,13 @@ impl<'r> Running<'r> {
         let service = route.and_then(|route| table.service(route));
         let mut headers = came.parts.headers.clone();
         settle_connection(&mut headers);
+        let asked_by_tls = asked_by_tls(&came);
+        if !came.is_believed {
+            // What stands there behind the plugins is theirs, and passed on: see `Forwarded`.
+            for name in ASKED_BY {
+                headers.remove(name);
+            }
+        }
         let request = Request {
             method: came.parts.method.clone(),
             path: path.to_owned(),
@@ -139,10 +197,14 @@ impl<'r> Running<'r> {
             headers,
             authority: None,
             remote: came.peer.ip(),
-            secure: came.secure,
+            remote_port: came.peer.port(),
+            secure: asked_by_tls,
+            body: Bytes::new(),
+            body_bytes_max: None,
             route_id: route.map(|route| route.id.clone()).unwrap_or_default(),
             service_id: service.map(|service| service.id.clone()),
             identity: None,
+            destination: None,
             answer_headers: HeaderMap::new(),
             held: Vec::new(),
         };
@@ -155,15 +217,22 @@ impl<'r> Running<'r> {
             edited: None,
             global: Merged::new(),
             merged: Merged::new(),
+            sent_by: None,
+            peer_changed: false,
         }
     }
 
-    async fn before(&mut self, route: Option<&'r Route>, chains: &[&'r Chain]) -> Result<Option<Answer>, Refusal> {
+    async fn before(
+        &mut self,
+        route: Option<&'r Route>,
+        chains: &[&'r Chain],
+        means: &mut Means<'_>,
+    ) -> Result<Option<Answer>, Refusal> {
         for rule in self.table.global_rules() {
             let rule = self.applying(merge(&[rule]));
             self.global.extend(rule.iter().copied());
             for phase in [Phase::Rewrite, Phase::Access] {
-                if let Some(answer) = self.run(phase, &rule).await {
+                if let Some(answer) = self.run(phase, &rule, means).await? {
                     return Ok(Some(answer));
                 }
             }
@@ -171,7 +240,7 @@ impl<'r> Running<'r> {
         let Some(route) = route else { return Ok(None) };
         self.merged = self.applying(merge(chains));
         let first = self.merged.clone();
-        if let Some(answer) = self.run(Phase::Rewrite, &first).await {
+        if let Some(answer) = self.run(Phase::Rewrite, &first, means).await? {
             return Ok(Some(answer));
         }
         if let Some(consumer) = self.request.identity.as_ref().map(|identity| identity.consumer.clone()) {
@@ -179,12 +248,12 @@ impl<'r> Running<'r> {
             self.merged = self.applying(merge(&chains));
             let is_new = |instance: &&'r Instance| !first.iter().any(|known| std::ptr::eq(*known, *instance));
             let added: Merged<'r> = self.merged.iter().copied().filter(is_new).collect();
-            if let Some(answer) = self.run(Phase::Rewrite, &added).await {
+            if let Some(answer) = self.run(Phase::Rewrite, &added, means).await? {
                 return Ok(Some(answer));
             }
         }
         let all = self.merged.clone();
-        if let Some(answer) = self.run(Phase::Access, &all).await {
+        if let Some(answer) = self.run(Phase::Access, &all, means).await? {
             return Ok(Some(answer));
         }
         match self.edit() {
@@ -202,22 +271,41 @@ impl<'r> Running<'r> {
         merged
     }
 
-    async fn run(&mut self, phase: Phase, instances: &[&'r Instance]) -> Option<Answer> {
+    async fn run(
+        &mut self,
+        phase: Phase,
+        instances: &[&'r Instance],
+        means: &mut Means<'_>,
+    ) -> Result<Option<Answer>, Refusal> {
         for instance in instances {
             let behaviour = instance.behaviour();
+            if let Some(bytes_max) = behaviour.body_bytes_max() {
+                self.request.body = means.body(bytes_max, self.request.body_bytes_max).await?;
+            }
             let host = world(self.table, self.came, &self.host, &self.path);
             let step = match phase {
                 Phase::Rewrite => behaviour.rewrite(&mut self.request, &host),
                 Phase::Access => behaviour.access(&mut self.request, &host),
             };
+            let peer = SocketAddr::new(self.request.remote, self.request.remote_port);
+            if peer != self.came.peer {
+                (self.came.peer, self.peer_changed) = (peer, true);
+            }
+            if let Some(number) = self.request.destination.take() {
+                self.sent_by = Some((instance, number));
+            }
             let mut step = instance.settle(step);
             loop {
                 match step {
                     Step::Go => break,
-                    Step::Answer(answer) => return Some(answer),
+                    Step::Answer(answer) => return Ok(Some(answer)),
                     Step::Wait(time) => {
                         sleep(time).await;
                         break;
+                    }
+                    Step::Call(call) => {
+                        let reply = Box::pin(self.call(instance, *call, means)).await?;
+                        step = instance.settle(behaviour.replied(&mut self.request, reply));
                     }
                     Step::WaitThen(time, then) => {
                         sleep(time).await;
@@ -226,7 +314,12 @@ impl<'r> Running<'r> {
                 }
             }
         }
-        None
+        Ok(None)
+    }
+
+    async fn call(&self, by: &Instance, call: Call, means: &Means<'_>) -> Result<Option<Reply>, Refusal> {
+        let upstream = self.table.destination(by.owner(), by.plugin.name, call.destination)?;
+        means.call(self.table, upstream, self.world().values, call, self.request.body.clone()).await
     }
 
     /// The head for the upstream; `None` when the target cannot be written.
@@ -250,12 +343,13 @@ impl<'r> Running<'r> {
             head.headers.insert(name, value.clone());
         }
         let (status, headers) = (&mut head.status, &mut head.headers);
-        let mut view = plugins::Response { status, headers, upstream_status, body: None };
+        let mut view = plugins::Response::new(status, headers);
+        (view.upstream_status, view.length) = (upstream_status, body.size_hint().exact());
         let host = self.world();
         for instance in self.global.iter().chain(&self.merged) {
             instance.behaviour().header_filter(&self.request, &mut view, &host);
         }
-        let mut new_body = view.body;
+        let (mut new_body, gzip_level) = (view.body, view.gzip_level);
         let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status);
         // The upstream's own 304 says of which representation it speaks (RFC 9110 §15.4.5); one that a plugin made of something
         // else has no body any more.
@@ -269,6 +363,10 @@ impl<'r> Running<'r> {
             }
             body = ResponseBody::full(bytes);
         }
+        if let Some(level) = gzip_level.filter(|_| !body.is_end_stream() && may_compress(&head)) {
+            compressed(&mut head.headers);
+            body = body.compressed(level);
+        }
         Response::from_parts(head, body)
     }
 
@@ -277,9 +375,36 @@ impl<'r> Running<'r> {
     }
 }
 
-fn world<'w>(table: &'w Table, came: Came<'w>, host: &'w str, path: &'w str) -> World<'w> {
-    let Came { parts, peer, local, secure } = came;
-    World { values: RequestValues { parts, host, path, peer, local, secure }, table }
+/// Whether an answer's body may be sent in another coding: those of nginx's statuses, unless they have one or forbid it.
+fn may_compress(head: &http::response::Parts) -> bool {
+    let mut cache_control = head.headers.get_all(header::CACHE_CONTROL).iter();
+    [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&head.status)
+        && !head.headers.contains_key(header::CONTENT_ENCODING)
+        // RFC 9111 §5.2.2.6.
+        && !cache_control.any(|value| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("no-transform")))
+}
+
+/// Says of a body that it is compressed. Parts of it and its bytes are others now (RFC 9110 §8.8.1).
+fn compressed(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::ACCEPT_RANGES);
+    if let Some(tag) = headers.get(header::ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"))
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
+    {
+        headers.insert(header::ETAG, weak);
+    }
+}
+
+/// Whether the client asked by TLS. A balancer that ends its TLS says so in `X-Forwarded-Proto`, as in APISIX; anybody can write
+/// that header, so that it counts only from the networks that `proxy.real_ip.from` trusts with the client's address too.
+/// Believed from everybody it would let a client without TLS pass by a redirect to TLS.
+fn asked_by_tls(came: &Came<'_>) -> bool {
+    let [proto, ..] = ASKED_BY;
+    match came.parts.headers.get(proto) {
+        Some(proto) if came.is_believed => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+        _ => came.secure,
+    }
 }
 
 /// A plugin's answer, with the proxy's own body where it has none.
@@ -295,44 +420,4 @@ fn respond(answer: Answer) -> Response<ResponseBody> {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
-}
-
-/// The world as plugins see it while they run for one request.
-struct World<'w> {
-    values: RequestValues<'w>,
-    table: &'w Table,
-}
-
-/// All workers count time from here: what plugins count is shared by them.
-static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-impl plugins::Host for World<'_> {
-    fn values(&self) -> &dyn Values {
-        &self.values
-    }
-
-    fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.values.parts.headers.get(name)
-    }
-
-    fn now(&self) -> Duration {
-        BEGUN.elapsed()
-    }
-
-    fn wall_seconds(&self) -> u64 {
-        SystemClock.now() / 1000
-    }
-
-    fn random(&self) -> [u8; 16] {
-        SystemRandom.bytes16()
-    }
-
-    fn login(&self, plugin: &'static str, identity: &str) -> Option<Login<'_>> {
-        let (known, consumer) = self.table.access().login(plugin, identity)?;
-        Some(Login { identity: &consumer.identity, credential: known.credential.as_ref(), proof: &known.proof })
-    }
-
-    fn consumer(&self, name: &str) -> Option<&Identity> {
-        Some(&self.table.access().consumers.get(name)?.identity)
-    }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
+use plugins::last_forwarded;
 
 use crate::settings::RealIpSettings;
 
@@ -30,36 +31,16 @@ impl RealIp {
     /// of somebody who is trusted; with `recursive` the last that is not trusted itself. What is no address ends the
     /// search. The port is 0 where the header names none.
     pub(crate) fn of(&self, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
-        let mut found = peer;
         if !self.trusts(peer.ip()) {
-            return found;
+            return peer;
         }
-        let lines = headers.get_all(&self.header).iter().rev();
-        for text in lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b',')) {
-            let text = str::from_utf8(text).unwrap_or_default().trim();
-            if text.is_empty() {
-                continue;
-            }
-            let Some(address) = parse(text) else { return found };
-            found = address;
-            if !self.recursive || !self.trusts(found.ip()) {
-                return found;
-            }
-        }
-        found
+        last_forwarded(headers, &self.header, |address| self.recursive && self.trusts(address)).unwrap_or(peer)
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether somebody at that address is believed.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         self.from.iter().any(|net| net.contains(&address))
     }
-}
-
-/// An address, with or without a port, an IPv6 address also in brackets.
-fn parse(text: &str) -> Option<SocketAddr> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let alone = bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
-    let address = alone.or_else(|_| text.parse::<SocketAddr>()).ok()?;
-    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 #[cfg(test)]

@@ -2,24 +2,22 @@
 
 mod connect;
 mod http2;
+pub(super) mod outbound;
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::planted;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, Method, Response, StatusCode, Version};
-use protocol::resource::{self, PassHost, Timeouts};
-use rustls::ClientConfig;
-use tokio::time::Instant;
+use protocol::resource::{self, Timeouts};
 use tracing::{debug, warn};
 
+use outbound::Outbound;
+
 use super::account::{Account, Matched, Tries};
-use super::balance::{Pick, Tried, UnderWay};
 use super::body::{Receiving, ResponseBody, Streaming};
 use super::downstream::body::{Incoming, RequestBody};
 use super::downstream::client::Client;
@@ -27,17 +25,13 @@ use super::downstream::tls::Session;
 use super::error::Refusal;
 use super::headers::asked_upgrade;
 use super::host::Host;
-use super::plugged::{Came, Plugged};
+use super::plugged::{Came, Means, Outgoing, Plugged};
 use super::tunnel::Tunnel;
-use super::upstream::AnswerHead;
-use super::upstream::connection::Connection;
-use super::upstream::exchange::{self, Exchange, ExchangeLimits, Failed, Failure};
-use super::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
+use super::upstream::request_head::BodyFraming;
 use super::values::RequestValues;
 use super::worker::Worker;
-use crate::health::{Outcome, Source};
 use crate::path::canonical;
-use crate::table::{Ask, Balancing, Generation, Node, Route, SslSlot, Table, Upstream};
+use crate::table::{Ask, Generation, Route, SslSlot, Table, Upstream};
 
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
@@ -142,7 +136,16 @@ async fn forward<'r>(
         check_client(session, table, &host, &path)?;
     }
     let secure = client.tls.is_some();
-    let values = RequestValues { parts, host: &host.name, path: &path, peer, local: client.local, secure };
+    let values = RequestValues {
+        parts,
+        headers: &parts.headers,
+        host: &host.name,
+        path: &path,
+        peer,
+        local: client.local,
+        secure,
+        consumer: None,
+    };
     let ask = Ask {
         host: &host.name,
         path: &path,
@@ -160,8 +163,16 @@ async fn forward<'r>(
             host: (&*host.name).into(),
         });
     }
-    let came = Came { parts, peer, local: client.local, secure };
-    if let Some(answer) = plugged.before(came, &host, &path, found.map(|found| &**found.route)).await? {
+    let is_believed = worker.believes(client);
+    let mut body = RequestBody::new(incoming, client.clone());
+    let came = Came { parts, peer, local: client.local, secure, is_believed };
+    let route = found.map(|found| &**found.route);
+    let means = Means { worker, client, body: &mut body };
+    let answer = plugged.before(came, &host, &path, route, means).await;
+    if let Some(peer) = plugged.new_peer() {
+        account.note(parts, peer);
+    }
+    if let Some(answer) = answer? {
         account.answered(answer.status(), None);
         return Ok(answer);
     }
@@ -174,23 +185,24 @@ async fn forward<'r>(
         false => None,
     };
     let table = later.as_ref().unwrap_or(table);
-    let upstream = table.upstream(found.route)?;
+    let upstream = plugged.upstream(table, found.route)?;
     let tls = table.client_config(upstream)?;
     let may_upgrade = table.takes_upgrades(found.route) && !upstream.is_http2() && parts.version == Version::HTTP_11;
     let upgrade = if may_upgrade { asked_upgrade(&parts.headers) } else { None };
-    let (parts, path, host) = plugged.outgoing(parts, path, host);
-    let body = RequestBody::new(incoming, client.clone(), worker.limits.body_bytes_max)?;
+    let Outgoing { parts, path, authority, peer, consumer, body_bytes_max, is_edited } =
+        plugged.outgoing(parts, &path, &host, peer);
+    body.bound(body_bytes_max.unwrap_or(worker.limits.body_bytes_max))?;
     let mut outbound = Outbound {
         worker,
         upstream,
         tls,
         parts,
         path,
-        host,
+        authority,
         framing: framing(parts, &body),
-        client: peer,
-        local: client.local,
-        secure,
+        asked: RequestValues { peer, headers: &parts.headers, consumer, ..values },
+        // Plugins see none of what a client says of itself that is not believed: what they leave there is their own.
+        tells: is_edited || is_believed,
         // What comes behind a body is a request, whatever is asked for.
         upgrade: upgrade.filter(|_| body.is_ended()),
         body: (!body.is_ended()).then(|| Box::new(body)),
@@ -274,213 +286,4 @@ fn framing(parts: &Parts, body: &RequestBody) -> BodyFraming {
 /// The route's limits win over the upstream's.
 fn timeouts(route: &Route, upstream: &Upstream) -> Timeouts {
     route.timeouts.as_deref().copied().or(upstream.timeouts).unwrap_or(Timeouts::DEFAULT)
-}
-
-/// The head of an answer, the rest of it, the node that gives it, and where it counts meanwhile.
-type Answered<'r> = (AnswerHead, Receiving, &'r Node, Option<UnderWay>);
-
-/// A request on its way to one of several nodes.
-struct Outbound<'r> {
-    worker: &'r Rc<Worker>,
-    upstream: &'r Upstream,
-    /// How TLS is made to the nodes, where it is spoken.
-    tls: Option<&'r Arc<ClientConfig>>,
-    parts: &'r Parts,
-    path: Cow<'r, str>,
-    host: Host<'r>,
-    framing: BodyFraming,
-    client: SocketAddr,
-    local: SocketAddr,
-    /// Whether it came by TLS.
-    secure: bool,
-    /// The protocol to which the client asks to switch.
-    upgrade: Option<&'r HeaderValue>,
-    /// Until it is sent.
-    body: Option<Box<RequestBody>>,
-    timeouts: Timeouts,
-}
-
-impl<'r> Outbound<'r> {
-    /// Tries one node after the other until one answers, as often and as long as the upstream allows. Another node is
-    /// tried only when the one before cannot have acted on the request, or when acting twice is as good as once and the
-    /// whole request is still there.
-    async fn send(&mut self, tries: &mut Tries) -> Result<Answered<'r>, Refusal> {
-        let upstream = self.upstream;
-        let mut tried = Tried::new();
-        // APISIX's time for tries begins with the first of them.
-        let begun = Instant::now();
-        let mut last: Option<Refusal> = None;
-        loop {
-            let pick = self.worker.balancer.borrow_mut().pick(upstream, &tried, &self.values());
-            let Some(Pick { place, down }) = pick else { return Err(last.unwrap_or(Refusal::NoNode)) };
-            if let Some(failed) = last.take() {
-                // Whatever is answered in the end is counted there; this one is not heard of any more.
-                self.worker.figures.retries.add(1);
-                if let Some(error) = failed.upstream_error() {
-                    self.worker.figures.upstream_failed(error);
-                }
-            }
-            if down && tried.is_empty() {
-                self.worker.figures.all_down.add(1);
-            }
-            tried.push(place);
-            let node = &upstream.nodes[place];
-            tries.at(node);
-            let counts = matches!(upstream.balancing, Balancing::LeastConnections | Balancing::Ewma);
-            let under_way = counts.then(|| self.worker.loads.begin(node.endpoint));
-            let (refusal, may_retry) = match self.try_node(node).await {
-                Ok((head, receiving)) => {
-                    if let Some(under_way) = &under_way {
-                        under_way.answered();
-                    }
-                    if let Some(monitor) = &node.watch.0 {
-                        monitor.report_status(head.status.as_u16(), Source::Passive);
-                    }
-                    return Ok((head, receiving, node, under_way));
-                }
-                Err(failed) => failed,
-            };
-            if let (Some(under_way), true) = (&under_way, sign_of(&refusal).is_some()) {
-                under_way.failed();
-            }
-            if let (Some(monitor), Some(sign)) = (&node.watch.0, sign_of(&refusal)) {
-                monitor.report(sign, Source::Passive);
-            }
-            if refusal.upstream_error().is_some() {
-                tries.statuses.push(refusal.status().as_u16());
-            }
-            let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
-            let in_time = upstream.retry_timeout.is_none_or(|limit| begun.elapsed() < limit);
-            if !may_retry || retries >= upstream.retries || !in_time {
-                return Err(refusal);
-            }
-            debug!(node = node.address(), reason = %refusal, attempt = retries + 1, "trying another node");
-            last = Some(refusal);
-        }
-    }
-
-    /// Sends the request to a node, over a connection that waits or else a new one. A connection that waited may have
-    /// been closed by the node in this very moment; where the node cannot have acted on the request, that is no failure
-    /// of the node, and a new connection is made.
-    ///
-    /// Beside a failure: whether the request may be sent to another node.
-    async fn try_node(&mut self, node: &Node) -> Result<(AnswerHead, Receiving), (Refusal, bool)> {
-        let secured = self.secured(node).map_err(|refusal| {
-            let may_retry = !matches!(refusal, Refusal::BadRequest(_));
-            (refusal, may_retry)
-        })?;
-        if self.upstream.is_http2() {
-            return Box::pin(self.try_http2(node, secured)).await;
-        }
-        let figures = &self.worker.figures;
-        if let Some(connection) = self.worker.pools.take(node.endpoint, secured.as_ref()) {
-            figures.upstream_reuses.add(1);
-            match self.exchange(connection, node).await {
-                Ok((head, receiving)) => return Ok((head, Receiving::Http1(receiving))),
-                Err((Failure::Closed | Failure::Io(_), true)) => figures.retries.add(1),
-                Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
-            }
-        }
-        // Nothing was sent: what was not touched of the body is still there.
-        let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
-        figures.upstream_connects.add(1);
-        let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
-        let answer = self.exchange(connection, node).await;
-        answer
-            .map(|(head, receiving)| (head, Receiving::Http1(receiving)))
-            .map_err(|(failure, may_retry)| (Refusal::Upstream(failure), may_retry))
-    }
-
-    /// One attempt on one connection. Beside a failure: whether the request may be sent once more.
-    async fn exchange(
-        &mut self,
-        mut connection: Box<Connection>,
-        node: &Node,
-    ) -> Result<(AnswerHead, exchange::Receiving), (Failure, bool)> {
-        connection.requests += 1;
-        connection.out.clear();
-        self.head_for(node).write(&mut connection.out);
-        let body = self.body.take();
-        let had_body = body.is_some();
-        let chunked = self.framing == BodyFraming::Chunked;
-        let exchange = Exchange::new(connection, body, chunked, self.upgrade, self.limits());
-        exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
-    }
-
-    fn limits(&self) -> ExchangeLimits {
-        ExchangeLimits { send: self.timeouts.send, read: self.timeouts.read, head: self.worker.head_limits }
-    }
-
-    /// What an attempt leaves behind: why it failed, and whether the request may be sent once more.
-    fn failed(&mut self, failed: Failed, had_body: bool) -> (Failure, bool) {
-        let whole = !had_body || failed.body.is_some();
-        let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
-        self.body = failed.body;
-        (failed.why, replayable)
-    }
-
-    fn values(&self) -> RequestValues<'_> {
-        RequestValues {
-            parts: self.parts,
-            host: &self.host.name,
-            path: &self.path,
-            peer: self.client,
-            local: self.local,
-            secure: self.secure,
-        }
-    }
-
-    fn head_for<'h>(&'h self, node: &'h Node) -> RequestHead<'h> {
-        RequestHead {
-            method: &self.parts.method,
-            path: &self.path,
-            query: self.parts.uri.query(),
-            headers: &self.parts.headers,
-            host: self.host_for(node),
-            body: self.framing,
-            upgrade: self.upgrade,
-            forwarded: Forwarded {
-                client: self.client.ip(),
-                secure: self.secure,
-                host: &self.host.name,
-                port: self.local.port(),
-            },
-        }
-    }
-
-    fn host_for<'h>(&'h self, node: &'h Node) -> &'h str {
-        match &self.upstream.upstream_host {
-            _ if self.is_clients_host() => self.host.authority,
-            Some(host) if self.upstream.pass_host == PassHost::Rewrite => host,
-            _ => &node.authority,
-        }
-    }
-
-    /// Whether nodes see the host that the client names. A client of HTTP/1.0 may have named none; a node must be told one.
-    fn is_clients_host(&self) -> bool {
-        let passes = match self.upstream.pass_host {
-            PassHost::Pass => true,
-            PassHost::Rewrite => self.upstream.upstream_host.is_none(),
-            PassHost::Node => false,
-        };
-        passes && !self.host.authority.is_empty()
-    }
-}
-
-/// What a failure says about the node's health; `None` where the client is to blame.
-fn sign_of(refusal: &Refusal) -> Option<Outcome> {
-    match refusal {
-        Refusal::Connection(_) | Refusal::Tls(_) | Refusal::Upstream(Failure::Closed | Failure::Io(_)) => {
-            Some(Outcome::TcpFailure)
-        }
-        Refusal::ConnectTimeout(_) | Refusal::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => {
-            Some(Outcome::Timeout)
-        }
-        Refusal::Upstream(Failure::Head(_) | Failure::Informational | Failure::Http2(_)) => Some(Outcome::HttpFailure),
-        _ => None,
-    }
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE].contains(method)
 }

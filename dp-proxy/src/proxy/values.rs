@@ -5,14 +5,17 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use http::header;
+use http::header::{self, HeaderMap};
 use http::request::Parts;
-use protocol::resource::{Known, Values, Variable};
+use protocol::Text;
+use protocol::resource::{CONSUMER_NAME, Known, Values, Variable};
 
 /// One request, for whoever asks about it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestValues<'r> {
     pub(crate) parts: &'r Parts,
+    /// Its headers: those that it came with, or what plugins made of them.
+    pub(crate) headers: &'r HeaderMap,
     /// In lower case, without port.
     pub(crate) host: &'r str,
     /// In its canonical form.
@@ -21,6 +24,8 @@ pub(crate) struct RequestValues<'r> {
     pub(crate) local: SocketAddr,
     /// Whether it came by TLS.
     pub(crate) secure: bool,
+    /// Whose it is, where that is known.
+    pub(crate) consumer: Option<&'r Text>,
 }
 
 /// A request of which nothing could be read: what is known of it is its connection.
@@ -54,6 +59,7 @@ impl Values for RequestValues<'_> {
             Variable::Argument(name) => argument(self.parts.uri.query()?, name.as_bytes()),
             Variable::Header(name) => self.header(name),
             Variable::Cookie(name) => self.cookie(name.as_bytes()),
+            Variable::Unknown(name) if **name == *CONSUMER_NAME => self.consumer.map(|name| borrowed(name)),
             Variable::Unknown(_) => None,
         }
     }
@@ -82,7 +88,7 @@ impl RequestValues<'_> {
 
     /// A header; several of one name as one list (RFC 9110 §5.3).
     fn header(&self, name: &str) -> Value<'_> {
-        let mut values = self.parts.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+        let mut values = self.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
         let first = values.next()?;
         let mut joined = Cow::Borrowed(first);
         for more in values {
@@ -94,7 +100,7 @@ impl RequestValues<'_> {
     }
 
     fn cookie(&self, name: &[u8]) -> Value<'_> {
-        let headers = self.parts.headers.get_all(header::COOKIE).iter();
+        let headers = self.headers.get_all(header::COOKIE).iter();
         let mut cookies = headers.flat_map(|value| value.as_bytes().split(|b| *b == b';'));
         cookies.find_map(|cookie| {
             let cookie = cookie.trim_ascii();
@@ -162,8 +168,11 @@ mod tests {
             .body(())
             .unwrap()
             .into_parts();
+        let consumer = Text::from("jack");
         let values = RequestValues {
             parts: &parts,
+            headers: &parts.headers,
+            consumer: Some(&consumer),
             host: "h.com",
             path: "/Ab",
             peer: "[::1]:5".parse().unwrap(),
@@ -200,6 +209,7 @@ mod tests {
             ("cookie_sid", None),
             ("cookie_b", Some("")),
             ("cookie_late", Some("7")),
+            ("consumer_name", Some("jack")),
             ("nosuch", None),
         ] {
             let value =

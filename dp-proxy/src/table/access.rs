@@ -4,7 +4,7 @@
 //! Which plugins a request gets is put together when it comes: see [`super::Table::chains`].
 
 use imbl::{HashMap, OrdMap};
-use plugins::{Chain, Identity, Proof};
+use plugins::{Chain, Identity, Metadata, Proof};
 use protocol::Text;
 
 /// The plugins of a resource that others name.
@@ -40,6 +40,8 @@ pub(crate) struct Access {
     pub(crate) plugin_configs: HashMap<Text, Layer>,
     pub(crate) consumer_groups: HashMap<Text, Layer>,
     pub(crate) consumers: HashMap<Text, Consumer>,
+    /// What holds wherever a plugin is run, by its name.
+    pub(crate) metadata: HashMap<Text, Metadata>,
     /// By plugin, then by what the plugin knows somebody by. Of several with one key, which only a control plane that
     /// was forced can have, the first by kind and id.
     known: HashMap<(&'static str, Box<str>), OrdMap<Text, Known>>,
@@ -50,6 +52,14 @@ impl Access {
     pub(crate) fn login(&self, plugin: &'static str, key: &str) -> Option<(&Known, &Consumer)> {
         let (_, known) = self.known.get(&(plugin, key.into()))?.iter().next()?;
         Some((known, self.consumers.get(&known.consumer)?))
+    }
+
+    /// Sets what holds wherever a plugin is run, or takes it away.
+    pub(crate) fn set_metadata(&mut self, plugin: &Text, metadata: Option<Metadata>) {
+        match metadata {
+            Some(metadata) => drop(self.metadata.insert(plugin.clone(), metadata)),
+            None => drop(self.metadata.remove(plugin)),
+        }
     }
 
     /// Lets somebody be known; `by` is the resource that says so.
@@ -78,6 +88,7 @@ impl Access {
         lines.extend(self.plugin_configs.iter().map(|(id, l)| format!("plugin_configs/{id}: {}", layer(l))));
         lines.extend(self.consumer_groups.iter().map(|(id, l)| format!("consumer_groups/{id}: {}", layer(l))));
         lines.extend(self.consumers.iter().map(|(id, c)| format!("consumers/{id}: {:?} {}", c.identity, c.plugins)));
+        lines.extend(self.metadata.iter().map(|(plugin, metadata)| format!("plugin_metadata/{plugin}: {metadata:?}")));
         let known = self.known.iter().flat_map(|((plugin, _), all)| all.iter().map(move |known| (plugin, known)));
         lines.extend(known.map(|(plugin, (by, known))| format!("{plugin} knows {} by {by}", known.consumer)));
         lines

@@ -76,6 +76,8 @@ pub struct Table {
     ssls: Ssls,
     streams: Streams,
     access: Access,
+    /// Where plugins may send requests to, by the resource that they stand in.
+    destinations: HashMap<Text, Arc<[PluginTarget]>>,
     /// What nodes are shown, by the ids of ssls.
     client_tls: HashMap<Text, ClientTlsSlot>,
     /// TLS to nodes that are shown nothing.
@@ -83,6 +85,9 @@ pub struct Table {
     /// A rule for every request that cannot be enforced: none may pass.
     barred: Option<Text>,
 }
+
+/// A destination of the plugin of that name.
+type PluginTarget = (&'static str, Target);
 
 /// What is asked of a table.
 #[derive(Clone, Copy)]
@@ -214,11 +219,17 @@ impl Table {
     /// [`Unavailable`] when there is no such place, or none that may be used.
     pub fn upstream<'t>(&'t self, route: &'t Route) -> Result<&'t Arc<Upstream>, Unavailable> {
         let service = self.usable_service(route)?;
-        let upstream = self.target(route.target.as_ref(), service)?;
-        if upstream.scheme.is_for_streams() {
-            return Err(sealed(&upstream.label, "its scheme is for stream routes"));
-        }
-        Ok(upstream)
+        for_requests(self.target(route.target.as_ref(), service)?)
+    }
+
+    /// Where a plugin sends a request: its destination of that number, in the configuration that stands in `owner`.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is no such place, or none that may be used.
+    pub(crate) fn destination(&self, owner: &Text, plugin: &str, number: usize) -> Result<&Arc<Upstream>, Unavailable> {
+        let all = self.destinations.get(owner).into_iter().flat_map(|all| all.iter());
+        let target = all.filter(|(name, _)| *name == plugin).nth(number).map(|(_, target)| target);
+        for_requests(self.target(Some(target.ok_or(Unavailable::NoUpstream)?), None)?)
     }
 
     /// The stream route that takes a connection: see [`streams`].
@@ -316,12 +327,14 @@ impl Table {
         Ok(chains)
     }
 
-    /// Every upstream, those of single routes and services included.
+    /// Every upstream, those of single routes, services and plugins included.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         let of_routes = self.routes.iter().flatten().map(|route| &route.target);
         let of_services = self.services.iter().flatten().map(|service| &service.target);
         let of_streams = self.streams.all().map(|route| &route.target);
-        let owned = of_routes.chain(of_services).chain(of_streams).filter_map(|target| match target {
+        let of_plugins = self.destinations.values().flat_map(|all| all.iter()).map(|(_, target)| Some(target));
+        let targets = of_routes.chain(of_services).chain(of_streams).map(Option::as_ref).chain(of_plugins);
+        let owned = targets.filter_map(|target| match target {
             Some(Target::Own(upstream)) => Some(upstream),
             _ => None,
         });
@@ -368,6 +381,11 @@ impl Table {
             lines.push(format!("plugins of {id}: {} {:?} {of_service:?}", route.plugins, route.plugin_config));
         }
         lines.extend(self.streams.dump(|route| format!("{:?}", self.stream_upstream(route).map(|it| shown(it)))));
+        for (owner, all) in &self.destinations {
+            let shown: Vec<_> =
+                all.iter().map(|(_, target)| self.target(Some(target), None).map(|it| shown(it))).collect();
+            lines.push(format!("destinations of {owner}: {shown:?}"));
+        }
         lines.extend(self.access.dump());
         lines.extend(self.barred.iter().map(|rule| format!("barred by {rule}")));
         lines.extend(self.ssls.dump());
@@ -377,6 +395,14 @@ impl Table {
         }));
         lines.sort();
         lines
+    }
+}
+
+/// Refuses an upstream whose scheme no request can speak.
+fn for_requests(upstream: &Arc<Upstream>) -> Result<&Arc<Upstream>, Unavailable> {
+    match upstream.scheme.is_for_streams() {
+        true => Err(sealed(&upstream.label, "its scheme is for stream routes")),
+        false => Ok(upstream),
     }
 }
 

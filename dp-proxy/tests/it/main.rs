@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod http1;
 mod http2;
+mod more_plugins;
 mod plugins;
 mod program;
 mod restart;

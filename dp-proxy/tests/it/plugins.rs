@@ -17,7 +17,7 @@ use crate::harness::until;
 use crate::tls::{Fixed, KEYRING, with_keyring};
 
 /// A plugin's configuration with this field sealed for its place.
-fn sealed(kind: &str, id: &str, plugin: &str, field: &str, mut configuration: Value) -> Value {
+pub(crate) fn sealed(kind: &str, id: &str, plugin: &str, field: &str, mut configuration: Value) -> Value {
     let keyring = Keyring::parse(KEYRING).unwrap();
     let path = Path::default().property("plugins").property(plugin).property(field);
     let secret = configuration[field].as_str().unwrap().to_owned();
@@ -26,7 +26,7 @@ fn sealed(kind: &str, id: &str, plugin: &str, field: &str, mut configuration: Va
     json!({ plugin: configuration })
 }
 
-fn consumer(name: &str, key: &str) -> Value {
+pub(crate) fn consumer(name: &str, key: &str) -> Value {
     json!({"username": name, "plugins": sealed("consumers", name, "key-auth", "key", json!({"key": key}))})
 }
 
@@ -45,7 +45,7 @@ async fn ask(scene: &Scene, method: &str, path: &str, headers: &[(&str, &str)]) 
     client.response_to(method).await.unwrap()
 }
 
-fn seen<'a>(origin_saw: &'a Value, name: &str) -> Option<&'a str> {
+pub(crate) fn seen<'a>(origin_saw: &'a Value, name: &str) -> Option<&'a str> {
     let headers = origin_saw["headers"].as_array().unwrap().iter().filter_map(Value::as_str);
     headers.filter_map(|header| header.split_once(": ")).find(|(known, _)| *known == name).map(|(_, value)| value)
 }

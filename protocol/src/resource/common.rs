@@ -75,7 +75,7 @@ pub(super) fn host<'v>(scope: &Scope<'v, '_>) -> Option<&'v str> {
 }
 
 /// An address, or a network in CIDR notation.
-pub(super) fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
+pub fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
     let text = scope.string(0, usize::MAX)?;
     let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     if net.is_none() {
@@ -148,7 +148,7 @@ pub(super) fn read_labels(fields: &Fields<'_, '_>) {
 }
 
 /// A reference `<kind>/<id>`; an integer id counts as its decimal text.
-pub(super) fn reference(kind: &'static str, scope: &Scope<'_, '_>) -> Option<ResourceKey> {
+pub fn reference(kind: &'static str, scope: &Scope<'_, '_>) -> Option<ResourceKey> {
     let id = match scope.value {
         serde_json::Value::String(id) => id.clone(),
         serde_json::Value::Number(n) if n.as_i64().is_some_and(|n| n >= 1) => n.to_string(),

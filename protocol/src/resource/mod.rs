@@ -29,12 +29,12 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 pub use certificate::{BadCertificate, Certificate};
-pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts};
+pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts, net, reference};
 pub use consumer::{Consumer, USERNAME_CHARS_MAX};
 pub use credential::Credential;
 pub use expression::Expression;
-pub use pending::unsupported;
-pub use plugin::{NoPlugins, PluginCatalog, PluginMarks, PluginRole, plugin_place, plugin_role};
+pub use pending::{unsupported, unsupported_upstream};
+pub use plugin::{Checked, NoPlugins, PluginCatalog, PluginMarks, PluginRole, plugin_place, plugin_role};
 pub use plugin_set::PluginSet;
 pub use proto::{PROTO_CHARS_MAX, Proto};
 pub use route::{Method, MethodSet, Part, Route, RouteStatus, URI_CHARS_MAX, UriPattern};
@@ -49,7 +49,7 @@ pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
     Scheme, Upstream, UpstreamTls,
 };
-pub use variable::{Known, Piece, Values, Variable, VariableText};
+pub use variable::{CONSUMER_NAME, Known, Piece, Values, Variable, VariableText};
 
 use crate::entry::Claim;
 use crate::json;
@@ -106,19 +106,20 @@ pub fn admit(catalog: &dyn PluginCatalog, kind: &KindInfo, id: Option<&str>, bod
     let checked = plugin::check(catalog, kind.name, named, &model);
     let said = checked.unwrap_or_else(|report| {
         problems.splice(0..0, report.problems);
-        Vec::new()
+        Checked::default()
     });
     if !problems.is_empty() {
         return Err(Report { problems });
     }
     let mut references = model.references();
+    references.extend(said.references);
     references.extend(owner(kind, named));
     references.sort();
     references.dedup();
     let has_secrets =
         !secrets(catalog, kind.name, &mut body).is_empty() || !uniques(catalog, kind.name, &body).is_empty();
     let mut warnings = pending::warnings(&model);
-    warnings.extend(said);
+    warnings.extend(said.warnings);
     Ok(Admitted {
         id: body_id,
         body: json::canonical(&body),

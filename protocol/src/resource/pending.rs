@@ -4,8 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, Endpoints, Expression, HashKey, HashOn, Model, Route, Scheme, SecretManager, Service, Ssl, StreamRoute,
-    TlsVersion, Upstream, Variable,
+    Algorithm, CONSUMER_NAME, Endpoints, Expression, HashKey, Model, Route, Scheme, SecretManager, Service, Ssl,
+    StreamRoute, TlsVersion, Upstream, Variable,
 };
 use crate::report::{Path, Problem};
 
@@ -34,7 +34,6 @@ pub fn unsupported(model: &Model) -> Vec<Problem> {
 pub(super) fn warnings(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
     match model {
-        Model::PluginMetadata(_) => warnings.push("plugin metadata is stored, and no plugin reads it yet".to_owned()),
         Model::Proto(_) => warnings.push("protos are stored, and no plugin reads them yet".to_owned()),
         Model::SecretManager(manager) if SecretManager::vault(&manager.fields).is_none() => {
             warnings
@@ -70,12 +69,18 @@ fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
         problems.push(not_served(at.property("script"), "script"));
     }
     if let Some(upstream) = &route.upstream {
-        let at = at.property("upstream");
-        problems.extend(upstream_problems(&at, upstream));
-        if upstream.scheme.is_for_streams() {
-            let sentence = "a route speaks http, https, grpc or grpcs to its nodes: this scheme is for stream routes";
-            problems.push(Problem::rule(at.property("scheme"), sentence));
-        }
+        problems.extend(unsupported_upstream(&at.property("upstream"), upstream));
+    }
+    problems
+}
+
+/// Everything in an upstream at that place, which is for requests, that this version cannot serve.
+#[must_use]
+pub fn unsupported_upstream(at: &Path, upstream: &Upstream) -> Vec<Problem> {
+    let mut problems = upstream_problems(at, upstream);
+    if upstream.scheme.is_for_streams() {
+        let sentence = "a route speaks http, https, grpc or grpcs to its nodes: this scheme is for stream routes";
+        problems.push(Problem::rule(at.property("scheme"), sentence));
     }
     problems
 }
@@ -117,11 +122,8 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
     let mut problems = Vec::new();
     if upstream.algorithm == Algorithm::ConsistentHash {
         let key = upstream.hash_key();
-        if upstream.hash_on == HashOn::Consumer {
-            problems.push(not_served(at.property("hash_on"), "hashing on the consumer"));
-        }
         let variables = key.iter().flat_map(HashKey::variables);
-        for name in variables.filter_map(Variable::unknown) {
+        for name in variables.filter_map(Variable::unknown).filter(|name| *name != CONSUMER_NAME) {
             problems.push(not_served(at.property("key"), &format!("the variable {name:?}")));
         }
     }

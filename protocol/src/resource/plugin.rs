@@ -8,6 +8,7 @@
 use serde_json::{Map, Value};
 
 use super::Model;
+use crate::key::ResourceKey;
 use crate::report::{Path, Problem, Report};
 
 /// The plugins that a build has.
@@ -17,11 +18,18 @@ pub trait PluginCatalog: Sync {
 
     /// Checks a configuration of a plugin that there is.
     ///
-    /// Returns what is accepted and worth a word.
-    ///
     /// # Errors
     /// A [`Report`] of everything that is wrong, with places inside the configuration.
-    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Vec<String>, Report>;
+    fn check(&self, name: &str, role: PluginRole, configuration: &Value) -> Result<Checked, Report>;
+}
+
+/// What is told of plugins' configurations that are good.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Checked {
+    /// What is accepted and worth a word.
+    pub warnings: Vec<String>,
+    /// The resources that they refer to, in no order, perhaps twice.
+    pub references: Vec<ResourceKey>,
 }
 
 /// What a plugin's configuration is for.
@@ -57,7 +65,7 @@ impl PluginCatalog for NoPlugins {
         None
     }
 
-    fn check(&self, name: &str, _: PluginRole, _: &Value) -> Result<Vec<String>, Report> {
+    fn check(&self, name: &str, _: PluginRole, _: &Value) -> Result<Checked, Report> {
         Err(Report::of(unknown(name)))
     }
 }
@@ -84,12 +92,12 @@ pub fn plugin_role(catalog: &dyn PluginCatalog, kind: &str, name: &str) -> Plugi
     }
 }
 
-/// Checks every plugin of a resource. Returns what is worth a word.
-pub(super) fn check(catalog: &dyn PluginCatalog, kind: &str, id: &str, model: &Model) -> Result<Vec<String>, Report> {
+/// Checks every plugin of a resource.
+pub(super) fn check(catalog: &dyn PluginCatalog, kind: &str, id: &str, model: &Model) -> Result<Checked, Report> {
     if let Model::PluginMetadata(metadata) = model {
         return check_metadata(catalog, id, metadata);
     }
-    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let (mut problems, mut all) = (Vec::new(), Checked::default());
     // APISIX says more of the plugins of consumers.
     let of_consumer = matches!(model, Model::Consumer(_) | Model::Credential(_));
     let context = if of_consumer { "invalid plugins configuration: " } else { "" };
@@ -107,18 +115,17 @@ pub(super) fn check(catalog: &dyn PluginCatalog, kind: &str, id: &str, model: &M
             }),
         };
         match checked {
-            Ok(said) => warnings.extend(said.into_iter().map(|warning| format!("plugin {name}: {warning}"))),
+            Ok(said) => {
+                all.warnings.extend(said.warnings.into_iter().map(|warning| format!("plugin {name}: {warning}")));
+                all.references.extend(said.references);
+            }
             Err(report) => problems.extend(report.problems),
         }
     }
-    if problems.is_empty() { Ok(warnings) } else { Err(Report { problems }) }
+    if problems.is_empty() { Ok(all) } else { Err(Report { problems }) }
 }
 
-fn check_metadata(
-    catalog: &dyn PluginCatalog,
-    name: &str,
-    metadata: &Map<String, Value>,
-) -> Result<Vec<String>, Report> {
+fn check_metadata(catalog: &dyn PluginCatalog, name: &str, metadata: &Map<String, Value>) -> Result<Checked, Report> {
     if catalog.marks(name, PluginRole::Traffic).is_none() {
         return Err(Report::of(Problem::rule(Path::default().property("id"), "invalid plugin name")));
     }

@@ -170,7 +170,7 @@ fn upstream() -> Value {
                 } },
             ],
         },
-        "hash_on": { "enum": words(&HASH_ON).into_iter().filter(|word| word != "consumer").collect::<Vec<_>>(),
+        "hash_on": { "enum": words(&HASH_ON),
                      "default": "vars" },
         "key": { "type": "string", "description": "what chash hashes" },
         "scheme": { "enum": ["http", "https", "grpc", "grpcs", "tcp", "tls"], "default": "http" },

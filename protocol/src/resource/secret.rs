@@ -76,7 +76,7 @@ pub fn conceal(kind: &str, body: &mut Value) {
 mod tests {
     use serde_json::json;
 
-    use super::super::{NoPlugins, PluginMarks, PluginRole};
+    use super::super::{Checked, NoPlugins, PluginMarks, PluginRole};
     use super::*;
     use crate::Report;
 
@@ -89,8 +89,8 @@ mod tests {
             (name == "lock").then_some(if role == PluginRole::Consumer { of_consumer } else { PluginMarks::default() })
         }
 
-        fn check(&self, _: &str, _: PluginRole, _: &Value) -> Result<Vec<String>, Report> {
-            Ok(Vec::new())
+        fn check(&self, _: &str, _: PluginRole, _: &Value) -> Result<Checked, Report> {
+            Ok(Checked::default())
         }
     }
 

@@ -42,6 +42,9 @@ pub enum Known {
     Uri,
 }
 
+/// The consumer whose request it is. Only who runs plugins knows: to others it is an unknown one.
+pub const CONSUMER_NAME: &str = "consumer_name";
+
 /// By name, sorted.
 const KNOWN: [(&str, Known); 15] = [
     ("args", Known::QueryString),

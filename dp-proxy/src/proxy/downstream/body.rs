@@ -1,6 +1,7 @@
 //! The body of a request: as it comes, within its bounds.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,8 @@ use crate::proxy::error::Refusal;
 pub(crate) enum Incoming {
     Http1(http1::Incoming),
     Http2(hyper::body::Incoming),
+    /// It does not come: all of it is here.
+    Nothing,
 }
 
 /// A piece of a body, or what came behind it.
@@ -61,18 +64,14 @@ pub(crate) enum BodyError {
 }
 
 impl RequestBody {
-    /// A body of which at most `bytes_max` bytes are taken (0: without a bound).
-    pub(crate) fn new(incoming: Incoming, client: Rc<Client>, bytes_max: u64) -> Result<Self, BodyError> {
-        let left = if bytes_max == 0 { u64::MAX } else { bytes_max };
+    /// A body without a bound.
+    pub(crate) fn new(incoming: Incoming, client: Rc<Client>) -> Self {
         let length = incoming.length();
-        if length.is_some_and(|length| length > left) {
-            return Err(BodyError::TooLarge);
-        }
         let ended = length == Some(0);
-        Ok(Self {
+        Self {
             incoming,
             client,
-            left,
+            left: u64::MAX,
             length,
             touched: false,
             ended,
@@ -81,7 +80,43 @@ impl RequestBody {
             waits_since: None,
             again: VecDeque::new(),
             trailers: None,
-        })
+        }
+    }
+
+    /// A body that is here.
+    pub(crate) fn of(bytes: Bytes, client: Rc<Client>) -> Self {
+        let length = Some(bytes.len() as u64);
+        Self { length, again: VecDeque::from([bytes]), ..Self::new(Incoming::Nothing, client) }
+    }
+
+    /// Lets at most `bytes_max` bytes of it be taken, those included that came (0: any).
+    ///
+    /// # Errors
+    /// It is larger, as far as is known.
+    pub(crate) fn bound(&mut self, bytes_max: u64) -> Result<(), BodyError> {
+        let max = if bytes_max == 0 { u64::MAX } else { bytes_max };
+        if self.length.is_some_and(|length| length > max) {
+            return Err(BodyError::TooLarge);
+        }
+        self.left = max.checked_sub(self.came).ok_or(BodyError::TooLarge)?;
+        Ok(())
+    }
+
+    /// All of it, which may be sent all the same: it is as it was.
+    ///
+    /// # Errors
+    /// It is larger than its bound, or does not come to its end.
+    pub(crate) async fn whole(&mut self) -> Result<Bytes, BodyError> {
+        let mut pieces = Vec::new();
+        while let Some(piece) = poll_fn(|cx| self.poll_next(cx)).await {
+            pieces.push(piece?);
+        }
+        let whole = match &pieces[..] {
+            [one] => one.clone(),
+            all => all.concat().into(),
+        };
+        self.put_back(if whole.is_empty() { Vec::new() } else { vec![whole.clone()] });
+        Ok(whole)
     }
 
     /// Its announced length; `None`: it is chunked.
@@ -91,7 +126,7 @@ impl RequestBody {
 
     /// Whether nothing more will come.
     pub(crate) fn is_ended(&self) -> bool {
-        self.ended
+        self.ended && self.again.is_empty()
     }
 
     /// Whether anything of it was asked for: it can then not be sent a second time.
@@ -102,6 +137,7 @@ impl RequestBody {
     /// Puts back all that came of it so far: it is as it was.
     pub(crate) fn put_back(&mut self, came: Vec<Bytes>) {
         self.again = came.into();
+        self.touched = false;
     }
 
     /// What came behind it, once it has ended.
@@ -112,6 +148,7 @@ impl RequestBody {
     /// The next piece; `None` at its end.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(data) = self.again.pop_front() {
+            self.touched = true;
             return Poll::Ready(Some(Ok(data)));
         }
         if self.ended {
@@ -171,7 +208,7 @@ impl Incoming {
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Http1(incoming) => Ok(incoming.check()?),
-            Self::Http2(_) => Ok(()),
+            Self::Http2(_) | Self::Nothing => Ok(()),
         }
     }
 
@@ -180,6 +217,7 @@ impl Incoming {
         match self {
             Self::Http1(incoming) => incoming.left(),
             Self::Http2(incoming) => incoming.size_hint().exact(),
+            Self::Nothing => Some(0),
         }
     }
 
@@ -188,6 +226,7 @@ impl Incoming {
             Self::Http1(incoming) => {
                 incoming.poll_next(cx).map(|next| next.map(|piece| piece.map_err(|_| BodyError::Broken)))
             }
+            Self::Nothing => Poll::Ready(None),
             Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map(|frame| {
                 let frame = match frame? {
                     Ok(frame) => frame,

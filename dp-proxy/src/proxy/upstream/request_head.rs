@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Scheme;
-use http::{Method, Request, Uri, Version};
+use http::{HeaderName, Method, Request, Uri, Version};
 
 use crate::proxy::head::{DIGITS_MAX, decimal, line, number_line};
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop, takes_trailers};
@@ -36,8 +36,9 @@ pub(crate) enum BodyFraming {
     Chunked,
 }
 
-/// What upstreams are told about the client. Nothing that a client says about itself is believed: it is overwritten,
-/// and to `X-Forwarded-For` the client's address is appended.
+/// What upstreams are told about the client. What a client says about itself is overwritten, and to `X-Forwarded-For` the
+/// client's address is appended. Somebody in front of this proxy who is trusted, and a plugin, may say by which scheme, host
+/// and port the client asked (`tells`): both know what this proxy cannot, and neither is the client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forwarded<'a> {
     pub(crate) client: IpAddr,
@@ -47,6 +48,25 @@ pub(crate) struct Forwarded<'a> {
     pub(crate) host: &'a str,
     /// The port that the request came to.
     pub(crate) port: u16,
+    /// Whether these three are told as they stand in the headers, where they do.
+    pub(crate) tells: bool,
+}
+
+/// The scheme, the host and the port by which the client asked.
+pub(crate) const ASKED_BY: [HeaderName; 3] = [
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+];
+
+impl Forwarded<'_> {
+    /// Which of [`ASKED_BY`] are told as they stand in the headers.
+    fn told(&self, headers: &HeaderMap) -> [bool; 3] {
+        match self.tells {
+            true => ASKED_BY.each_ref().map(|name| headers.contains_key(name)),
+            false => [false; 3],
+        }
+    }
 }
 
 impl RequestHead<'_> {
@@ -115,7 +135,7 @@ impl RequestHead<'_> {
         if let BodyFraming::Length(length) = self.body {
             headers.insert(header::CONTENT_LENGTH, length.into());
         }
-        let Forwarded { client, secure, host, port } = self.forwarded;
+        let Forwarded { client, secure, host, port, .. } = self.forwarded;
         let mut addresses = Vec::new();
         for value in self.headers.get_all(FORWARDED_FOR).iter().filter(|value| !value.is_empty()) {
             addresses.extend_from_slice(value.as_bytes());
@@ -126,16 +146,19 @@ impl RequestHead<'_> {
         addresses.extend_from_slice(address);
         headers.insert("x-forwarded-for", HeaderValue::from_bytes(&addresses)?);
         headers.insert("x-real-ip", HeaderValue::from_bytes(address)?);
-        headers.insert("x-forwarded-proto", HeaderValue::from_static(if secure { "https" } else { "http" }));
-        headers.insert("x-forwarded-host", HeaderValue::from_str(host)?);
-        headers.insert("x-forwarded-port", port.into());
+        let proto = HeaderValue::from_static(if secure { "https" } else { "http" });
+        let own = [proto, HeaderValue::from_str(host)?, port.into()];
+        for ((name, own), told) in ASKED_BY.iter().zip(own).zip(self.forwarded.told(self.headers)) {
+            let value = if told { self.headers.get(name).cloned() } else { None };
+            headers.insert(name, value.unwrap_or(own));
+        }
         Ok(request)
     }
 
     /// `has_addresses`: whether the client's headers say for whom it forwards. To look for what is mostly not there costs
     /// more than to have seen it.
     fn write_forwarded(&self, out: &mut Vec<u8>, has_addresses: bool) {
-        let Forwarded { client, secure, host, port } = self.forwarded;
+        let Forwarded { client, secure, host, port, .. } = self.forwarded;
         let mut address = [0; ADDRESS_BYTES_MAX];
         let address = print(client, &mut address);
         out.extend_from_slice(b"x-forwarded-for: ");
@@ -148,9 +171,21 @@ impl RequestHead<'_> {
         out.extend_from_slice(address);
         out.extend_from_slice(b"\r\n");
         line(out, b"x-real-ip", address);
-        line(out, b"x-forwarded-proto", if secure { b"https" } else { b"http" });
-        line(out, b"x-forwarded-host", host.as_bytes());
-        number_line(out, b"x-forwarded-port", u64::from(port));
+        let [proto_told, host_told, port_told] = self.forwarded.told(self.headers);
+        for (name, _) in ASKED_BY.iter().zip([proto_told, host_told, port_told]).filter(|(_, told)| *told) {
+            if let Some(value) = self.headers.get(name) {
+                line(out, name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        if !proto_told {
+            line(out, b"x-forwarded-proto", if secure { b"https" } else { b"http" });
+        }
+        if !host_told {
+            line(out, b"x-forwarded-host", host.as_bytes());
+        }
+        if !port_told {
+            number_line(out, b"x-forwarded-port", u64::from(port));
+        }
     }
 }
 
@@ -160,7 +195,7 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_HEADERS: usize = 5;
 
 /// Whether a header's value is ours to say.
-fn is_written_anew(name: &http::HeaderName) -> bool {
+fn is_written_anew(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "host"
@@ -221,7 +256,7 @@ mod tests {
             ("x-forwarded-for", "1.1.1.1"),
             ("x-real-ip", "forged"),
         ] {
-            headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let head = RequestHead {
             method: &Method::POST,
@@ -231,7 +266,13 @@ mod tests {
             host: "node:50051",
             body: BodyFraming::Chunked,
             upgrade: None,
-            forwarded: Forwarded { client: "::1".parse().unwrap(), secure: true, host: "client.example", port: 9443 },
+            forwarded: Forwarded {
+                client: "::1".parse().unwrap(),
+                secure: true,
+                host: "client.example",
+                port: 9443,
+                tells: false,
+            },
         };
         let request = head.to_http2(false).unwrap();
         assert_eq!(request.uri(), "http://node:50051/a.B/C?x=1");
@@ -273,7 +314,7 @@ mod tests {
             ("x-real-ip", "forged"),
             ("cookie", "a=b"),
         ] {
-            headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let head = RequestHead {
             method: &Method::POST,
@@ -283,7 +324,13 @@ mod tests {
             host: "node:8080",
             body: BodyFraming::Length(1_234_567_890_123),
             upgrade: None,
-            forwarded: Forwarded { client: "::1".parse().unwrap(), secure: false, host: "client.example", port: 9080 },
+            forwarded: Forwarded {
+                client: "::1".parse().unwrap(),
+                secure: false,
+                host: "client.example",
+                port: 9080,
+                tells: false,
+            },
         };
         let mut out = Vec::new();
         head.write(&mut out);
@@ -297,6 +344,18 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("POST /a HTTP/1.1\r\nhost: node:8080\r\nx-forwarded-for: ::1\r\n"), "{text}");
         assert!(text.ends_with("x-forwarded-port: 0\r\n\r\n"), "{text}");
+        let mut told = HeaderMap::new();
+        told.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        told.insert("x-forwarded-port", HeaderValue::from_static("443"));
+        let mut out = Vec::new();
+        let head = RequestHead { headers: &told, forwarded: Forwarded { tells: true, ..head.forwarded }, ..head };
+        head.write(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        let expected = "x-forwarded-proto: https\r\nx-forwarded-port: 443\r\nx-forwarded-host: client.example\r\n\r\n";
+        assert!(text.ends_with(expected), "who is trusted may say it: {text}");
+        let http2 = head.to_http2(false).unwrap();
+        let of = |name: &str| http2.headers()[name].to_str().unwrap();
+        assert_eq!((of("x-forwarded-proto"), of("x-forwarded-host")), ("https", "client.example"));
         let mut out = Vec::new();
         let websocket = HeaderValue::from_static("websocket");
         RequestHead { upgrade: Some(&websocket), ..head }.write(&mut out);

@@ -272,6 +272,11 @@ impl Worker {
         }
     }
 
+    /// Whether what a client's connection says of the client behind it is believed: see [`RealIp`].
+    pub(crate) fn believes(&self, client: &Client) -> bool {
+        self.real_ip.as_ref().is_some_and(|real_ip| real_ip.trusts(client.peer.ip()))
+    }
+
     /// Whether one more line about a failed request may be written now.
     pub(crate) fn may_speak(&self) -> bool {
         let now = self.begun.elapsed().as_secs();

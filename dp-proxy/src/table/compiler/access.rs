@@ -59,7 +59,8 @@ pub(super) fn compile(
             credential.map_err(|report| one_line(&report.within(&plugin_place(plugin.name), "").to_string()))?;
         logins.push((plugin.name, credential.identity, credential.proof));
     }
-    let chain = Chain::compile(&open, stored, before).map_err(|report| one_line(&report.to_string()))?;
+    let chain =
+        Chain::compile(&key.to_string(), &open, stored, before).map_err(|report| one_line(&report.to_string()))?;
     Ok(ReadyPlugins { chain, logins })
 }
 

@@ -5,8 +5,10 @@
 //! requests ([`super::outline`] says which).
 
 mod access;
+mod destinations;
 mod elsewhere;
 mod plan;
+mod routes;
 mod services;
 mod streams;
 mod upstreams;
@@ -14,15 +16,14 @@ mod upstreams;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use plugins::Chain;
+use plugins::{Chain, Metadata};
 use protocol::delta::Change;
 use protocol::resource::{HostPattern, KindInfo, Model, SslRole, Vault};
 use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
 
 use super::client_tls::{ClientTls, ClientTlsSlot};
 use super::outline::Hosts;
-use super::paths::PathPattern;
-use super::route::{Route, Target};
+
 use super::router::Router;
 use super::slots::Slots;
 use super::ssl::{self, Keys, Ssl, SslSlot, TlsTerms};
@@ -30,7 +31,7 @@ use super::{Handle, Table};
 use crate::health::Registry;
 use crate::secrets::Secrets;
 use access::{Logins, Opening, ReadyPlugins};
-use plan::{RoutePlan, ServicePlan, TargetPlan, body_of, judge};
+use plan::{RoutePlan, ServicePlan, body_of, judge};
 use streams::{PlacedStream, StreamPlan};
 use upstreams::Upstreams;
 
@@ -46,6 +47,7 @@ const CONSUMERS: &str = "consumers";
 const CREDENTIALS: &str = "credentials";
 const CONSUMER_GROUPS: &str = "consumer_groups";
 const PLUGIN_CONFIGS: &str = "plugin_configs";
+const PLUGIN_METADATA: &str = "plugin_metadata";
 
 /// A resource whose newest entry is not served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,6 +77,8 @@ pub struct Compiler {
     /// The patterns under which each ssl stands.
     ssls: HashMap<Text, Vec<Text>>,
     logins: Logins,
+    /// The shared upstreams that plugins name, by the resource that they stand in.
+    named_by_plugins: HashMap<Text, Vec<Text>>,
     streams: HashMap<Text, PlacedStream>,
     /// Secrets that are kept elsewhere.
     secrets: Secrets,
@@ -90,6 +94,8 @@ enum Ready {
     ClientTls(Arc<ClientTls>),
     /// A secret manager from which secrets are read; `None`: one that nothing is read from.
     Manager(Option<Vault>),
+    /// What holds wherever a plugin is run; `None`: the plugin reads nothing of the kind.
+    Metadata(Option<Metadata>),
 }
 
 /// Where a route stands, and what it refers to.
@@ -225,6 +231,10 @@ impl Compiler {
                 Ready::Ssl(patterns, Arc::new(compiled))
             }
             Model::SecretManager(_) => Ready::Manager(self.vault(key, body)?),
+            Model::PluginMetadata(_) => {
+                let read = Metadata::read(&key.id, &body);
+                Ready::Metadata(read.map_err(|report| plan::one_line(&report.to_string()))?)
+            }
             model => {
                 streams::check_plugins(&model)?;
                 let none = serde_json::Map::new();
@@ -250,6 +260,9 @@ impl Compiler {
     }
 
     fn put(&mut self, key: &ResourceKey, ready: Ready) {
+        if let Ready::Model(_, ready) = &ready {
+            self.put_destinations(key, &ready.chain);
+        }
         let (model, ready) = match ready {
             Ready::Model(model, ready) => (model, ready),
             Ready::Ssl(patterns, ssl) => return self.put_ssl(&key.id, patterns, &SslSlot::Ready(ssl)),
@@ -258,6 +271,7 @@ impl Compiler {
                 self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Ready(tls));
                 return;
             }
+            Ready::Metadata(metadata) => return self.table.access.set_metadata(&key.id, metadata),
             Ready::Manager(vault) => return self.secrets.set_manager(&key.id, vault.map(Ok)),
         };
         match model {
@@ -265,7 +279,7 @@ impl Compiler {
             Model::Service(service) => self.put_service(&key.id, ServicePlan::of(*service, ready.chain)),
             Model::StreamRoute(route) => self.put_stream(&key.id, StreamPlan::of(*route)),
             // They became ready above.
-            Model::Ssl(_) | Model::SecretManager(_) => {}
+            Model::Ssl(_) | Model::SecretManager(_) | Model::PluginMetadata(_) => {}
             Model::Upstream(upstream) => self.upstreams.put(&key.id, Ok(&upstream), &mut self.table.upstreams),
             Model::GlobalRule(_) => {
                 self.bar(&key.id, false);
@@ -275,11 +289,12 @@ impl Compiler {
                 self.table.access.put(key, &model, ready, &mut self.logins);
             }
             // Nothing reads them yet.
-            Model::PluginMetadata(_) | Model::Proto(_) => {}
+            Model::Proto(_) => {}
         }
     }
 
     fn seal(&mut self, key: &ResourceKey, body: &str, reason: &str) {
+        self.put_destinations(key, &Chain::default());
         match key.kind.as_str() {
             ROUTES => self.put_route(&key.id, RoutePlan::sealed(body, reason, self.router)),
             SERVICES => self.put_service(&key.id, ServicePlan::sealed(body, reason)),
@@ -290,6 +305,8 @@ impl Compiler {
             }
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             SECRETS => self.secrets.set_manager(&key.id, Some(Err(reason.to_owned()))),
+            // It is run as without any.
+            PLUGIN_METADATA => self.table.access.set_metadata(&key.id, None),
             GLOBAL_RULES => {
                 self.bar(&key.id, true);
                 self.table.access.seal(key, reason, &mut self.logins);
@@ -309,6 +326,7 @@ impl Compiler {
     }
 
     fn remove(&mut self, key: &ResourceKey) {
+        self.put_destinations(key, &Chain::default());
         match key.kind.as_str() {
             ROUTES => self.remove_route(&key.id),
             SERVICES => self.remove_service(&key.id),
@@ -316,6 +334,7 @@ impl Compiler {
             STREAM_ROUTES => self.remove_stream(&key.id),
             UPSTREAMS => self.upstreams.remove(&key.id, &mut self.table.upstreams),
             SECRETS => self.secrets.set_manager(&key.id, None),
+            PLUGIN_METADATA => self.table.access.set_metadata(&key.id, None),
             GLOBAL_RULES => {
                 self.bar(&key.id, false);
                 self.table.access.remove(key, &mut self.logins);
@@ -338,159 +357,12 @@ impl Compiler {
             self.table.ssls.remove(&patterns, id);
         }
     }
-
-    // === routes ===
-
-    fn put_route(&mut self, id: &Text, plan: RoutePlan) {
-        let old = self.placed.remove(id);
-        let old_route = old.as_ref().and_then(|placed| self.table.routes[placed.handle.index()].clone());
-        // New references are taken before old ones are given back, so that what both name stays where it is.
-        let (target, upstream) = self.compile_target(
-            &format!("{ROUTES}/{id}"),
-            plan.target,
-            old_route.as_ref().and_then(|r| r.target.as_ref()),
-        );
-        let service = plan.service.as_ref().map(|id| self.services.refer(id, &mut self.table.services));
-        let mut placed = Placed {
-            handle: Handle(0),
-            at: Vec::new(),
-            hosts: plan.hosts,
-            enabled: plan.enabled,
-            guessed: plan.guessed,
-            service: plan.service,
-            upstream,
-        };
-        let (at, hosts) = self.router.split(self.where_to_stand(&placed, &plan.paths));
-        placed.at = at;
-        let route = Arc::new(Route {
-            id: id.clone(),
-            paths: plan.paths,
-            hosts,
-            priority: plan.priority,
-            methods: plan.methods,
-            remote_addrs: plan.remote_addrs,
-            vars: plan.vars,
-            target,
-            service,
-            plugins: plan.plugins,
-            plugin_config: plan.plugin_config,
-            upgrades: plan.upgrades,
-            timeouts: plan.timeouts,
-            sealed: plan.sealed,
-        });
-        if let (Some(old), Some(old_route)) = (&old, &old_route)
-            && old.at == placed.at
-            && old_route.has_matches_of(&route)
-        {
-            // It takes what it took: only what becomes of the requests is new.
-            self.routes.put(id, &mut self.table.routes, route);
-            placed.handle = old.handle;
-        } else {
-            if let (Some(old), Some(old_route)) = (&old, &old_route) {
-                self.leave(old, old_route);
-            }
-            self.routes.put(id, &mut self.table.routes, route.clone());
-            placed.handle = self.routes.get(id).expect("it was put just now");
-            self.stand(&placed, &route);
-        }
-        if let Some(service) = &placed.service {
-            self.of_service.entry(service.clone()).or_default().insert(id.clone());
-        }
-        let keeps_service = old.as_ref().is_some_and(|old| old.service == placed.service);
-        self.placed.insert(id.clone(), placed);
-        if let Some(old) = old {
-            self.release(id, old, keeps_service);
-        }
-    }
-
-    fn remove_route(&mut self, id: &Text) {
-        let Some(placed) = self.placed.remove(id) else { return };
-        if let Some(route) = self.table.routes[placed.handle.index()].clone() {
-            self.leave(&placed, &route);
-            self.upstreams.release_own(route.target.as_ref());
-        }
-        self.routes.remove(id, &mut self.table.routes);
-        self.release(id, placed, false);
-    }
-
-    /// Gives back what a route that was replaced or removed referred to. Its own upstream was seen to before.
-    fn release(&mut self, id: &Text, old: Placed, keeps_service: bool) {
-        if let Some(service) = &old.service {
-            self.services.release(service);
-            if !keeps_service && let Some(routes) = self.of_service.get_mut(service) {
-                routes.remove(id);
-                if routes.is_empty() {
-                    self.of_service.remove(service);
-                }
-            }
-        }
-        if let Some(upstream) = &old.upstream {
-            self.upstreams.release(upstream);
-        }
-    }
-
-    /// The patterns of hosts under which a route stands, given its own hosts and its service's.
-    fn where_to_stand(&self, placed: &Placed, paths: &[PathPattern]) -> Vec<Option<HostPattern>> {
-        let mut guessed = placed.guessed;
-        let hosts: Vec<HostPattern> = match &placed.hosts {
-            Hosts::Some(own) => own.clone(),
-            Hosts::Unreadable => Vec::new(),
-            Hosts::None => match placed.service.as_ref().and_then(|id| self.service(id)) {
-                Some(service) => {
-                    guessed |= service.hosts_unreadable;
-                    service.hosts.to_vec()
-                }
-                None => Vec::new(),
-            },
-        };
-        let takes_everything = hosts.is_empty() && paths.iter().any(PathPattern::is_any);
-        if !placed.enabled || (guessed && takes_everything) {
-            return Vec::new();
-        }
-        if hosts.is_empty() { vec![None] } else { hosts.into_iter().map(Some).collect() }
-    }
-
-    fn stand(&mut self, placed: &Placed, route: &Route) {
-        let Table { hosts, routes, .. } = &mut self.table;
-        for host in &placed.at {
-            hosts.update(host.as_ref(), |paths| paths.insert(placed.handle, route, routes));
-        }
-    }
-
-    fn leave(&mut self, placed: &Placed, route: &Route) {
-        for host in &placed.at {
-            self.table.hosts.update(host.as_ref(), |paths| paths.remove(placed.handle, route));
-        }
-    }
-
-    /// Compiles where requests go, in place of `old`; with the id of a shared upstream.
-    fn compile_target(
-        &mut self,
-        owner: &str,
-        plan: TargetPlan,
-        old: Option<&Target>,
-    ) -> (Option<Target>, Option<Text>) {
-        match plan {
-            TargetPlan::Own(model) => {
-                let own = self.upstreams.compile_own(owner, &model, old);
-                (Some(Target::Own(own)), None)
-            }
-            TargetPlan::Shared(id) => {
-                self.upstreams.release_own(old);
-                let handle = self.upstreams.refer(&id, &mut self.table.upstreams);
-                (Some(Target::Shared(handle)), Some(id))
-            }
-            TargetPlan::None => {
-                self.upstreams.release_own(old);
-                (None, None)
-            }
-        }
-    }
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     SECRETS,
+    PLUGIN_METADATA,
     UPSTREAMS,
     SERVICES,
     PLUGIN_CONFIGS,
@@ -502,9 +374,3 @@ const ORDER: [&str; 11] = [
     SSLS,
     GLOBAL_RULES,
 ];
-
-impl Route {
-    fn has_matches_of(&self, other: &Self) -> bool {
-        self.paths == other.paths && self.priority == other.priority && self.methods == other.methods
-    }
-}

@@ -10,7 +10,7 @@ pub use node::Node;
 
 use super::common::{Timeouts, duration, host, read_labelling, reference};
 use super::scope::{Fields, Scope};
-use super::variable::{Variable, VariableText};
+use super::variable::{CONSUMER_NAME, Variable, VariableText};
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem};
 
@@ -191,7 +191,8 @@ pub struct UpstreamTls {
 }
 
 impl Upstream {
-    pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
+    /// Reads an upstream, alone or inside something else; `None` when it is none, which is reported.
+    pub fn read(scope: Scope<'_, '_>) -> Option<Self> {
         let fields = scope.object()?;
         read_labelling(&fields);
         // APISIX's schema has it in an upstream inside a route or service too; nothing reads it there.
@@ -261,10 +262,16 @@ impl Upstream {
         }
     }
 
-    /// What consistent hashing hashes; `None` when something else chooses, or when it is the consumer.
+    /// What consistent hashing hashes; `None` when something else chooses.
     #[must_use]
     pub fn hash_key(&self) -> Option<HashKey> {
-        let key = self.key.as_ref().filter(|_| self.algorithm == Algorithm::ConsistentHash)?;
+        if self.algorithm != Algorithm::ConsistentHash {
+            return None;
+        }
+        if self.hash_on == HashOn::Consumer {
+            return Some(HashKey::Variable(Variable::parse(CONSUMER_NAME)));
+        }
+        let key = self.key.as_ref()?;
         match self.hash_on {
             HashOn::Vars => Some(HashKey::Variable(Variable::parse(key))),
             HashOn::Header => Some(HashKey::Variable(Variable::parse(&format!("http_{key}")))),
@@ -274,7 +281,9 @@ impl Upstream {
         }
     }
 
-    pub(super) fn references(&self) -> Vec<ResourceKey> {
+    /// The resources that it refers to.
+    #[must_use]
+    pub fn references(&self) -> Vec<ResourceKey> {
         self.tls.iter().filter_map(|tls| tls.client_cert_id.clone()).collect()
     }
 }
