@@ -24,8 +24,8 @@ use tonic::Status;
 
 pub(crate) use announce::join_request;
 
-use crate::propose::{ProposeError, Proposer};
-use crate::raft::{Channels, LeaderContact, LinkClass, Peering};
+use crate::propose::{Batcher, ProposeError, Proposer};
+use crate::raft::{Channels, Handover, LeaderContact, LinkClass, Peering};
 
 /// How long whoever asks for a change of the membership waits for it.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
@@ -40,6 +40,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How often the leader looks whether a learner has caught up, or a change was left half made.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Between two attempts of a leader without a vote to hand over.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(10);
+
 /// A learner that is no more than so many entries behind has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 100;
 
@@ -50,6 +53,7 @@ pub(crate) struct Members {
     pub(crate) epoch: Epoch,
     pub(crate) raft: Raft,
     pub(crate) proposer: Proposer,
+    pub(crate) batcher: Batcher,
     pub(crate) channels: Channels,
     pub(crate) clock: Arc<dyn WallClock>,
     /// One change at a time: a second one would be refused by consensus while the first is under way.
@@ -245,10 +249,11 @@ impl Members {
     }
 
     /// On the leader: makes voters of learners that asked for it, once they have caught up, and finishes a change that
-    /// somebody else (an earlier leader, an abandoned request) has left half made.
+    /// somebody else (an earlier leader, an abandoned request) has left half made. Hands over when it has no vote itself.
     pub(crate) async fn keep_in_order(self) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tried: Option<Instant> = None;
         loop {
             ticks.tick().await;
             // Whoever has the turn is at it.
@@ -263,6 +268,13 @@ impl Members {
                 && self.report(self.set_vote(ready, true).await)
             {
                 tracing::info!(node_id = ready, "a learner has caught up and votes now");
+            } else if self.leads_without_a_vote() && tried.is_none_or(|tried| tried.elapsed() > HAND_OVER_PAUSE) {
+                // Nothing is written meanwhile: where it does not come about, writes go on for a while before the next try.
+                tried = Some(Instant::now());
+                tracing::info!("this leader has no vote any more: it hands its leadership over");
+                self.batcher.close();
+                Handover { peering: &self.peering, raft: &self.raft, channels: &self.channels }.run().await;
+                self.batcher.open();
             }
         }
     }
@@ -281,6 +293,18 @@ impl Members {
         let metrics = metrics.borrow();
         let is_member = metrics.membership_config.nodes().any(|(id, _)| *id == self.peering.node);
         metrics.current_leader == Some(self.peering.node) && is_member
+    }
+
+    /// Whether this node leads although it was made a learner, and everybody knows: consensus would leave it so for good,
+    /// and a learner is where nobody wants a leader.
+    fn leads_without_a_vote(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = &metrics.membership_config;
+        let is_settled = membership.membership().get_joint_config().len() == 1
+            && metrics.last_applied.as_ref() >= membership.log_id().as_ref();
+        let votes = membership.voter_ids().any(|id| id == self.peering.node);
+        metrics.current_leader == Some(self.peering.node) && is_settled && !votes
     }
 
     /// Where a change that was left half made leads, and whether those who lose their vote stay as learners.
@@ -311,8 +335,9 @@ impl Members {
             // Whoever has not come as far as the change that took this node in knows nothing of it.
             let own = self.raft.metrics().borrow().membership_config.log_id().map_or(0, |id| id.index);
             let mut furthest: Option<DescribeReply> = None;
-            for (id, member) in self.members().into_iter().filter(|(id, _)| *id != self.peering.node) {
-                let route = self.peering.route(id);
+            for (_, member) in self.members().into_iter().filter(|(id, _)| *id != self.peering.node) {
+                // Whoever is there now: all that this node knows may have been replaced by others at their addresses.
+                let route = self.peering.route(0);
                 let mut client = self.channels.peer(&member.peer_address, LinkClass::Bulk);
                 let asked = client.describe(DescribeRequest { route: Some(route) });
                 let reply = match tokio::time::timeout(patience, asked).await {

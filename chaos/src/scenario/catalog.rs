@@ -124,7 +124,8 @@ fn leader_pause(luck: &mut Luck) -> Vec<Step> {
 }
 
 fn isolated_leader(luck: &mut Luck) -> Vec<Step> {
-    (0..3).map(|_| step(luck, Isolate { whom: Leader }, (2000, 4000))).collect()
+    // Whoever waits at it gives up after `admin.deadline`, 1.9 s, and is refused when it asks again.
+    (0..3).map(|_| step(luck, Isolate { whom: Leader }, (3000, 5000))).collect()
 }
 
 fn one_way(luck: &mut Luck) -> Vec<Step> {

@@ -224,3 +224,32 @@ async fn a_node_that_comes_back_at_another_address_is_found_there() {
     cluster.cp(third).ready().await.unwrap();
     cluster.cp(moving).api().put("routes", "t", &route(3)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_loses_its_vote_hands_over() {
+    let mut cluster = Cluster::start(Layout::Test { cluster: 0 }, 3, 0, &[]).await.unwrap();
+    let old = cluster.leader().await.unwrap();
+    let id = cluster.cp(old).api().status().await.unwrap().node_id;
+    let (status, said) = change(&mut cluster, old, "POST", &format!("{id}/demote")).await;
+    assert_eq!(status, 204, "{said}");
+    until("a voter leads", READY_MAX, async || {
+        let status = cluster.cps[usize::from(old) - 1].api().status().await?;
+        anyhow_ensure(
+            status.role == "learner" && status.leader.is_some_and(|leader| leader != id),
+            &format!("{status:?}"),
+        )
+    })
+    .await
+    .unwrap();
+    // Writes come through everywhere, and the node that was demoted can lead again.
+    for number in 1..=3 {
+        cluster.cp(number).api().put("routes", &format!("r{number}"), &route(u64::from(number))).await.unwrap();
+    }
+    let (status, said) = change(&mut cluster, old, "POST", &format!("{id}/promote")).await;
+    assert_eq!(status, 204, "{said}");
+    let others: Vec<u16> = (1..=3).filter(|number| *number != old).collect();
+    cluster.cp(others[0]).kill().await.unwrap();
+    cluster.cp(old).api().put("routes", "again", &route(4)).await.unwrap();
+    cluster.cp(others[0]).run().unwrap();
+    cluster.agree(READY_MAX).await.unwrap();
+}

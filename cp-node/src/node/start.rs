@@ -448,6 +448,7 @@ impl Core {
             epoch: identity.epoch,
             raft: raft.clone(),
             proposer: proposer.clone(),
+            batcher: batcher.clone(),
             channels: channels.clone(),
             clock: seams.clock.clone(),
             one_at_a_time: Arc::new(Mutex::new(())),

@@ -3,25 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use protocol::grpc::TakeOverRequest;
-use raft_store::types::NodeId;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Node;
-use crate::raft::{LinkClass, Peering, Superseded};
+use crate::raft::{Handover, Superseded};
 
 /// How long requests under way may take to end.
 const REQUESTS_MAX: Duration = Duration::from_secs(5);
 
-/// How long another node may take to become the leader in this one's place.
-const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-
 /// How long streams and listeners may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
-
-/// How often a hand-over looks how far it is.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Why a node ends by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,87 +89,4 @@ impl Node {
             "the node has stopped"
         );
     }
-}
-
-/// Gives leadership to the follower that has everything.
-///
-/// A follower votes for nobody within the lease of a leader that it has heard, and a candidate that is refused costs
-/// everybody another election timeout. So this leader proposes nothing more, falls silent, lets the lease run out, and
-/// only then asks its heir to stand: one election, that it wins at once.
-struct Handover<'n> {
-    peering: &'n Peering,
-    raft: &'n raft_store::types::Raft,
-    channels: &'n crate::raft::Channels,
-}
-
-impl Handover<'_> {
-    async fn run(self) {
-        let deadline = Instant::now() + HAND_OVER_MAX;
-        let lease = Duration::from_millis(self.raft.config().election_timeout_max);
-        let mut silent_since = None;
-        let mut asked = None;
-        while Instant::now() < deadline {
-            let (leader, heir) = self.look();
-            if leader != Some(self.peering.node) {
-                return;
-            }
-            match heir {
-                Heir::Nobody => return,
-                Heir::None => {}
-                Heir::Ready(id, address) => {
-                    let since = *silent_since.get_or_insert_with(|| {
-                        self.raft.runtime_config().heartbeat(false);
-                        Instant::now()
-                    });
-                    if since.elapsed() > lease + LOOK && asked != Some(id) {
-                        asked = Some(id);
-                        self.ask(id, &address).await;
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        tracing::warn!("leadership could not be handed over in time, the others will elect a leader");
-    }
-
-    async fn ask(&self, id: NodeId, address: &str) {
-        let route = self.peering.route(id);
-        let mut client = self.channels.peer(address, LinkClass::Consensus);
-        let taking = client.take_over(TakeOverRequest { route: Some(route) });
-        match tokio::time::timeout(HAND_OVER_MAX, taking).await {
-            Ok(Ok(_)) => tracing::info!(to = id, "leadership is being handed over"),
-            Ok(Err(status)) => tracing::warn!(to = id, reason = status.message(), "leadership was not taken over"),
-            Err(_) => tracing::warn!(to = id, "leadership was not taken over in time"),
-        }
-    }
-
-    /// Who leads, and who could.
-    fn look(&self) -> (Option<NodeId>, Heir) {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|id| *id != self.peering.node).collect();
-        if voters.is_empty() {
-            return (metrics.current_leader, Heir::Nobody);
-        }
-        let last = metrics.last_log_index;
-        let ready = metrics
-            .replication
-            .iter()
-            .flatten()
-            .find(|(id, matched)| voters.contains(id) && matched.map(|matched| matched.index) == last);
-        let heir = ready.and_then(|(id, _)| {
-            let (_, member) = metrics.membership_config.nodes().find(|(known, _)| *known == id)?;
-            Some(Heir::Ready(*id, member.peer_address.to_string()))
-        });
-        (metrics.current_leader, heir.unwrap_or(Heir::None))
-    }
-}
-
-enum Heir {
-    /// There is no other voter.
-    Nobody,
-    /// Nobody has everything yet.
-    None,
-    /// This one has.
-    Ready(NodeId, String),
 }

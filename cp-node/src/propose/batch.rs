@@ -96,6 +96,11 @@ impl Batcher {
         self.shared.closed.store(true, Ordering::Relaxed);
     }
 
+    /// Takes commands again.
+    pub(crate) fn open(&self) {
+        self.shared.closed.store(false, Ordering::Relaxed);
+    }
+
     pub(crate) fn report(&self) -> BatcherReport {
         BatcherReport {
             commands: self.shared.commands.load(Ordering::Relaxed),

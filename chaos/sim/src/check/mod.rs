@@ -15,6 +15,7 @@ use openraft::{EntryPayload, RaftLogReader, ServerState};
 use raft_store::types::{Entry, LogId};
 use sha2::{Digest as _, Sha256};
 
+use crate::client::{Event, Told};
 use crate::hosts::{Shared, World};
 use crate::outside::Outside;
 use crate::plan::Plan;
@@ -38,7 +39,8 @@ pub(crate) struct Checker {
     record: record::Seen,
     /// How far the record may be behind.
     backlog_max: u64,
-    /// Requests that may be under way when that is reached: every client's, and one that it has given up.
+    /// Requests that may be under way when that is reached, beside those that were given up: every client's, and one that it
+    /// goes on to.
     under_way: u64,
     /// On which the product's own readers of what stands outside run.
     readers: tokio::runtime::Runtime,
@@ -145,6 +147,9 @@ impl Checker {
         self.check_record(world, now_millis)?;
         for event in std::mem::take(&mut world.events) {
             self.trace.note(format!("{now_millis} {event:?}"));
+            if matches!(event, Event::Write { told: Told::Unknown, .. }) {
+                self.given_up(now_millis);
+            }
             self.check_event(world, event)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The record, after every change of it: on each timeline a gapless prefix of the history that never goes back (law 9),
 //! written by no leader after a later one; and what is said of it is not ahead of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Checker;
 use crate::hosts::World;
@@ -20,7 +20,13 @@ pub(super) struct Seen {
     mark: u64,
     /// How many changes may wait for it now.
     allowed: u64,
+    /// When clients gave writes up of which they do not know what became.
+    given_up: VecDeque<u64>,
 }
+
+/// A write that was given up may lie in the log of a leader without a quorum, admitted when less was waiting, and be committed
+/// by the next one: longer than any outage lasts.
+const GIVEN_UP_MILLIS: u64 = 8_000;
 
 /// What was seen of the primary of a timeline.
 #[derive(Clone, Copy, Default)]
@@ -35,7 +41,7 @@ impl Checker {
     pub(super) fn check_record(&mut self, world: &mut World, now_millis: u64) -> Result<(), String> {
         let Some(server) = self.outside.postgres.clone() else { return Ok(()) };
         server.look(|postgres| {
-            self.check_marks(world, postgres)?;
+            self.check_marks(world, postgres, now_millis)?;
             if self.record.changes == postgres.changes {
                 return Ok(());
             }
@@ -55,7 +61,7 @@ impl Checker {
     }
 
     /// What is replicated of the record was true when it was said, and what waits for it is bounded.
-    fn check_marks(&mut self, world: &mut World, postgres: &Postgres) -> Result<(), String> {
+    fn check_marks(&mut self, world: &mut World, postgres: &Postgres, now_millis: u64) -> Result<(), String> {
         let truth = self.truth.as_ref().expect("it is there once a node is");
         if self.record.entries == truth.next_index() {
             return Ok(());
@@ -72,11 +78,14 @@ impl Checker {
             }
         }
         let (backlog, bound) = (outbox.backlog_changes(), self.backlog_max);
+        while self.record.given_up.front().is_some_and(|at| at + GIVEN_UP_MILLIS < now_millis) {
+            self.record.given_up.pop_front();
+        }
+        let under_way = self.under_way + self.record.given_up.len() as u64;
         // What the record took back waits for it again, beyond the bound, and no more than that.
         let mark = outbox.mark().map_or(0, |mark| mark.revision);
         let allowed = if mark < self.record.mark { u64::MAX } else { self.record.allowed };
-        (self.record.mark, self.record.allowed) =
-            (mark, allowed.min(backlog + self.under_way).max(bound + self.under_way));
+        (self.record.mark, self.record.allowed) = (mark, allowed.min(backlog + under_way).max(bound + under_way));
         if backlog > self.record.allowed {
             return Err(format!("{backlog} changes wait for the record, the bound is {bound}"));
         }
@@ -84,6 +93,11 @@ impl Checker {
             world.tally.count("backlog_full");
         }
         Ok(())
+    }
+
+    /// A client does not know what became of a write, and waits for it no more.
+    pub(super) fn given_up(&mut self, now_millis: u64) {
+        self.record.given_up.push_back(now_millis);
     }
 
     /// Whether the record has held a revision, on any timeline (law 1).

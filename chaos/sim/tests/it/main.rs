@@ -15,7 +15,7 @@ const SEEDS: std::ops::Range<u64> = 0..100;
 const TWICE: std::ops::Range<u64> = 1_000..1_020;
 
 /// Within so many seeds a planted bug must be found; docs/SIMULATION.md says by which each is.
-const PLANTED: u64 = 10;
+const PLANTED: u64 = 20;
 
 /// Every bug that can be planted.
 const MUTANTS: [&str; 16] = [
