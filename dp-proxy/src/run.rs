@@ -98,7 +98,7 @@ pub struct Proxy {
     upkeep: Vec<JoinHandle<()>>,
     servers: Servers,
     feed: Option<Feed>,
-    lock: Option<File>,
+    lock: Option<Arc<File>>,
 }
 
 impl Proxy {
@@ -119,7 +119,7 @@ impl Proxy {
     pub async fn start_with(settings: Checked, seams: Seams, mut estate: Estate) -> Result<Self, StartError> {
         let system = |what| move |error| StartError::System { what, error };
         let mut disk = open_disk(&settings, &seams, estate.take_lock())?;
-        let lock = disk.take_lock();
+        let lock = disk.take_lock().map(Arc::new);
         let mut open = |address, what| -> Result<Arc<TcpListener>, StartError> {
             let entrance = net::open(address, estate.take(address));
             entrance.and_then(net::Entrance::listen).map(Arc::new).map_err(system(what))
@@ -189,8 +189,8 @@ impl Proxy {
         if link.is_none() {
             sites.serve(&servers);
         }
-        let leaving = lock.as_ref().and_then(|lock| lock.try_clone().ok()).map(|lock| Leaving {
-            lock,
+        let leaving = lock.as_ref().map(|lock| Leaving {
+            lock: Arc::downgrade(lock),
             feed: feed.stander(),
             workers: workers.lender(),
             sites: sites.listeners.iter().map(|(listener, _)| listener.clone()).collect(),

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,8 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What gives way, and what is handed over.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    /// The lock of the data directory.
-    pub(crate) lock: File,
+    /// The lock of the data directory, as long as the proxy itself has it: whoever has given it up has nothing to hand over.
+    pub(crate) lock: Weak<File>,
     /// The feed, which has the disk.
     pub(crate) feed: Stander,
     /// The workers, with their listeners.
@@ -135,7 +135,8 @@ impl Door {
 
 /// Hands everything over, and waits until the successor is ready.
 async fn give(stream: &mut UnixStream, leaving: &Leaving) -> Result<(), HandoverError> {
-    let mut descriptors = vec![OwnedFd::from(leaving.lock.try_clone()?)];
+    let lock = leaving.lock.upgrade().ok_or_else(|| io::Error::other("this process is ending"))?;
+    let mut descriptors = vec![OwnedFd::from(lock.try_clone()?)];
     descriptors.extend(leaving.workers.lend().await?);
     for site in &leaving.sites {
         descriptors.push(site.as_fd().try_clone_to_owned()?);
