@@ -34,8 +34,6 @@ pub(super) struct Stream<'s> {
 impl Stream<'_> {
     /// Serves it until one side has enough; says why it ended.
     pub(super) async fn run(mut self, mut up: Streaming<FeedUp>) -> String {
-        let mut heartbeat = tokio::time::interval_at(Instant::now() + self.service.heartbeat, self.service.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = self.service.stopping.clone();
         let stopped = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
         let mut stopped = std::pin::pin!(stopped);
@@ -45,6 +43,10 @@ impl Stream<'_> {
             () = self.down.closed() => return End::gone().0,
             () = &mut stopped => return STOPPING.to_owned(),
         }
+        // From now on: the reader's first item comes at once, and a heartbeat before it would tell a proxy that is still
+        // ahead that everything up to its position was sent.
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + self.service.heartbeat, self.service.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let sent = tokio::select! {
                 item = self.reader.next() => match item {

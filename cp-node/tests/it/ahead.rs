@@ -57,7 +57,10 @@ async fn a_proxy_that_is_ahead_waits_for_the_node_and_goes_on_with_it() {
     assert!(!matches!(met, Kind::Behind(_)), "the node has come up with it: {met:?}");
 
     let (mut far_ahead, began) = (stream(&api, Position { revision: 1_000, ..here }, here).await, Instant::now());
-    let Kind::Behind(behind) = next(&mut far_ahead).await else { panic!("the node is not there") };
+    let behind = match next(&mut far_ahead).await {
+        Kind::Behind(behind) => behind,
+        other => panic!("the node is not there: {other:?}"),
+    };
     assert_eq!(grpc::position(behind.position, "position").unwrap(), here.next());
     assert!(began.elapsed() >= HEARTBEAT, "turned away at once");
     assert!(far_ahead.message().await.unwrap().is_none(), "and the stream is over");
