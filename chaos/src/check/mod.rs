@@ -5,6 +5,7 @@ mod acknowledged;
 mod digest;
 mod elections;
 mod exactly_once;
+mod healing;
 mod monotonic;
 mod order;
 mod routed;
@@ -13,7 +14,7 @@ mod sample;
 pub mod search;
 mod stream;
 mod terms;
-mod traffic;
+pub mod traffic;
 mod transactions;
 mod truth;
 mod wgl;
@@ -21,6 +22,7 @@ mod wgl;
 use crate::history::Event;
 
 pub use elections::TERMS_MAX;
+pub use healing::{Healed, after_heals};
 pub use truth::Truth;
 
 /// Something that must not be.
@@ -50,6 +52,9 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("stream-contract", stream::check),
     ("terms-never-go-back", terms::check),
     ("no-request-fails", traffic::no_failure),
+    (traffic::SLOWED, traffic::no_delay),
+    ("generations-never-go-back", traffic::no_way_back),
+    ("proxies-follow-after-a-heal", healing::check),
     ("one-generation-per-request", traffic::no_mixture),
     ("transactions-are-atomic", transactions::check),
 ];

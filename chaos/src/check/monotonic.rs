@@ -1,32 +1,26 @@
 //! A proxy's position never goes back, over reconnects and restarts (law 4), unless the harness has taken its disk from it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Truth;
-use crate::history::{BEGUN, Event, Stand};
-
-/// The fault that begins with the last proxy's disk thrown away; when it has begun, the proxy serves from its own again.
-const EMPTIES_A_PROXY: &str = "cut_proxy_write";
+use crate::history::{Down, Event, Stand};
 
 pub(super) fn check(history: &[Event], _truth: &Truth) -> Vec<String> {
     let mut last: HashMap<&str, &Stand> = HashMap::new();
     let mut breaches = Vec::new();
-    let emptied =
-        history.iter().filter_map(|event| if let Event::Stand(stand) = event { Some(&*stand.who) } else { None });
-    let emptied = emptied.filter(|who| who.starts_with("dp-")).max().unwrap_or_default();
-    // While that proxy has no disk that it could have kept anything on.
-    let mut is_empty = false;
+    // Whoever has no disk at this time that it could have kept anything on.
+    let mut empty: HashSet<&str> = HashSet::new();
     for event in history {
         let stand = match event {
             Event::Stand(stand) if stand.who.starts_with("dp-") => stand,
-            Event::Fault(mark) if mark.what.starts_with(EMPTIES_A_PROXY) => {
-                is_empty = !mark.what.ends_with(BEGUN) && mark.begins;
-                last.remove(emptied);
+            Event::Down(Down { dp, begins, emptied: true, .. }) => {
+                let _ = if *begins { empty.insert(dp) } else { empty.remove(&**dp) };
+                last.remove(&**dp);
                 continue;
             }
             _ => continue,
         };
-        if is_empty && stand.who == emptied {
+        if empty.contains(&*stand.who) {
             continue;
         }
         // Looks that overlap prove no order.
@@ -47,7 +41,7 @@ pub(super) fn check(history: &[Event], _truth: &Truth) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::super::sample::breaches;
-    use crate::history::{At, Event, FaultMark, Stand};
+    use crate::history::{At, Down, Event, Stand};
 
     #[test]
     fn a_proxy_that_goes_back_is_found() {
@@ -58,10 +52,14 @@ mod tests {
         };
         assert_eq!(breaches(super::check, &[stand(1, 3), stand(3, 3), stand(5, 9)]), 0);
         assert_eq!(breaches(super::check, &[stand(1, 3), stand(3, 9), stand(5, 8)]), 1);
-        let mark = |at, what: &str| Event::Fault(FaultMark { at, what: what.to_owned(), begins: true });
-        let (begins, begun) = (mark(4, "cut_proxy_write"), mark(6, "cut_proxy_write has begun"));
-        let emptied = [stand(1, 3), stand(3, 9), begins, stand(5, 8), begun, stand(7, 7)];
-        assert_eq!(breaches(super::check, &emptied), 0);
-        assert_eq!(breaches(super::check, &[&emptied[..], &[stand(9, 6)]].concat()), 1);
+        let down = |at, dp: &str, begins| Event::Down(Down { at, dp: dp.to_owned(), begins, emptied: true });
+        let judged = |dp: &str, last: &[Event]| {
+            let (begins, ends) = (down(4, dp, true), down(6, dp, false));
+            let emptied = [stand(1, 3), stand(3, 9), begins, stand(5, 8), ends, stand(7, 7)];
+            breaches(super::check, &[&emptied[..], last].concat())
+        };
+        assert_eq!(judged("dp-1", &[]), 0);
+        assert_eq!(judged("dp-1", &[stand(9, 6)]), 1);
+        assert_eq!(judged("dp-2", &[]), 2, "another proxy's disk");
     }
 }

@@ -5,6 +5,8 @@ mod recorder;
 
 use serde::{Deserialize, Serialize};
 
+use crate::scenario::Sometimes;
+
 pub use recorder::{Invoked, Recorder, read};
 
 /// Microseconds of monotonic time since the run began.
@@ -24,6 +26,10 @@ pub enum Event {
     Routed(Routed),
     /// A fault began or was healed.
     Fault(FaultMark),
+    /// The harness itself has a proxy down, or lets it serve again.
+    Down(Down),
+    /// Something was seen that a scenario may have to see.
+    Saw(Saw),
     /// A second of the probe.
     Rate(Rate),
     /// A proxied request that was not answered as it should be.
@@ -221,8 +227,34 @@ pub struct FaultMark {
 /// What the mark of a fault ends with whose beginning is over, and which goes on.
 pub const BEGUN: &str = " has begun";
 
-/// A second of traffic through one proxy.
+/// What the end of a stream is called that the harness itself has hung up.
+pub const HUNG_UP: &str = "it was hung up";
+
+/// The harness takes a proxy down, by its name and by no other's; or it serves again.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Down {
+    /// When.
+    pub at: Micros,
+    /// Which.
+    pub dp: String,
+    /// Whether it goes down.
+    pub begins: bool,
+    /// Whether its disk is thrown away: what it is told next may be older than what it has served.
+    #[serde(default)]
+    pub emptied: bool,
+}
+
+/// A sight that is worth noting: without it a scenario has proved nothing.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Saw {
+    /// When.
+    pub at: Micros,
+    /// What.
+    pub what: Sometimes,
+}
+
+/// A second of traffic through one proxy.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Rate {
     /// The proxy.
     pub dp: String,
@@ -234,6 +266,12 @@ pub struct Rate {
     pub failed: u64,
     /// The longest from the intended time to the answer.
     pub slowest: Micros,
+    /// The most that the harness itself was late to send one of them: what it starved for is nobody else's fault.
+    #[serde(default)]
+    pub late: Micros,
+    /// From the intended time to the answer, of each request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub took: Vec<Micros>,
 }
 
 /// A proxied request that failed, explained.
@@ -253,6 +291,9 @@ pub struct Failure {
     pub position: At,
     /// Whether the answer shows a generation that never was.
     pub mixed: bool,
+    /// Whether the answer shows an older generation than one that was seen before it was asked for.
+    #[serde(default)]
+    pub back: bool,
 }
 
 impl At {
@@ -278,6 +319,16 @@ pub fn ops(history: &[Event]) -> impl Iterator<Item = &Op> {
 /// The frames of a history.
 pub fn frames(history: &[Event]) -> impl Iterator<Item = &Frame> {
     history.iter().filter_map(|event| if let Event::Frame(frame) = event { Some(frame) } else { None })
+}
+
+/// Beginnings and ends of faults.
+pub fn faults(history: &[Event]) -> impl Iterator<Item = &FaultMark> {
+    history.iter().filter_map(|event| if let Event::Fault(mark) = event { Some(mark) } else { None })
+}
+
+/// The seconds of the probe.
+pub fn rates(history: &[Event]) -> impl Iterator<Item = &Rate> {
+    history.iter().filter_map(|event| if let Event::Rate(rate) = event { Some(rate) } else { None })
 }
 
 /// The looks at nodes and proxies.

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::{Call, Event, Micros, Op, Outcome};
+use super::{Call, Event, Micros, Op, Outcome, Saw};
+use crate::scenario::Sometimes;
 
 /// Shared by everything that takes part in a run.
 #[derive(Clone, Debug)]
@@ -58,6 +59,11 @@ impl Recorder {
             book.trouble.get_or_insert(e.to_string());
         }
         book.events.push(event);
+    }
+
+    /// Notes that something was seen which a scenario may have to see.
+    pub fn saw(&self, what: Sometimes) {
+        self.note(Event::Saw(Saw { at: self.now(), what }));
     }
 
     /// What was noted so far, safely on disk.

@@ -10,7 +10,7 @@ use protocol::{Digest, Entry, Position, ResourceKey};
 
 use super::Shared;
 use super::admin::{is_clients, value_of};
-use crate::history::{At, Event, Found, Frame, FrameKind, Recorder};
+use crate::history::{At, Event, Found, Frame, FrameKind, HUNG_UP, Recorder};
 use crate::luck::Luck;
 use crate::subscriber::{Subscriber, Watcher};
 
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A stream is hung up after a time between these, so that resuming is seen where nothing else ends streams.
 const HANG_UP_MS: (u64, u64) = (500, 2000);
 /// The pause after that: few changes are missed in it, so that each of them counts.
-const HUNG_UP: Duration = Duration::from_millis(20);
+const HANG_UP_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) struct Reader {
     address: String,
@@ -51,7 +51,7 @@ impl Reader {
             let (pause, why) = match tokio::time::timeout(lasts, following).await {
                 Ok(Ok(())) => return,
                 Ok(Err(why)) => (PAUSE, format!("{why:#}")),
-                Err(_) => (HUNG_UP, "it was hung up".to_owned()),
+                Err(_) => (HANG_UP_PAUSE, HUNG_UP.to_owned()),
             };
             self.notes.note(FrameKind::Ended { why });
             tokio::time::sleep(pause).await;

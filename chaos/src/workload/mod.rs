@@ -111,14 +111,17 @@ impl Workload {
             let client = admin::Client::new(number, seed, &admin, recorder, &shared);
             clients.spawn(client.run(stop_clients.clone(), size.pause));
         }
-        clients.spawn(probe::turn_generations(admin.clone(), addresses, size.generation, stop_clients.clone()));
+        let doubtful = probe::Doubtful::default();
+        let turning =
+            probe::turn_generations(admin.clone(), addresses, size.generation, doubtful.clone(), stop_clients.clone());
+        clients.spawn(turning);
         for cp in &cluster.cps {
             let feed = feed::Reader::new(cp.number, &cp.addresses.feed, seed, recorder, &shared);
             others.spawn(feed.run(stop.clone()));
         }
         for dp in &cluster.dps {
             let seen: Vec<_> = origins.iter().map(|origin| origin.seen.clone()).collect();
-            let probe = probe::Probe::new(dp.name(), &dp.addresses.proxy, size.rate, seen, recorder, board);
+            let probe = probe::Probe::new(dp.name(), &dp.addresses.proxy, size.rate, seen, recorder, board, &doubtful);
             others.spawn(probe.run(stop.clone()));
         }
         looks::start(cluster, recorder, board, &stop, &mut others);
