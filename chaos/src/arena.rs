@@ -12,13 +12,14 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::fault::Whom;
 use crate::herd::Herd;
-use crate::history::Recorder;
+use crate::history::{Down, Event, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::postgres::Postgres;
 use crate::power_cut::{Disk, Forgets, Journal, watched};
 use crate::process::Process;
 use crate::rewinds;
+use crate::scenario::Sometimes;
 use crate::wires::Wires;
 use crate::workload::Size;
 
@@ -199,6 +200,21 @@ impl Arena {
             dp.answers().await?;
         }
         Ok(())
+    }
+
+    /// Notes that something was seen which a scenario may have to see.
+    pub fn saw(&self, what: Sometimes) {
+        if let Some(recorder) = &self.recorder {
+            recorder.saw(what);
+        }
+    }
+
+    /// Notes that the harness takes proxy `number` down, or that it serves again; `emptied`: its disk is thrown away.
+    pub fn down(&self, number: u16, begins: bool, emptied: bool) {
+        if let Some(recorder) = &self.recorder {
+            let (at, dp) = (recorder.now(), format!("dp-{number}"));
+            recorder.note(Event::Down(Down { at, dp, begins, emptied }));
+        }
     }
 
     /// The nodes that a fault is about.

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,21 +44,27 @@ pub struct Wire {
     pub lost_of_100: u64,
 }
 
-/// From whom to whom, and how it is there.
-type States = Arc<Mutex<HashMap<(u16, u16), watch::Sender<Wire>>>>;
-
 /// All wires of a cluster. They are gone when this is dropped.
 #[derive(Debug)]
 pub struct Wires {
-    states: States,
+    net: Arc<Net>,
     accepting: Vec<JoinHandle<()>>,
+}
+
+/// What connections know of their wires.
+#[derive(Debug, Default)]
+struct Net {
+    /// From whom to whom, and how it is there.
+    states: Mutex<HashMap<(u16, u16), watch::Sender<Wire>>>,
+    /// What was held, delayed or lost: parts, and connections that were not made.
+    met: AtomicU64,
 }
 
 impl Wires {
     /// No wires yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { states: Arc::default(), accepting: Vec::new() }
+        Self { net: Arc::default(), accepting: Vec::new() }
     }
 
     /// Leads whoever dials `listen` to node `number` at `target`.
@@ -66,19 +73,25 @@ impl Wires {
     /// When the address cannot be listened on.
     pub async fn add(&mut self, number: u16, listen: &str, target: &str) -> Result<()> {
         let listener = patience::listen(listen).await.with_context(|| format!("wires at {listen}"))?;
-        self.accepting.push(tokio::spawn(accept(listener, number, target.to_owned(), self.states.clone())));
+        self.accepting.push(tokio::spawn(accept(listener, number, target.to_owned(), self.net.clone())));
         Ok(())
+    }
+
+    /// How much has met a wire that was not whole: parts of what was sent, and connections that were not made at once.
+    #[must_use]
+    pub fn met(&self) -> u64 {
+        self.net.met.load(Ordering::Relaxed)
     }
 
     /// Makes a wire so, in one direction.
     pub fn set(&self, from: u16, to: u16, wire: Wire) {
-        let mut states = self.states.lock().expect("nobody panics at the wires");
+        let mut states = self.net.states.lock().expect("nobody panics at the wires");
         states.entry((from, to)).or_insert_with(|| watch::channel(wire).0).send_replace(wire);
     }
 
     /// Makes all wires whole again.
     pub fn heal(&self) {
-        let states = self.states.lock().expect("nobody panics at the wires");
+        let states = self.net.states.lock().expect("nobody panics at the wires");
         for state in states.values() {
             state.send_replace(Wire::default());
         }
@@ -97,23 +110,33 @@ impl Drop for Wires {
     }
 }
 
-fn state(states: &States, way: (u16, u16)) -> watch::Receiver<Wire> {
-    let mut states = states.lock().expect("nobody panics at the wires");
-    states.entry(way).or_insert_with(|| watch::channel(Wire::default()).0).subscribe()
+impl Net {
+    fn wire(&self, way: (u16, u16)) -> watch::Receiver<Wire> {
+        let mut states = self.states.lock().expect("nobody panics at the wires");
+        states.entry(way).or_insert_with(|| watch::channel(Wire::default()).0).subscribe()
+    }
+
+    /// Notes that something has met a wire that is so.
+    fn meets(&self, wire: Wire) {
+        if wire != Wire::default() {
+            self.met.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
-async fn accept(listener: TcpListener, to: u16, target: String, states: States) {
+async fn accept(listener: TcpListener, to: u16, target: String, net: Arc<Net>) {
     // Connections go with the wires.
     let mut connections = JoinSet::new();
     while let Ok((stream, peer)) = listener.accept().await {
-        let (target, states) = (target.clone(), states.clone());
+        let (target, net) = (target.clone(), net.clone());
         connections.spawn(async move {
             let Ok(listener) = stream.local_addr() else { return };
             // Whoever cannot be told from a node is no wire that could be cut: it dials again.
             let Ok(Some(from)) = tokio::task::spawn_blocking(move || dialler(peer, listener)).await else { return };
-            let (there, back) = (state(&states, (from, to)), state(&states, (to, from)));
+            let (there, back) = (net.wire((from, to)), net.wire((to, from)));
             // A connection is made when its first packets get through, both ways.
             for mut way in [there.clone(), back.clone()] {
+                net.meets(Wire { cut: way.borrow().cut, ..Wire::default() });
                 let gone = way.wait_for(|wire| !wire.cut).await.is_err();
                 if gone {
                     return;
@@ -123,13 +146,13 @@ async fn accept(listener: TcpListener, to: u16, target: String, states: States) 
             drop((stream.set_nodelay(true), onward.set_nodelay(true)));
             let ((from_read, from_write), (to_read, to_write)) = (stream.into_split(), onward.into_split());
             // When one direction has ended, the other may go on for what is under way.
-            tokio::join!(carry(from_read, to_write, there), carry(to_read, from_write, back));
+            tokio::join!(carry(from_read, to_write, there, &net), carry(to_read, from_write, back, &net));
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch::Receiver<Wire>) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch::Receiver<Wire>, net: &Net) {
     let (put, mut taken) = mpsc::channel::<(Instant, Vec<u8>)>(ON_WIRE_MAX);
     let look = wire.clone();
     let send = async move {
@@ -140,6 +163,9 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch:
         {
             let wire = *look.borrow();
             let lost = if luck.below(100) < wire.lost_of_100 { RETRANSMISSION } else { Duration::ZERO };
+            if wire.delay + lost > Duration::ZERO {
+                net.meets(wire);
+            }
             if put.send((Instant::now() + wire.delay + lost, part[..read].to_vec())).await.is_err() {
                 return;
             }
@@ -148,6 +174,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch:
     let receive = async move {
         while let Some((due, part)) = taken.recv().await {
             sleep_until(due).await;
+            net.meets(Wire { cut: wire.borrow().cut, ..Wire::default() });
             let gone = wire.wait_for(|wire| !wire.cut).await.is_err();
             if gone || to.write_all(&part).await.is_err() {
                 return;
@@ -222,6 +249,7 @@ mod tests {
         assert_eq!(&byte, b"y", "the other way is open");
         let held = tokio::time::timeout(Duration::from_millis(100), far.read_exact(&mut byte)).await;
         assert!(held.is_err(), "a cut wire lets something through");
+        assert_eq!(wires.met(), 1, "the other way is whole");
         wires.heal();
         far.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"x");
@@ -245,9 +273,11 @@ mod tests {
         wires.set(0, 2, Wire { delay: Duration::from_millis(80), ..Wire::default() });
         let mut near = TcpStream::connect(&free).await.unwrap();
         let (mut far, _) = target.accept().await.unwrap();
+        assert_eq!(wires.met(), 0, "nothing was sent");
         let began = Instant::now();
         near.write_all(b"x").await.unwrap();
         far.read_exact(&mut [0; 1]).await.unwrap();
         assert!(began.elapsed() >= Duration::from_millis(80), "{:?}", began.elapsed());
+        assert_eq!(wires.met(), 1);
     }
 }

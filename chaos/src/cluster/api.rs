@@ -33,6 +33,8 @@ pub struct NodeView {
     pub revision: u64,
     /// The digest of its configuration.
     pub digest: String,
+    /// How long the oldest change waits that the record does not have, in milliseconds; 0 in a list of members.
+    pub record_lag_ms: u64,
 }
 
 impl Api {
@@ -120,6 +122,7 @@ impl NodeView {
             epoch: number("epoch").unwrap_or_default(),
             revision: number("revision").unwrap_or_default(),
             digest: text("digest"),
+            record_lag_ms: value["record"]["lag_age_ms"].as_u64().unwrap_or_default(),
         })
     }
 }

@@ -40,6 +40,8 @@ pub struct ProxyView {
     pub digest: String,
     /// The control-plane node that it follows.
     pub follows: Option<u64>,
+    /// Whether a restart would take it back: its disk has not what it serves.
+    pub volatile: bool,
 }
 
 impl Dp {
@@ -127,6 +129,7 @@ impl Dp {
             revision: view["revision"].as_u64().context("no revision")?,
             digest: view["digest"].as_str().context("no digest")?.to_owned(),
             follows: view["control_plane"]["node_id"].as_u64(),
+            volatile: view["volatile"] == true,
         })
     }
 

@@ -10,6 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use super::{Running, Whom};
 use crate::arena::Arena;
 use crate::luck::Luck;
+use crate::scenario::Sometimes;
 use crate::wires::Wire;
 
 /// How long a node with a spoiled disk may work before it is looked at.
@@ -47,6 +48,9 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
     tokio::time::sleep(LIVE).await;
     let found_out = !cp.process()?.runs();
     arena.wires.heal();
+    if found_out {
+        arena.saw(Sometimes::FoundOut);
+    }
     Ok(Box::new(Spoiled { number, file, offset, before: bytes[offset], kept: files, found_out }))
 }
 

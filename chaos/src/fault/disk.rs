@@ -11,6 +11,7 @@ use super::{Running, Whom};
 use crate::arena::Arena;
 use crate::luck::Luck;
 use crate::patience::until;
+use crate::scenario::{OfTheHarness, Sometimes};
 
 /// How long a node may take to notice, and to end.
 const END_MAX: Duration = Duration::from_secs(20);
@@ -86,7 +87,9 @@ pub(super) async fn read_only(arena: &mut Arena, whom: Whom, luck: &mut Luck) ->
 
 /// The last proxy begins with an empty disk, and dies in one of the first calls that make what it was sent durable.
 pub(super) async fn cut_write_of_proxy(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
-    let dp = arena.cluster.dps.last_mut().context("no proxy")?;
+    let number = arena.cluster.dps.last().context("no proxy")?.number;
+    arena.down(number, true, true);
+    let dp = arena.cluster.dp(number);
     dp.kill().await?;
     std::fs::remove_dir_all(dp.data_dir())?;
     dp.run()?;
@@ -95,7 +98,7 @@ pub(super) async fn cut_write_of_proxy(arena: &mut Arena, luck: &mut Luck) -> Re
     let pid = dp.process()?.pid();
     let happens = format!("signal=KILL:when={}", luck.between(1, 4));
     attach(arena, pid, STEPS, &happens).await?;
-    let dp = arena.cluster.dps.last_mut().context("no proxy")?;
+    let dp = arena.cluster.dp(number);
     dp.process()?.resume()?;
     until("the proxy dies while it writes", END_MAX, async || {
         ensure!(!dp.process()?.runs(), "it goes on");
@@ -107,17 +110,38 @@ pub(super) async fn cut_write_of_proxy(arena: &mut Arena, luck: &mut Luck) -> Re
     if let Some(tracer) = arena.tracer.take() {
         let _ = tracer.terminate(END_MAX).await;
     }
-    let dp = arena.cluster.dps.last_mut().context("no proxy")?;
+    arena.saw(Sometimes::Ended);
+    let dp = arena.cluster.dp(number);
     dp.run()?;
     dp.ready().await?;
+    arena.down(number, false, true);
     Ok(Box::new(Traced(None)))
 }
 
 /// The last proxy: it serves what it is told all the same, and says that a restart would take it back.
 pub(super) async fn failed_syncs_of_proxy(arena: &mut Arena) -> Result<Box<dyn Running>> {
-    let pid = arena.cluster.dps.last_mut().context("no proxy")?.process()?.pid();
+    let number = arena.cluster.dps.last().context("no proxy")?.number;
+    let pid = arena.cluster.dp(number).process()?.pid();
     attach(arena, pid, SYNCS, "error=EIO").await?;
-    Ok(Box::new(Traced(None)))
+    Ok(Box::new(Unsynced { number, traced: Traced(None) }))
+}
+
+/// A proxy none of whose syncs succeeds.
+struct Unsynced {
+    number: u16,
+    traced: Traced,
+}
+
+impl Running for Unsynced {
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        async move {
+            if arena.cluster.dp(self.number).view().await?.volatile {
+                arena.saw(Sometimes::Volatile);
+            }
+            self.traced.heal(arena).await
+        }
+        .boxed_local()
+    }
 }
 
 /// A node whose disk has failed ends by itself, before it acknowledges anything that is not on it.
@@ -129,6 +153,7 @@ async fn ends(arena: &mut Arena, traced: Traced) -> Result<Box<dyn Running>> {
     });
     status.await?;
     ensure!(cp.kill().await.is_ok() || !cp.is_running(), "it is gone");
+    arena.saw(Sometimes::Ended);
     Ok(Box::new(traced))
 }
 
@@ -146,7 +171,8 @@ async fn attach(arena: &mut Arena, pid: Option<u32>, calls: &str, happens: &str)
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{happens}"));
     let args = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid.to_string()].map(str::to_owned);
     let tracer = crate::process::Process::spawn("strace", std::path::Path::new("/usr/bin/strace"), &args, &dir)
-        .context("strace is missing: apt-get install strace")?;
+        .context("strace is missing: apt-get install strace")
+        .context(OfTheHarness)?;
     arena.tracer = Some(tracer);
     until("strace is attached", END_MAX, async || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -154,6 +180,7 @@ async fn attach(arena: &mut Arena, pid: Option<u32>, calls: &str, happens: &str)
         Ok(())
     })
     .await
+    .context(OfTheHarness)
 }
 
 impl Running for Traced {

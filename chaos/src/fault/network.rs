@@ -9,12 +9,14 @@ use futures_util::future::LocalBoxFuture;
 use super::{Fault, Running, Whom};
 use crate::arena::Arena;
 use crate::luck::Luck;
+use crate::scenario::Sometimes;
 use crate::wires::Wire;
 
 /// How far a node falls behind before proxies look for another one.
 const BEHIND: Duration = Duration::from_millis(1500);
 
-struct Cut;
+/// With what wires had met before.
+struct Cut(u64);
 
 pub(super) async fn start(arena: &mut Arena, fault: Fault, luck: &mut Luck) -> Result<Box<dyn Running>> {
     let cut = Wire { cut: true, ..Wire::default() };
@@ -25,7 +27,7 @@ pub(super) async fn start(arena: &mut Arena, fault: Fault, luck: &mut Luck) -> R
         Fault::Loss { of_100 } => (Whom::All, Wire { lost_of_100: of_100, ..Wire::default() }),
         _ => (Whom::Leader, cut),
     };
-    let chosen = arena.chosen(whom, luck).await?;
+    let (chosen, met) = (arena.chosen(whom, luck).await?, arena.wires.met());
     for one in &chosen {
         for other in all.iter().filter(|other| *other != one) {
             if !matches!(fault, Fault::Deaf { .. }) {
@@ -39,11 +41,14 @@ pub(super) async fn start(arena: &mut Arena, fault: Fault, luck: &mut Luck) -> R
             }
         }
     }
-    Ok(Box::new(Cut))
+    Ok(Box::new(Cut(met)))
 }
 
 impl Running for Cut {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        if arena.wires.met() > self.0 {
+            arena.saw(Sometimes::WireUsed);
+        }
         arena.wires.heal();
         async { Ok(()) }.boxed_local()
     }

@@ -8,6 +8,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::Running;
 use crate::arena::Arena;
+use crate::scenario::OfTheHarness;
 
 enum Gone {
     Killed,
@@ -16,12 +17,12 @@ enum Gone {
 }
 
 pub(super) async fn kill(arena: &mut Arena) -> Result<Box<dyn Running>> {
-    arena.postgres.as_mut().context("this arena has no PostgreSQL")?.kill().await?;
+    arena.postgres.as_mut().context("this arena has no PostgreSQL")?.kill().await.context(OfTheHarness)?;
     Ok(Box::new(Gone::Killed))
 }
 
 pub(super) fn freeze(arena: &Arena) -> Result<Box<dyn Running>> {
-    arena.postgres.as_ref().context("this arena has no PostgreSQL")?.freeze()?;
+    arena.postgres.as_ref().context("this arena has no PostgreSQL")?.freeze().context(OfTheHarness)?;
     Ok(Box::new(Gone::Frozen))
 }
 
@@ -32,11 +33,11 @@ const TAIL: Duration = Duration::from_millis(800);
 pub(super) async fn fail_over(arena: &mut Arena) -> Result<Box<dyn Running>> {
     let primary = arena.postgres.as_mut().context("this arena has no PostgreSQL")?;
     let standby = arena.standby.as_mut().context("this arena has no standby")?;
-    standby.kill().await?;
+    standby.kill().await.context(OfTheHarness)?;
     tokio::time::sleep(TAIL).await;
-    primary.kill().await?;
-    standby.start().await?;
-    standby.promote().await?;
+    primary.kill().await.context(OfTheHarness)?;
+    standby.start().await.context(OfTheHarness)?;
+    standby.promote().await.context(OfTheHarness)?;
     std::mem::swap(primary, standby);
     Ok(Box::new(Gone::Replaced))
 }
@@ -46,8 +47,8 @@ impl Running for Gone {
         async move {
             let postgres = arena.postgres.as_mut().context("this arena has no PostgreSQL")?;
             match self {
-                Self::Killed => postgres.start().await,
-                Self::Frozen => postgres.thaw(),
+                Self::Killed => postgres.start().await.context(OfTheHarness),
+                Self::Frozen => postgres.thaw().context(OfTheHarness),
                 Self::Replaced => Ok(()),
             }
         }

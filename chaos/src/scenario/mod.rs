@@ -5,6 +5,7 @@ mod gaps;
 mod healthy;
 mod report;
 mod run;
+mod sometimes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::luck::Luck;
 
 pub use catalog::{ALL, find};
 pub use run::{Order, run};
+pub use sometimes::Sometimes;
 
 /// A scenario.
 #[derive(Clone, Copy, Debug)]
@@ -45,23 +47,6 @@ pub struct Step {
     pub lasts_ms: u64,
 }
 
-/// What a run may see, and some must.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Sometimes {
-    /// Somebody else came to lead.
-    Election,
-    /// A client was left without an answer.
-    Unknown,
-    /// A feed was cut and resumed.
-    Resume,
-    /// A client was refused.
-    Refused,
-    /// A write on a condition lost.
-    Lost,
-    /// A proxy was seen behind the others.
-    Behind,
-}
-
 /// Whether a run held, or says nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -82,7 +67,15 @@ pub enum SaysNothing {
     /// What it is about did not happen: another run of it would say no more.
     #[error("{0}")]
     Idle(String),
+    /// The harness could not do its part: nothing is held against a law, and none is held.
+    #[error("{0}")]
+    Harness(String),
 }
+
+/// Marks an error as one of the harness itself: what it needs was not there, or did not start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the harness could not do its part")]
+pub struct OfTheHarness;
 
 /// What came of a run.
 #[derive(Clone, Debug)]

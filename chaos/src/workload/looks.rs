@@ -11,9 +11,12 @@ use tokio::task::JoinSet;
 use crate::cluster::{Api, Cluster};
 use crate::history::{At, Event, Recorder, Stand};
 use crate::http::Client;
+use crate::scenario::Sometimes;
 
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// A record lags that a change has waited for so long.
+const RECORD_LAG_MS: u64 = 1000;
 /// How long a look may take.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,9 @@ pub(super) fn start(
             while !stop.load(Ordering::Relaxed) {
                 let asked = recorder.now();
                 if let Ok(seen) = api.status().await {
+                    if seen.record_lag_ms >= RECORD_LAG_MS {
+                        recorder.saw(Sometimes::RecordLag);
+                    }
                     let (position, digest) = (At(seen.epoch, seen.revision), seen.digest);
                     let (at, term, follows) = (recorder.now(), seen.term, seen.leader.unwrap_or_default());
                     let stand = Stand { who: who.clone(), asked, at, position, digest, term, follows };
