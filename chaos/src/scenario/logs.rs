@@ -100,7 +100,10 @@ mod tests {
         let (kill, fail) = (Fault::Kill { whom: Whom::Leader }, Fault::FailedSync { whom: Whom::Leader });
         assert_eq!(broken("INFO all is well\n", &[kill]), [""; 0]);
         let found = broken(OURS, &[fail]);
-        assert!(found.len() == 1 && found[0].contains("main.rs:1:1") && found[0].ends_with("no such thing"), "{found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains("main.rs:1:1") && found[0].ends_with("no such thing"),
+            "{found:?}"
+        );
         assert_eq!(broken(ENGINES, &[kill]).len(), 1, "nobody has broken its disk");
         assert_eq!(broken(ENGINES, &[kill, fail]), [""; 0]);
         assert_eq!(broken(&format!("{ENGINES}{OURS}"), &[fail]).len(), 1);

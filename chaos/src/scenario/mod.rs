@@ -1,11 +1,16 @@
 //! Scenarios: what is started, what goes wrong in it, and what must have been seen for the run to say anything.
 
 mod catalog;
+mod circumstances;
 mod gaps;
 mod healthy;
+mod logs;
+mod place;
 mod report;
 mod run;
 mod sometimes;
+mod spread;
+mod verdict;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,8 +23,10 @@ use crate::fault::Fault;
 use crate::luck::Luck;
 
 pub use catalog::{ALL, find};
+pub use place::plan_luck;
 pub use run::{Order, run};
 pub use sometimes::Sometimes;
+pub use spread::Spread;
 
 /// A scenario.
 #[derive(Clone, Copy, Debug)]
@@ -109,8 +116,14 @@ pub struct Figures {
     pub terms: u64,
     /// For each fault: the longest time without an acknowledged write from its beginning on, until it was healed.
     pub gaps_ms: Vec<u64>,
-    /// For each fault: from its heal until every node and proxy had a write of afterwards.
+    /// For each fault: from its heal, or from the first write that is acknowledged after it, until every proxy has that one.
     pub converged_ms: Vec<u64>,
+    /// Faults that cut the power of nodes.
+    pub power_cuts: u64,
+    /// How long proxied requests took while a fault went on, in microseconds; not at a proxy that the harness had down.
+    pub took_in_faults: Spread,
+    /// The same while none did.
+    pub took_otherwise: Spread,
     /// What was seen.
     pub seen: Vec<Sometimes>,
     /// What else was measured, in words.

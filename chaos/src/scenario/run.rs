@@ -1,28 +1,26 @@
 //! Runs a scenario: well for a while, fault by fault, healed, well again, judged.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Figures, Outcome, SaysNothing, Scenario, Sometimes, Step, Verdict, gaps, healthy, report};
+use super::verdict::{self, WRITES_MIN};
+use super::{OfTheHarness, Outcome, Scenario, Sometimes, Step, circumstances, logs, place, report};
 use crate::arena::{Arena, Planted};
-use crate::check::{self, Breach, Truth};
+use crate::check::{self, Breach};
 use crate::herd::{Back, Herd};
-use crate::history::{BEGUN, Call, Event, FaultMark, FrameKind, Outcome as Answer, Recorder, ops, stands};
+use crate::history::{BEGUN, Event, FaultMark, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
 use crate::patience::until;
 use crate::power_cut::copy_tree;
 use crate::rewinds;
-use crate::workload::{Board, Size, Workload};
+use crate::workload::{Board, Workload};
 
 /// How long everything is well before the first fault: an election in it makes the run invalid.
 const WELL: Duration = Duration::from_secs(2);
-/// Acknowledged writes without which nothing was tried.
-const WRITES_MIN: u64 = 20;
 /// How long a cluster may take to acknowledge writes again after a heal.
 const BACK_MAX: Duration = Duration::from_secs(20);
 /// How long after a heal every proxy must be where the writes are (law 8).
@@ -43,6 +41,8 @@ pub struct Order {
     pub seed: u64,
     /// Faults instead of those that the seed would give.
     pub schedule: Option<Vec<Step>>,
+    /// Whether it is run once more: then the first report stays where it is.
+    pub again: bool,
     /// Where its directory is made.
     pub reports: PathBuf,
     /// Which addresses it takes.
@@ -51,72 +51,84 @@ pub struct Order {
     pub planted: Option<Planted>,
 }
 
+impl Order {
+    /// A scenario as it is, under a seed.
+    #[must_use]
+    pub fn new(scenario: &'static Scenario, seed: u64, reports: PathBuf, layout: Layout) -> Self {
+        Self { scenario, seed, schedule: None, again: false, reports, layout, planted: None }
+    }
+}
+
 /// Runs it, and leaves a report.
 ///
 /// # Errors
-/// When the harness itself could not do it; that is no verdict.
+/// When not even a report could be left.
 pub async fn run(order: &Order) -> Result<Outcome> {
     let began = Instant::now();
-    let directory = order.reports.join(format!("{}-{}", order.scenario.name, order.seed));
-    if directory.exists() {
-        fs::remove_dir_all(&directory)?;
-    }
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    let mut luck = Luck::of(&[order.seed]);
-    let schedule = order.schedule.clone().unwrap_or_else(|| (order.scenario.plan)(&mut luck));
-    fs::write(directory.join("schedule.json"), serde_json::to_string_pretty(&schedule)?)?;
-    let again = format!("chaos run {} --seed {} --schedule schedule.json\n", order.scenario.name, order.seed);
-    fs::write(directory.join("repro"), again)?;
+    let (schedule, mut luck) = place::chances(order);
+    let directory = place::prepare(order, &schedule)?;
+    let circumstances = circumstances::told(order.planted.as_ref());
     let recorder = Recorder::create(&directory.join("history.jsonl"))?;
-    let mut arena = Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await?;
-    arena.recorder = Some(recorder.clone());
-    let lived = live(&mut arena, order.scenario.needs.size, &schedule, &mut luck, order.seed, &recorder).await;
-    keep_logs(arena.cluster.dir(), &directory)?;
-    let cluster_dir = arena.cluster.dir().to_owned();
-    if lived.is_err() {
-        // As they are: nothing more is written to them.
-        arena.cluster.cps.clear();
-        if let Err(why) = copy_tree(&cluster_dir, &directory.join("disks")) {
-            println!("the disks could not be kept: {why:#}");
+    let lived = match Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await {
+        Ok(mut arena) => {
+            arena.recorder = Some(recorder.clone());
+            let lived = live(&mut arena, order, &schedule, &mut luck, &recorder).await;
+            logs::keep(arena.cluster.dir(), &directory)?;
+            if lived.is_err() {
+                keep_disks(&mut arena, &directory);
+            }
+            lived
         }
-    }
-    drop(arena);
-    let history = recorder.events()?;
-    let (notes, broken) = match lived {
-        Ok(notes) => (notes, None),
-        // What did not come back in time, and what could not be done: both say something is wrong.
-        Err(why) => (Notes::default(), Some(Breach { law: "it-heals", what: format!("{why:#}") })),
+        Err(why) => Err(why.context(OfTheHarness)),
     };
+    let history = recorder.events()?;
     let mut breaches = check::all(&history);
-    breaches.extend(broken);
-    breaches.extend(notes.breaches.iter().cloned());
-    let figures = count(&history, notes);
-    let verdict = judge(order.scenario, &history, &figures, breaches);
+    let (notes, trouble) = match lived {
+        Ok(notes) => (notes, None),
+        Err(why) if why.is::<OfTheHarness>() => (Notes::default(), Some(format!("{why:#}"))),
+        // What did not come back in time, and what was not done: both say something is wrong.
+        Err(why) => {
+            breaches.push(Breach { law: "it-heals", what: format!("{why:#}") });
+            (Notes::default(), None)
+        }
+    };
+    breaches.extend(notes.breaches);
+    breaches.extend(logs::panics(&directory, &schedule)?);
+    let figures = verdict::count(&history, notes.remarks);
+    let verdict = verdict::judge(order.scenario, &history, &figures, breaches, trouble);
     let outcome = Outcome { verdict, figures, directory, took: began.elapsed() };
-    report::write(order, &schedule, &history, &outcome)?;
+    report::write(order, &schedule, &history, &circumstances, &outcome)?;
     Ok(outcome)
+}
+
+/// Everybody's files as they were left: nothing more is written to them.
+fn keep_disks(arena: &mut Arena, directory: &Path) {
+    let from = arena.cluster.dir().to_owned();
+    arena.cluster.cps.clear();
+    if let Err(why) = copy_tree(&from, &directory.join("disks")) {
+        println!("the disks could not be kept: {why:#}");
+    }
 }
 
 /// What is seen while it runs, and not by anybody who writes the history.
 #[derive(Debug, Default)]
 struct Notes {
-    converged_ms: Vec<u64>,
     breaches: Vec<Breach>,
     remarks: Vec<String>,
 }
 
 async fn live(
     arena: &mut Arena,
-    size: Size,
+    order: &Order,
     schedule: &[Step],
     luck: &mut Luck,
-    seed: u64,
     recorder: &Recorder,
 ) -> Result<Notes> {
-    let board = Board::default();
+    let (board, size) = (Board::default(), order.scenario.needs.size);
     // A herd that comes is no part of what is well before the first fault.
-    let first = come_back(arena.herd.clone()).await.context("the herd at first")?;
-    let mut workload = Workload::start(&arena.cluster, size, seed, recorder, &board).await?;
+    let first = come_back(arena.herd.clone()).await.context("the herd at first").context(OfTheHarness)?;
+    let mut workload =
+        Workload::start(&arena.cluster, size, order.seed, recorder, &board).await.context(OfTheHarness)?;
     let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
     // Whatever ended it: who still asks something does not know what comes of it.
     workload.break_off().await;
@@ -136,7 +148,8 @@ async fn go_through(
     let mark = |what: String, begins: bool| recorder.note(Event::Fault(FaultMark { at: recorder.now(), what, begins }));
     let mut notes = Notes::default();
     tokio::time::sleep(WELL).await;
-    workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault")?;
+    workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault").context(OfTheHarness)?;
+    let snapshots = logs::installed(arena.cluster.dir())?;
     for step in schedule {
         tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
         let what = step.fault.describe();
@@ -148,16 +161,17 @@ async fn go_through(
         let (went, herd) = tokio::join!(running.heal(arena), come_back(herd));
         went.with_context(|| format!("{what} is healed"))?;
         mark(what.clone(), false);
-        let healed = Instant::now();
         if let Some(back) = herd.with_context(|| format!("the herd after {what}"))? {
             notes.remarks.push(format!("from the heal of {what} on, {}", followed(back)));
             notes.remarks.extend(gather(arena, &format!("after {what}")).await?);
         }
         workload.more(WRITES_MIN, BACK_MAX).await.with_context(|| format!("writes after {what}"))?;
         converge(arena, board).await.with_context(|| format!("proxies after {what}"))?;
-        notes.converged_ms.push(u64::try_from(healed.elapsed().as_millis())?);
     }
     workload.more(WRITES_MIN, BACK_MAX).await?;
+    if logs::installed(arena.cluster.dir())? > snapshots {
+        recorder.saw(Sometimes::Snapshot);
+    }
     workload.stop_clients(LAST_READS_MAX).await?;
     if arena.herd.is_some() {
         notes.remarks.extend(gather(arena, "at last").await?);
@@ -264,88 +278,4 @@ async fn audit(arena: &Arena) -> Result<Option<String>> {
     // Row by row: what is current is the state at the cursor.
     let held = api.call("GET", "/v1/record/verify", &[], String::new()).await?.expect(&[200])?.json()?;
     Ok((held["good"] != true).then(|| format!("what is current in it is not the state: {held}")))
-}
-
-fn keep_logs(from: &Path, to: &Path) -> Result<()> {
-    for item in fs::read_dir(from)? {
-        let path = item?.path();
-        if path.extension().is_some_and(|extension| extension == "log") {
-            fs::copy(&path, to.join(path.file_name().context("a file has a name")?))?;
-        }
-    }
-    Ok(())
-}
-
-fn count(history: &[Event], notes: Notes) -> Figures {
-    let mut figures = Figures { converged_ms: notes.converged_ms, remarks: notes.remarks, ..Figures::default() };
-    for op in ops(history) {
-        figures.operations += 1;
-        if matches!(op.call, Call::Write { .. }) {
-            match op.outcome {
-                Answer::Ok { .. } => figures.acknowledged += 1,
-                Answer::Unknown { .. } => figures.unknown += 1,
-                Answer::Fail { .. } => {}
-            }
-        }
-    }
-    for event in history {
-        match event {
-            Event::Frame(_) => figures.frames += 1,
-            Event::Rate(rate) => figures.requests += rate.sent,
-            Event::Failure(_) => figures.failed_requests += 1,
-            _ => {}
-        }
-    }
-    figures.gaps_ms = gaps::in_faults(history).iter().map(|gap| gap / 1000).collect();
-    let terms: Vec<u64> = stands(history).map(|stand| stand.term).filter(|term| *term > 0).collect();
-    figures.terms = terms.iter().max().zip(terms.iter().min()).map_or(0, |(most, least)| most - least);
-    figures.seen = seen(history, &figures);
-    figures
-}
-
-fn seen(history: &[Event], figures: &Figures) -> Vec<Sometimes> {
-    let failed = |wanted: u16| ops(history).any(|op| op.outcome == Answer::Fail { status: wanted });
-    let opened = |node: u16| {
-        let of_node = crate::history::frames(history).filter(|frame| frame.node == node);
-        of_node.filter(|frame| matches!(frame.kind, FrameKind::Opened { position, .. } if position.1 > 0)).count()
-    };
-    let heads = stands(history).fold((0, false), |(head, behind), stand| {
-        let lags = stand.who.starts_with("dp-") && stand.position.1 + 20 < head;
-        (head.max(stand.position.1), behind || lags)
-    });
-    let all = [
-        (Sometimes::Election, figures.terms > 0),
-        (Sometimes::Unknown, figures.unknown > 0),
-        (Sometimes::Resume, (1..=9).any(|node| opened(node) > 0)),
-        (Sometimes::Refused, failed(503)),
-        (Sometimes::Lost, failed(412)),
-        (Sometimes::Behind, heads.1),
-    ];
-    all.into_iter().filter(|(_, was)| *was).map(|(what, _)| what).collect()
-}
-
-fn judge(scenario: &Scenario, history: &[Event], figures: &Figures, breaches: Vec<Breach>) -> Verdict {
-    if !breaches.is_empty() {
-        return Verdict::Failed(breaches);
-    }
-    if let Some(why) = healthy::disturbance(history) {
-        return Verdict::Invalid(SaysNothing::Disturbed(why));
-    }
-    let idle = |why| Verdict::Invalid(SaysNothing::Idle(why));
-    if figures.acknowledged < WRITES_MIN
-        || figures.requests == 0
-        || figures.frames == 0
-        || !stands(history).any(|s| s.term > 0)
-    {
-        return idle(format!("too little happened: {figures:?}"));
-    }
-    let missing: Vec<&Sometimes> = scenario.wants.iter().filter(|wanted| !figures.seen.contains(wanted)).collect();
-    if !missing.is_empty() {
-        return idle(format!("it never saw {missing:?}"));
-    }
-    // A truth that knows of no write proves nothing of writes.
-    if Truth::of(history).by_key.len() < 3 {
-        return idle("hardly any key was written".to_owned());
-    }
-    Verdict::Valid
 }
