@@ -54,12 +54,14 @@ pub struct Needs {
 /// Programs with something planted in them.
 #[derive(Clone, Debug)]
 pub struct Planted {
+    /// What it is called on the command line.
+    pub name: &'static str,
     /// The control-plane node.
     pub cp: PathBuf,
     /// The proxy.
     pub dp: PathBuf,
-    /// What is planted.
-    pub environment: (OsString, OsString),
+    /// What plants it; without it they are as they should be.
+    pub environment: Option<(OsString, OsString)>,
 }
 
 /// All of it. Everything in it ends when this is dropped.
@@ -188,14 +190,14 @@ impl Arena {
         for cp in &mut self.cluster.cps {
             cp.terminate(STOP_MAX).await?;
             cp.program(planted.cp.clone());
-            cp.environment([planted.environment.clone()]);
+            cp.environment(planted.environment.clone());
         }
         let all: Vec<u16> = self.cluster.cps.iter().map(|cp| cp.number).collect();
         self.run_again(&all).await?;
         for dp in &mut self.cluster.dps {
             dp.terminate(STOP_MAX).await?;
             dp.program(planted.dp.clone());
-            dp.environment([planted.environment.clone()]);
+            dp.environment(planted.environment.clone());
             dp.run()?;
             dp.answers().await?;
         }

@@ -1,15 +1,16 @@
 //! `chaos`: the demo, and scenarios by hand.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use chaos::layout::Layout;
 use chaos::luck::Luck;
-use chaos::mutants;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
-use chaos::{check, demo, history, wide_fleet};
+use chaos::summary::Summary;
+use chaos::{check, demo, history, leftovers, mutants, wide_fleet};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -44,9 +45,12 @@ enum Command {
         /// Decides everything that it leaves open.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Faults from a file instead of those of the seed.
+        /// Faults from a file instead of those of the seed. The report is left in a directory that ends with `-again`.
         #[arg(long)]
         schedule: Option<PathBuf>,
+        /// A bug that is planted in every program; see `chaos mutants`. Needs `make failing`.
+        #[arg(long)]
+        mutant: Option<String>,
     },
     /// Runs every scenario once.
     Matrix {
@@ -108,8 +112,12 @@ enum Command {
         #[arg(required = true)]
         histories: Vec<PathBuf>,
     },
-    /// Removes what runs have left behind: reports, and directories of clusters that were not taken down.
-    Gc,
+    /// Ends and removes what runs have left behind that were killed themselves.
+    Gc {
+        /// Also every report under `target/chaos`.
+        #[arg(long)]
+        reports: bool,
+    },
 }
 
 #[tokio::main]
@@ -123,7 +131,7 @@ async fn main() -> ExitCode {
             scenario::ALL.iter().for_each(|scenario| println!("{:18} {}", scenario.name, scenario.about));
             Ok(true)
         }
-        Command::Run { scenario, seed, schedule } => run_one(&scenario, seed, schedule).await,
+        Command::Run { scenario, seed, schedule, mutant } => run_one(&scenario, seed, schedule, mutant.as_deref()).await,
         Command::Matrix { seed } => matrix(seed).await,
         Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
         Command::Soup { minutes, hours, seed } => soup(Duration::from_secs(60 * (60 * hours + minutes)), seed).await,
@@ -135,7 +143,7 @@ async fn main() -> ExitCode {
             })
         }
         Command::Judge { histories } => judge(&histories),
-        Command::Gc => gc().map(|()| true),
+        Command::Gc { reports } => gc(reports).map(|()| true),
     };
     match held {
         Ok(true) => ExitCode::SUCCESS,
@@ -178,15 +186,24 @@ async fn hunt_mutants(only: &[String], seeds: u64) -> Result<bool> {
     let chosen: Vec<_> =
         mutants::ALL.iter().filter(|mutant| only.is_empty() || only.iter().any(|name| name == mutant.name)).collect();
     let mut termination = Termination::listen()?;
+    let (layout, reports) = (Layout::Test { cluster: 0 }, Path::new(REPORTS).join("mutants"));
+    let scenarios: BTreeSet<&str> = chosen.iter().map(|mutant| mutant.scenario).collect();
+    for scenario in scenarios {
+        let told = tokio::select! {
+            told = mutants::control(scenario, layout, reports.clone()) => told?,
+            signal = termination.next() => return Err(Interrupted(signal).into()),
+        };
+        // What breaks a law without any bug would be found whatever is planted.
+        println!("{:36} {scenario:16} {told}", mutants::NOTHING);
+    }
     let mut found = 0;
     for mutant in &chosen {
-        let reports = PathBuf::from(REPORTS).join("mutants");
         let hunt = tokio::select! {
-            hunt = mutants::hunt(mutant, Layout::Test { cluster: 0 }, seeds, reports) => hunt?,
-            signal = termination.next() => anyhow::bail!("{signal}"),
+            hunt = mutants::hunt(mutant, layout, seeds, reports.clone()) => hunt?,
+            signal = termination.next() => return Err(Interrupted(signal).into()),
         };
-        found += usize::from(!hunt.broken.is_empty());
-        let verdict = if hunt.broken.is_empty() { "MISSED".to_owned() } else { hunt.broken.join(", ") };
+        found += usize::from(hunt.found);
+        let verdict = if hunt.found { hunt.broken.join(", ") } else { format!("MISSED {}", hunt.broken.join(", ")) };
         let (name, scenario, runs, seconds) = (mutant.name, mutant.scenario, hunt.runs, hunt.took.as_secs());
         println!("{name:36} {scenario:16} {runs} runs {seconds:4} s  {verdict}");
         hunt.invalid.iter().for_each(|why| println!("    no verdict: {why}"));
@@ -196,17 +213,18 @@ async fn hunt_mutants(only: &[String], seeds: u64) -> Result<bool> {
 }
 
 fn order(scenario: &'static Scenario, seed: u64) -> Order {
-    let layout = Layout::Test { cluster: 0 };
-    Order { scenario, seed, schedule: None, reports: REPORTS.into(), layout, planted: None }
+    Order::new(scenario, seed, REPORTS.into(), Layout::Test { cluster: 0 })
 }
 
-async fn run_one(name: &str, seed: u64, schedule: Option<PathBuf>) -> Result<bool> {
+async fn run_one(name: &str, seed: u64, schedule: Option<PathBuf>, mutant: Option<&str>) -> Result<bool> {
     let scenario = scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))?;
     let mut order = order(scenario, seed);
     if let Some(file) = schedule {
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         order.schedule = Some(serde_json::from_str(&text).with_context(|| file.display().to_string())?);
+        order.again = true;
     }
+    order.planted = mutant.map(mutants::programs).transpose()?;
     let outcome = run(&order).await?;
     Ok(outcome.verdict == Verdict::Valid)
 }
@@ -247,11 +265,32 @@ async fn run(order: &Order) -> Result<Outcome> {
 }
 
 async fn matrix(seed: u64) -> Result<bool> {
-    let mut total = Total::default();
+    let mut summary = Summary::default();
     for scenario in scenario::ALL {
-        total.add(run(&order(scenario, seed)).await, scenario.name)?;
+        take(&mut summary, scenario, &run(&order(scenario, seed)).await)?;
     }
-    Ok(total.tell())
+    tell(&summary)
+}
+
+/// A run that could not be made does not keep the others from being made; being interrupted does.
+fn take(summary: &mut Summary, scenario: &Scenario, outcome: &Result<Outcome>) -> Result<()> {
+    match outcome {
+        Ok(outcome) => summary.take(scenario.name, outcome),
+        Err(why) if why.is::<Interrupted>() => anyhow::bail!("{why}"),
+        Err(why) => {
+            println!("{:18} could not be run: {why:#}", scenario.name);
+            summary.take_failure(scenario.name);
+        }
+    }
+    Ok(())
+}
+
+/// Tells what came of all, and leaves it as a page; whether they held.
+fn tell(summary: &Summary) -> Result<bool> {
+    println!("{}", summary.told());
+    let page = Path::new(REPORTS).join("summary.md");
+    std::fs::write(&page, summary.page()).with_context(|| page.display().to_string())?;
+    Ok(summary.all_held())
 }
 
 /// Faults of one run, at least: a run takes a while to be well before the first one, and to be judged.
@@ -259,40 +298,28 @@ const FAULTS_A_RUN: usize = 20;
 
 async fn repeat(name: &str, faults: usize, first: u64) -> Result<bool> {
     let scenario = scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))?;
-    let (mut total, mut gaps, mut converged) = (Total::default(), Vec::new(), Vec::new());
+    let (mut summary, mut done) = (Summary::default(), 0);
     for seed in first.. {
-        if converged.len() >= faults {
+        if done >= faults {
             break;
         }
-        let mut luck = Luck::of(&[seed]);
+        let mut luck = scenario::plan_luck(seed);
         let mut schedule = (scenario.plan)(&mut luck);
         anyhow::ensure!(!schedule.is_empty(), "nothing goes wrong in {name}");
-        while schedule.len() < FAULTS_A_RUN.min(faults - converged.len()) {
+        while schedule.len() < FAULTS_A_RUN.min(faults - done) {
             schedule.extend((scenario.plan)(&mut luck));
         }
         let outcome = run(&Order { schedule: Some(schedule), ..order(scenario, seed) }).await?;
-        gaps.extend(&outcome.figures.gaps_ms);
-        converged.extend(&outcome.figures.converged_ms);
-        total.take(outcome);
+        done += outcome.figures.converged_ms.len();
+        summary.take(name, &outcome);
     }
-    println!("{} faults", converged.len());
-    println!("longest time without an acknowledged write, ms: {}", spread(gaps));
-    println!("from a heal until every proxy has a later write, ms: {}", spread(converged));
-    Ok(total.tell())
-}
-
-/// Median, 99th of a hundred, and the largest.
-fn spread(mut values: Vec<u64>) -> String {
-    values.sort_unstable();
-    let at = |of_100: usize| values.get((values.len() * of_100).div_ceil(100).saturating_sub(1)).copied();
-    match (at(50), at(99), values.last()) {
-        (Some(median), Some(p99), Some(most)) => format!("p50 {median}, p99 {p99}, most {most}, of {}", values.len()),
-        _ => "none".to_owned(),
-    }
+    println!("{done} faults");
+    println!("{}", summary.told());
+    Ok(summary.all_held())
 }
 
 async fn soup(lasts: Duration, first: u64) -> Result<bool> {
-    let (began, mut total) = (Instant::now(), Total::default());
+    let (began, mut summary) = (Instant::now(), Summary::default());
     for seed in first.. {
         if began.elapsed() >= lasts {
             break;
@@ -305,9 +332,9 @@ async fn soup(lasts: Duration, first: u64) -> Result<bool> {
         {
             std::fs::remove_dir_all(&held.directory)?;
         }
-        total.add(outcome, scenario::ALL[at].name)?;
+        take(&mut summary, &scenario::ALL[at], &outcome)?;
     }
-    Ok(total.tell())
+    tell(&summary)
 }
 
 /// A signal has ended it.
@@ -322,50 +349,6 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-#[derive(Default)]
-struct Total {
-    runs: u64,
-    valid: u64,
-    invalid: u64,
-    acknowledged: u64,
-    requests: u64,
-    failed_requests: u64,
-}
-
-impl Total {
-    /// A run that could not be made does not keep the others from being made; being interrupted does.
-    fn add(&mut self, outcome: Result<Outcome>, name: &str) -> Result<()> {
-        match outcome {
-            Err(why) if why.is::<Interrupted>() => return Err(why),
-            Err(why) => {
-                self.runs += 1;
-                self.invalid += 1;
-                println!("{name:18} could not be run: {why:#}");
-            }
-            Ok(outcome) => self.take(outcome),
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, outcome: Outcome) {
-        self.runs += 1;
-        self.valid += u64::from(outcome.verdict == Verdict::Valid);
-        self.invalid += u64::from(matches!(outcome.verdict, Verdict::Invalid(_)));
-        self.acknowledged += outcome.figures.acknowledged;
-        self.requests += outcome.figures.requests;
-        self.failed_requests += outcome.figures.failed_requests;
-    }
-
-    /// Whether all of them held. One that says nothing has not.
-    fn tell(&self) -> bool {
-        println!(
-            "{} of {} runs held, {} say nothing; {} writes acknowledged, {} of {} proxied requests failed",
-            self.valid, self.runs, self.invalid, self.acknowledged, self.failed_requests, self.requests
-        );
-        self.valid == self.runs
-    }
-}
-
 /// Judges histories again; whether all of them hold.
 fn judge(histories: &[PathBuf]) -> Result<bool> {
     let mut held = true;
@@ -378,19 +361,11 @@ fn judge(histories: &[PathBuf]) -> Result<bool> {
     Ok(held)
 }
 
-/// A cluster's directory is removed by whoever made it; one whose maker was killed is still here.
-fn gc() -> Result<()> {
-    let _ = std::fs::remove_dir_all(REPORTS);
-    let mut commands = String::new();
-    for process in std::fs::read_dir("/proc")?.flatten() {
-        commands.push_str(&String::from_utf8_lossy(&std::fs::read(process.path().join("cmdline")).unwrap_or_default()));
+/// Ends and removes what killed runs have left behind; and reports, where that is asked for.
+fn gc(reports: bool) -> Result<()> {
+    if reports && Path::new(REPORTS).exists() {
+        println!("removing {REPORTS}");
+        std::fs::remove_dir_all(REPORTS).context(REPORTS)?;
     }
-    for item in std::fs::read_dir(std::env::temp_dir())?.flatten() {
-        let name = item.file_name().to_string_lossy().into_owned();
-        if name.starts_with("holdfast-") && !commands.contains(&name) {
-            println!("removing {}", item.path().display());
-            std::fs::remove_dir_all(item.path())?;
-        }
-    }
-    Ok(())
+    leftovers::collect(&std::env::temp_dir(), |what| println!("{what}"))
 }
