@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::leftovers;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -170,7 +171,7 @@ impl Postgres {
 
     fn place(name: &str, address: &str) -> Result<Self> {
         ensure!(Path::new(BIN).join("postgres").is_file(), "PostgreSQL 15 is missing: run `make postgres`");
-        let dir = tempfile::Builder::new().prefix("holdfast-pg-").tempdir()?;
+        let dir = leftovers::directory("pg-")?;
         if let Some((uid, gid)) = unprivileged()? {
             std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
             chown(dir.path(), Some(uid), Some(gid))?;

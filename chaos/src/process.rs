@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use crate::leftovers;
+
 /// Sends a process what Ctrl-C sends it (SIGINT).
 ///
 /// # Errors
@@ -70,7 +72,11 @@ impl Process {
         }
         command.envs(environment.iter().map(|(key, value)| (key, value)));
         let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        let process = Self { name: name.to_owned(), child, log };
+        if let Some(pid) = process.pid() {
+            leftovers::note(dir, pid)?;
+        }
+        Ok(process)
     }
 
     /// Its process id; `None` when it has ended.

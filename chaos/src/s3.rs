@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::check::Breach;
+use crate::leftovers;
 use crate::pointers::Pointers;
 
 /// Who may use it.
@@ -94,7 +95,7 @@ impl S3 {
     /// # Errors
     /// When it cannot listen.
     pub fn start(address: &str) -> Result<Self> {
-        let root = tempfile::Builder::new().prefix("holdfast-s3-").tempdir()?;
+        let root = leftovers::directory("s3-")?;
         std::fs::create_dir(root.path().join(BUCKET))?;
         let files = s3s_fs::FileSystem::new(root.path()).map_err(|e| anyhow::anyhow!("{e:?}"))?;
         let mut builder = S3ServiceBuilder::new(files);

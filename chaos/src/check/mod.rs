@@ -59,12 +59,30 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("transactions-are-atomic", transactions::check),
 ];
 
+/// Laws that are held outside of a history: in S3, in PostgreSQL, in logs, and by whoever runs a scenario.
+const OUTSIDE: [&str; 7] = [
+    "archive-is-the-cluster",
+    "it-heals",
+    "nobody-panics",
+    "pointer-names-what-is-there",
+    "pointer-never-goes-back",
+    "record-is-a-gapless-prefix",
+    "record-never-goes-back",
+];
+
+/// The names of all laws.
+#[must_use]
+pub fn laws() -> Vec<&'static str> {
+    let checked = CHECKS.iter().map(|(law, _)| *law);
+    checked.chain([truth::LAW]).chain(OUTSIDE).collect()
+}
+
 /// Holds a history against every law.
 #[must_use]
 pub fn all(history: &[Event]) -> Vec<Breach> {
     let truth = Truth::of(history);
     let mut breaches: Vec<Breach> =
-        truth.contradictions.iter().map(|what| Breach { law: "one-history", what: what.clone() }).collect();
+        truth.contradictions.iter().map(|what| Breach { law: truth::LAW, what: what.clone() }).collect();
     for (law, check) in CHECKS {
         breaches.extend(check(history, &truth).into_iter().take(TOLD_MAX).map(|what| Breach { law, what }));
     }

@@ -15,6 +15,7 @@ pub use cp::Cp;
 pub use dp::{Dp, ProxyView};
 
 use crate::layout::Layout;
+use crate::leftovers;
 use crate::patience::until;
 
 /// How long a cluster may take to have a leader, and a node to be ready, on a busy machine.
@@ -41,7 +42,7 @@ impl Cluster {
     /// # Errors
     /// When there is no room for its files.
     pub fn new(layout: Layout) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("holdfast-").tempdir().context("no directory for a cluster")?;
+        let dir = leftovers::directory("").context("no directory for a cluster")?;
         Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), dir })
     }
 

@@ -10,20 +10,14 @@ async fn holds(name: &str) {
     let mut disturbed = Vec::new();
     while disturbed.len() < RUNS_MAX {
         let reports = tempfile::tempdir().unwrap();
-        let order = Order {
-            scenario: scenario::find(name).unwrap(),
-            seed: 1,
-            schedule: None,
-            reports: reports.path().to_owned(),
-            layout: Layout::Test { cluster: 0 },
-            planted: None,
-        };
+        let layout = Layout::Test { cluster: 0 };
+        let order = Order::new(scenario::find(name).unwrap(), 1, reports.path().to_owned(), layout);
         let outcome = scenario::run(&order).await.unwrap();
         println!("{:?}", outcome.figures);
         match outcome.verdict {
             Verdict::Valid => return,
             Verdict::Invalid(SaysNothing::Disturbed(why)) => disturbed.push(why),
-            Verdict::Invalid(SaysNothing::Idle(why)) => panic!("{name} says nothing: {why}"),
+            Verdict::Invalid(why) => panic!("{name} says nothing: {why}"),
             Verdict::Failed(breaches) => panic!("{breaches:?}; see {}", reports.keep().display()),
         }
     }
