@@ -2,15 +2,26 @@
 
 use std::process::Command;
 
+/// What a debug build says instead: it is not built again after each commit, so what it would say is soon not so.
+const DEBUG: &str = "debug";
+
 fn main() {
-    let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
+    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let commit = match is_release {
+        true => git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned()),
+        false => DEBUG.to_owned(),
+    };
     println!("cargo::rustc-env=HOLDFAST_COMMIT={commit}");
     println!("cargo::rustc-env=HOLDFAST_TARGET={}", std::env::var("TARGET").unwrap_or_default());
     // Without this cargo would rebuild at every change of any file of the crate.
     println!("cargo::rerun-if-changed=build.rs");
-    // Where it is differs in a worktree; and what is not there would be rebuilt for every time.
-    if let Some(head) = git(&["rev-parse", "--git-path", "HEAD"]) {
-        println!("cargo::rerun-if-changed={head}");
+    // HEAD changes with another branch, its log with each commit. Where they are differs in a worktree; and what is not there
+    // would be rebuilt for every time.
+    for file in ["HEAD", "logs/HEAD"] {
+        let path = git(&["rev-parse", "--git-path", file]);
+        if let Some(path) = path.filter(|path| is_release && std::path::Path::new(path).exists()) {
+            println!("cargo::rerun-if-changed={path}");
+        }
     }
 }
 

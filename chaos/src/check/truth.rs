@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::history::{Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value, frames};
 
+/// The law that its witnesses do not contradict each other.
+pub(super) const LAW: &str = "one-history";
+
 /// One logical write: several attempts under one request id are one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Write {

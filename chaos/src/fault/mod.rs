@@ -91,8 +91,12 @@ pub enum Fault {
     PauseProxy,
     /// A follower cuts itself off, and proxies lose the node that they follow: the lagging one is what they find first.
     Lagging,
-    /// The power of every node goes at once: what no sync covered is lost.
-    PowerCut,
+    /// The power goes, of every node at once where it is all: what no sync covered is lost.
+    PowerCut {
+        /// Whose.
+        #[serde(default = "all")]
+        whom: Whom,
+    },
     /// The leader dies, and the power of every node goes when another one has voted: all that no sync covered is lost.
     VoteCut,
     /// A follower's disk is thrown away; it must not come back as itself.
@@ -163,6 +167,11 @@ pub enum Fault {
     FreezePostgres,
 }
 
+/// Whom a power cut is of whose schedule does not say so.
+fn all() -> Whom {
+    Whom::All
+}
+
 /// A fault that goes on.
 pub trait Running: Send {
     /// Ends it. What it has ended is started again.
@@ -189,7 +198,7 @@ impl Fault {
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),
             Self::Lagging => network::lagging(arena, luck).await,
-            Self::PowerCut => power::start(arena, luck).await,
+            Self::PowerCut { whom } => power::start(arena, whom, luck).await,
             Self::VoteCut => power::after_vote(arena).await,
             Self::Wipe => disk::wipe(arena, luck).await,
             Self::Flip => corrupt::start(arena, luck).await,
@@ -216,5 +225,18 @@ impl Fault {
     #[must_use]
     pub fn describe(self) -> String {
         serde_json::to_string(&self).unwrap_or_default().replace(['{', '}', '"'], "").replace("fault:", "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fault, Whom};
+
+    #[test]
+    fn a_power_cut_of_a_schedule_that_names_nobody_is_of_all() {
+        let read = |text| serde_json::from_str::<Fault>(text).unwrap();
+        assert_eq!(read(r#"{"fault":"power_cut"}"#), Fault::PowerCut { whom: Whom::All });
+        let one = Fault::PowerCut { whom: Whom::Leader };
+        assert_eq!(read(&serde_json::to_string(&one).unwrap()), one);
     }
 }

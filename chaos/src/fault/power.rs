@@ -1,4 +1,5 @@
-//! The power of all nodes goes at the same moment; what each had not synced is lost, wholly or in part, by the seed.
+//! The power of nodes goes, of all at the same moment or of one; what each had not synced is lost, wholly or in part, by the
+//! seed.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
-use super::Running;
+use super::{Running, Whom};
 use crate::arena::Arena;
 use crate::history::{At, Event, Recorder, Stand};
 use crate::luck::Luck;
@@ -68,8 +69,8 @@ pub(super) async fn after_vote(arena: &mut Arena) -> Result<Box<dyn Running>> {
     Ok(Box::new(Dark(numbers)))
 }
 
-pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
-    let numbers: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).collect();
+pub(super) async fn start(arena: &mut Arena, whom: Whom, luck: &mut Luck) -> Result<Box<dyn Running>> {
+    let numbers = arena.chosen(whom, luck).await?;
     let how = |seed: u64| if seed.is_multiple_of(ALL_LOST_IN) { Cut::AllLost } else { Cut::SomeLost { seed } };
     cut(arena, &numbers, || how(luck.draw())).await?;
     Ok(Box::new(Dark(numbers)))

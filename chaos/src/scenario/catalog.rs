@@ -1,6 +1,9 @@
 //! The scenarios. One more is an entry here.
 
-use super::Sometimes::{Behind, Election, Lost, Refused, Resume};
+use super::Sometimes::{
+    Behind, Election, Ended, FoundOut, Lost, RecordLag, Refused, Resume, S3Hit, SlowWrites, Snapshot, Unserved,
+    Volatile, WireUsed,
+};
 use super::{Scenario, Sometimes, Step};
 use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
@@ -51,36 +54,61 @@ pub const ALL: &[Scenario] = &[
         "the leader is cut off from other nodes; clients still talk to it",
         PLAIN,
         isolated_leader,
-        &[Election, Refused],
+        &[Election, Refused, WireUsed],
     ),
-    plain("one-way", "the leader hears nobody, then nobody hears it", PLAIN, one_way, &[Election]),
-    plain("partial", "two nodes do not reach each other, the third reaches both", PLAIN, partial, &[]),
-    plain("slow-wires", "everything between nodes takes 30 ms longer, each way", PLAIN, slow_wires, &[]),
-    plain("lossy-wires", "a tenth of what nodes send is lost once", PLAIN, lossy_wires, &[]),
+    plain("one-way", "the leader hears nobody, then nobody hears it", PLAIN, one_way, &[Election, WireUsed]),
+    plain("partial", "two nodes do not reach each other, the third reaches both", PLAIN, partial, &[WireUsed]),
+    plain("slow-wires", "everything between nodes takes 30 ms longer, each way", PLAIN, slow_wires, &[WireUsed]),
+    plain("lossy-wires", "a tenth of what nodes send is lost once", PLAIN, lossy_wires, &[WireUsed]),
     plain("lagging-follower", "proxies come back to a node that is behind them", PLAIN, lagging, &[Election, Resume]),
     plain("slow-proxy", "a proxy stops reading while writes go on", PLAIN, slow_proxy, &[Behind]),
-    plain("short-log", "proxies and nodes come back to where the log is gone", SHORT_LOG, short_log, &[Resume]),
+    plain("short-log", "a node comes back to where the log is gone", SHORT_LOG, short_log, &[Resume, Snapshot]),
     plain("nobody-left", "every node dies, and proxies are restarted meanwhile", PLAIN, nobody_left, &[Resume]),
-    plain("proxy-kill", "proxies die and start from their own disks", PLAIN, proxy_kill, &[]),
+    plain("proxy-kill", "proxies die and start from their own disks", PLAIN, proxy_kill, &[Unserved]),
     plain("power-cut", "the power of all nodes goes at once", POWER, power_cut, &[Election]),
+    plain(
+        "one-power-cut",
+        "the power of one node goes, of the leader or not",
+        POWER,
+        one_power_cut,
+        &[Election, Resume],
+    ),
     plain("vote-cut", "the power of all nodes goes when one has just voted", POWER, vote_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
     plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
-    plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[]),
-    plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[]),
-    plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[]),
-    plain("read-only-disk", "nothing on a node's disk can be changed any more", PLAIN, read_only, &[]),
-    plain("cut-proxy-write", "a proxy dies while it writes its first configuration", PLAIN, cut_proxy_write, &[]),
-    plain("failed-proxy-syncs", "no sync of a proxy's disk succeeds", PLAIN, failed_proxy_syncs, &[]),
-    plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[]),
+    plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[FoundOut]),
+    plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[Ended]),
+    plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[Ended]),
+    plain("read-only-disk", "nothing on a node's disk can be changed any more", PLAIN, read_only, &[Ended]),
+    plain(
+        "cut-proxy-write",
+        "a proxy dies while it writes its first configuration",
+        PLAIN,
+        cut_proxy_write,
+        &[Ended, Unserved],
+    ),
+    plain("failed-proxy-syncs", "no sync of a proxy's disk succeeds", PLAIN, failed_proxy_syncs, &[Volatile]),
+    plain("slow-disk", "syncs of the leader, then of a follower, take 300 ms", PLAIN, slow_disk, &[SlowWrites]),
     plain("rolling", "every node is restarted in order", PLAIN, rolling, &[Election, Resume]),
-    plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[]),
-    plain("postgres-freeze", "the record answers nothing", RECORD, postgres_freeze, &[]),
-    plain("postgres-failover", "the record fails over, and has lost its tail", STANDBY, postgres_failover, &[]),
+    plain("postgres-kill", "the record dies and comes back", RECORD, postgres_kill, &[RecordLag]),
+    plain("postgres-freeze", "the record answers nothing", RECORD, postgres_freeze, &[RecordLag]),
+    plain(
+        "postgres-failover",
+        "the record fails over, and has lost its tail",
+        STANDBY,
+        postgres_failover,
+        &[RecordLag],
+    ),
     plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[]),
     plain("members", "a follower loses its vote while the leader dies", PLAIN, members, &[Election]),
-    plain("archive-faults", "S3 fails, call by call, while leaders change", ARCHIVE, archive_faults, &[Election]),
+    plain(
+        "archive-faults",
+        "S3 fails, call by call, while leaders change",
+        ARCHIVE,
+        archive_faults,
+        &[Election, S3Hit],
+    ),
     plain("herd", "every node dies, and 2,000 subscribers come back at once", HERD, herd, &[Resume]),
     plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
     plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
@@ -168,7 +196,11 @@ fn proxy_kill(luck: &mut Luck) -> Vec<Step> {
 }
 
 fn power_cut(luck: &mut Luck) -> Vec<Step> {
-    (0..5).map(|_| step(luck, PowerCut, (10, 500))).collect()
+    (0..5).map(|_| step(luck, PowerCut { whom: All }, (10, 500))).collect()
+}
+
+fn one_power_cut(luck: &mut Luck) -> Vec<Step> {
+    [Leader, Follower, Leader, Follower].into_iter().map(|whom| step(luck, PowerCut { whom }, (300, 1500))).collect()
 }
 
 fn vote_cut(luck: &mut Luck) -> Vec<Step> {

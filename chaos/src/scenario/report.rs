@@ -15,8 +15,14 @@ const BAND: f64 = 120.0;
 /// Dots of each node and proxy that are drawn.
 const DOTS_MAX: usize = 400;
 
-pub(super) fn write(order: &Order, schedule: &[Step], history: &[Event], outcome: &Outcome) -> Result<()> {
-    let page = page(order, schedule, outcome);
+pub(super) fn write(
+    order: &Order,
+    schedule: &[Step],
+    history: &[Event],
+    circumstances: &[String],
+    outcome: &Outcome,
+) -> Result<()> {
+    let page = page(order, schedule, circumstances, outcome);
     fs::write(outcome.directory.join("report.md"), &page)?;
     let text = page.replace('&', "&amp;").replace('<', "&lt;");
     let html = format!(
@@ -41,13 +47,18 @@ impl Verdict {
     }
 }
 
-fn page(order: &Order, schedule: &[Step], outcome: &Outcome) -> String {
+fn page(order: &Order, schedule: &[Step], circumstances: &[String], outcome: &Outcome) -> String {
     let (figures, mut page) = (&outcome.figures, String::new());
     let mut line = |text: String| {
         let _ = writeln!(page, "{text}");
     };
     line(format!("# {} (seed {}): {}\n", order.scenario.name, order.seed, outcome.verdict.word()));
     line(format!("{}. Took {:.1} s.\n", order.scenario.about, outcome.took.as_secs_f64()));
+    if let Some(planted) = &order.planted {
+        line(format!("With a bug planted: {}.\n", planted.name));
+    }
+    circumstances.iter().for_each(|circumstance| line(format!("- {circumstance}")));
+    line(String::new());
     match &outcome.verdict {
         Verdict::Valid => {}
         Verdict::Invalid(why) => line(format!("It says nothing: {why}\n")),
@@ -67,7 +78,13 @@ fn page(order: &Order, schedule: &[Step], outcome: &Outcome) -> String {
         ("of these failed", figures.failed_requests.to_string()),
         ("terms", figures.terms.to_string()),
         ("longest ms without an acknowledgement in each fault", format!("{:?}", figures.gaps_ms)),
-        ("ms from each heal until all have a later write", format!("{:?}", figures.converged_ms)),
+        (
+            "ms from each heal, or the first write after it, until every proxy has that",
+            format!("{:?}", figures.converged_ms),
+        ),
+        ("us that a request took while a fault went on", figures.took_in_faults.to_string()),
+        ("us that a request took otherwise", figures.took_otherwise.to_string()),
+        ("faults that cut the power", figures.power_cuts.to_string()),
         ("seen", format!("{:?}", figures.seen)),
     ];
     rows.iter().for_each(|(what, value)| line(format!("| {what} | {value} |")));

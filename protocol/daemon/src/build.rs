@@ -3,7 +3,8 @@
 /// The version of Holdfast.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit it was built from, or `unknown` outside of a checkout.
+/// The commit that a release was built from, `unknown` when that was no checkout, or `debug`: a debug build is not made anew
+/// with each commit.
 pub const COMMIT: &str = env!("HOLDFAST_COMMIT");
 
 /// What `--version` prints behind the program's name.
