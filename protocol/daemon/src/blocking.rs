@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 thread_local! {
     static INLINE: Cell<bool> = const { Cell::new(false) };
@@ -16,12 +16,18 @@ pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Jo
     if is_inline() { tokio::spawn(async move { work() }) } else { tokio::task::spawn_blocking(work) }
 }
 
-/// Runs `work` where it may block, and waits for it. A panic in it goes on here.
+/// Runs `work` where it may block, and waits for it. A panic in it goes on here. When the runtime ends before it has begun, this
+/// never returns: whoever waits ends with the runtime.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match spawn(work).await {
+    done(spawn(work)).await
+}
+
+async fn done<T>(work: JoinHandle<T>) -> T {
+    match work.await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
-        // The task is never cancelled; so it panicked.
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Nobody but a runtime that ends cancels it.
+        Err(Err(_cancelled)) => std::future::pending().await,
     }
 }
 
@@ -34,4 +40,31 @@ pub fn is_inline() -> bool {
 /// From now on such work of this thread runs among its tasks. For simulations.
 pub fn run_inline_on_this_thread() {
     INLINE.set(true);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn work_that_a_runtime_which_has_ended_never_does_is_waited_for_without_a_panic() {
+        let ended = Builder::new_current_thread().build().unwrap();
+        let handle = ended.handle().clone();
+        ended.shutdown_background();
+        let work = handle.spawn_blocking(|| 7);
+        let state = pin!(done(work)).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(state, Poll::Pending), "{state:?}");
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "so it ends")]
+    async fn a_panic_of_the_work_goes_on_where_it_is_waited_for() {
+        run(|| panic!("so it ends")).await
+    }
 }
