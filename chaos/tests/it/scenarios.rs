@@ -1,6 +1,7 @@
 //! Scenarios of the matrix, each once: real nodes and proxies under load, a fault, and every checker over what happened.
 
 use chaos::layout::Layout;
+use chaos::mutants;
 use chaos::scenario::{self, Order, SaysNothing, Verdict};
 
 /// Runs of a machine that starves a node before anything was done to it, before a scenario is given up.
@@ -37,4 +38,14 @@ scenarios! {
     a_leader_that_is_killed_loses_nothing: "leader-kill",
     a_leader_that_is_cut_off_acknowledges_nothing_that_is_lost: "isolated-leader",
     with_nobody_left_proxies_restart_and_serve: "nobody-left",
+}
+
+/// A harness that finds no planted bug would find no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bug_that_is_planted_is_found_by_the_law_that_it_breaks() {
+    let reports = tempfile::tempdir().unwrap();
+    let mutant = mutants::ALL.iter().find(|mutant| mutant.name == "request-id-forgotten").unwrap();
+    let (layout, seeds) = (Layout::Test { cluster: 0 }, RUNS_MAX as u64);
+    let hunt = mutants::hunt(mutant, layout, seeds, reports.path().to_owned()).await.unwrap();
+    assert!(hunt.found, "{hunt:?}");
 }

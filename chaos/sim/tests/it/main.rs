@@ -103,7 +103,9 @@ fn all<T: Send>(seeds: impl Iterator<Item = T> + Send, each: impl Fn(T) + Sync) 
 fn no_seed_breaks_a_law() {
     let total = Mutex::new(Tally::default());
     let breaches = Mutex::new(Vec::new());
-    all(known().into_iter().chain(SEEDS), |seed| {
+    let known = known();
+    let others = SEEDS.filter(|seed| !known.contains(seed));
+    all(known.iter().copied().chain(others), |seed| {
         let (good, output) = sim(&["--seed", &seed.to_string()]);
         if !good {
             breaches.lock().unwrap().push(output);
