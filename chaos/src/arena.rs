@@ -20,7 +20,7 @@ use crate::power_cut::{Disk, Forgets, Journal, watched};
 use crate::process::Process;
 use crate::rewinds;
 use crate::scenario::Sometimes;
-use crate::wires::Wires;
+use crate::wires::{End, Wires};
 use crate::workload::Size;
 
 /// How long a node may take to stop.
@@ -43,6 +43,8 @@ pub struct Needs {
     pub clocks: bool,
     /// Disks of nodes whose power can be cut.
     pub watched_disks: bool,
+    /// Wires between proxies and nodes.
+    pub feed_wires: bool,
     /// Light subscribers beside the proxies.
     pub subscribers: usize,
     /// How much goes on.
@@ -110,7 +112,7 @@ impl Arena {
         let (mut cluster, mut wires) = (Cluster::new(layout)?, Wires::new());
         for number in 1..=needs.cps {
             let advertised = layout.link(number);
-            wires.add(number, &advertised, &layout.cp(number).peer).await?;
+            wires.add(End::Node(number), &advertised, &layout.cp(number).peer).await?;
             let advertise = format!("peer.advertise={advertised}");
             let mut settings = vec![&*advertise];
             settings.extend(needs.settings);
@@ -138,8 +140,10 @@ impl Arena {
         if needs.watched_disks {
             arena.watch_disks().await?;
         }
+        let follows = if needs.feed_wires { arena.wire_feeds(layout, needs.cps).await? } else { Vec::new() };
+        let follows: Vec<&str> = follows.iter().map(String::as_str).collect();
         for number in 1..=needs.dps {
-            arena.cluster.add_dp(number).await?;
+            arena.cluster.add_dp_with(number, &follows).await?;
         }
         if let Some(planted) = planted {
             arena.plant(planted).await?;
@@ -152,6 +156,17 @@ impl Arena {
             arena.herd = Some(Arc::new(Herd::start(needs.subscribers, &endpoints)?));
         }
         Ok(arena)
+    }
+
+    /// Makes wires to every node's feed; gives the settings of proxies that use them.
+    async fn wire_feeds(&mut self, layout: Layout, cps: u16) -> Result<Vec<String>> {
+        let mut links = Vec::new();
+        for number in 1..=cps {
+            let link = layout.feed_link(number);
+            self.wires.add(End::Feed(number), &link, &layout.cp(number).feed).await?;
+            links.push(link);
+        }
+        Ok(vec![format!("control_plane.endpoints=[{}]", links.join(", "))])
     }
 
     /// From here on it is known what each node's disk would keep of what it has written.

@@ -98,6 +98,15 @@ impl Layout {
         }
     }
 
+    /// The address of the link to the feed of control-plane node `number`.
+    #[must_use]
+    pub fn feed_link(self, number: u16) -> String {
+        match self {
+            Self::Test { .. } | Self::Golden => self.port(830 + number),
+            Self::Demo => format!("127.0.0.{}:9191", 30 + number),
+        }
+    }
+
     /// The address of PostgreSQL `number`, which counts from 1.
     #[must_use]
     pub fn postgres(self, number: u16) -> String {

@@ -1,7 +1,9 @@
-//! The network between control-plane nodes: a wire from each to each, in each direction, that can be cut, slow or lossy.
+//! The network between control-plane nodes, and between proxies and nodes: a wire from each to each, in each direction, that can
+//! be cut, slow or lossy.
 //!
 //! ```text
 //!   cp-1 --dials--> advertised address of cp-2 = a socket of ours --> peer.listen of cp-2
+//!   dp-1 --dials--> its endpoint for cp-2      = a socket of ours --> feed.listen of cp-2
 //! ```
 //!
 //! Works without root: a connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who
@@ -33,6 +35,19 @@ const ON_WIRE_MAX: usize = 256;
 /// What a lost packet costs: Linux retransmits after 200 ms at the earliest.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
+/// Where a wire ends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum End {
+    /// A node, for other nodes.
+    Node(u16),
+    /// A node, for proxies.
+    Feed(u16),
+    /// A proxy.
+    Proxy(u16),
+    /// Whoever is none of them: a command line, a test.
+    Other,
+}
+
 /// How a wire is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Wire {
@@ -55,7 +70,7 @@ pub struct Wires {
 #[derive(Debug, Default)]
 struct Net {
     /// From whom to whom, and how it is there.
-    states: Mutex<HashMap<(u16, u16), watch::Sender<Wire>>>,
+    states: Mutex<HashMap<(End, End), watch::Sender<Wire>>>,
     /// What was held, delayed or lost: parts, and connections that were not made.
     met: AtomicU64,
 }
@@ -67,13 +82,13 @@ impl Wires {
         Self { net: Arc::default(), accepting: Vec::new() }
     }
 
-    /// Leads whoever dials `listen` to node `number` at `target`.
+    /// Leads whoever dials `listen` to `end` at `target`.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn add(&mut self, number: u16, listen: &str, target: &str) -> Result<()> {
+    pub async fn add(&mut self, end: End, listen: &str, target: &str) -> Result<()> {
         let listener = patience::listen(listen).await.with_context(|| format!("wires at {listen}"))?;
-        self.accepting.push(tokio::spawn(accept(listener, number, target.to_owned(), self.net.clone())));
+        self.accepting.push(tokio::spawn(accept(listener, end, target.to_owned(), self.net.clone())));
         Ok(())
     }
 
@@ -84,7 +99,7 @@ impl Wires {
     }
 
     /// Makes a wire so, in one direction.
-    pub fn set(&self, from: u16, to: u16, wire: Wire) {
+    pub fn set(&self, from: End, to: End, wire: Wire) {
         let mut states = self.net.states.lock().expect("nobody panics at the wires");
         states.entry((from, to)).or_insert_with(|| watch::channel(wire).0).send_replace(wire);
     }
@@ -111,7 +126,7 @@ impl Drop for Wires {
 }
 
 impl Net {
-    fn wire(&self, way: (u16, u16)) -> watch::Receiver<Wire> {
+    fn wire(&self, way: (End, End)) -> watch::Receiver<Wire> {
         let mut states = self.states.lock().expect("nobody panics at the wires");
         states.entry(way).or_insert_with(|| watch::channel(Wire::default()).0).subscribe()
     }
@@ -124,7 +139,7 @@ impl Net {
     }
 }
 
-async fn accept(listener: TcpListener, to: u16, target: String, net: Arc<Net>) {
+async fn accept(listener: TcpListener, to: End, target: String, net: Arc<Net>) {
     // Connections go with the wires.
     let mut connections = JoinSet::new();
     while let Ok((stream, peer)) = listener.accept().await {
@@ -185,19 +200,30 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch:
     tokio::join!(send, receive);
 }
 
-/// The number of the node whose process dialled `to` from `from`; 0 for whoever is no node (a command line, a test).
-/// `None` when the connection is gone already.
-fn dialler(from: SocketAddr, to: SocketAddr) -> Option<u16> {
+/// Whose process dialled `to` from `from`; `None` when the connection is gone already.
+fn dialler(from: SocketAddr, to: SocketAddr) -> Option<End> {
     let inode = inode(&fs::read_to_string("/proc/net/tcp").ok()?, from, to)?;
     let socket = format!("socket:[{inode}]");
     let node = fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let command = fs::read(process.path().join("cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).into_owned();
-        let number = command.split("node.name=cp-").nth(1)?.split('\0').next()?.parse().ok()?;
+        let end = named(&command)?;
         let mut open = fs::read_dir(process.path().join("fd")).ok()?.flatten();
-        open.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*socket)).then_some(number)
+        open.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*socket)).then_some(end)
     });
-    Some(node.unwrap_or(0))
+    Some(node.unwrap_or(End::Other))
+}
+
+/// Whom a command line is of, whose words end with a zero.
+fn named(command: &str) -> Option<End> {
+    let name = command.split("node.name=").nth(1)?.split('\0').next()?;
+    let (kind, number) = name.split_once('-')?;
+    let number = number.parse().ok()?;
+    match kind {
+        "cp" => Some(End::Node(number)),
+        "dp" => Some(End::Proxy(number)),
+        _ => None,
+    }
 }
 
 /// The inode of the dialling end of a connection in the kernel's table (proc_net_tcp(5)). Both ends are compared: where many
@@ -221,6 +247,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_dials_is_known_by_his_name() {
+        let of = |name: &str| named(&format!("/bin/program\0run\0--set=node.name={name}\0--set=data_dir=/tmp/cp-7\0"));
+        assert_eq!([of("cp-2"), of("dp-11"), of("alone")], [Some(End::Node(2)), Some(End::Proxy(11)), None]);
+        assert_eq!(named("/bin/sh\0-c\0ls cp-2\0"), None);
+    }
+
+    #[test]
     fn a_connection_is_told_from_others_of_the_same_local_port() {
         let table = "\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -238,11 +271,11 @@ mod tests {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         let mut wires = Wires::new();
-        wires.add(2, &free, &target.local_addr().unwrap().to_string()).await.unwrap();
+        wires.add(End::Node(2), &free, &target.local_addr().unwrap().to_string()).await.unwrap();
         let mut near = TcpStream::connect(&free).await.unwrap();
         let (mut far, _) = target.accept().await.unwrap();
         let mut byte = [0; 1];
-        wires.set(0, 2, Wire { cut: true, ..Wire::default() });
+        wires.set(End::Other, End::Node(2), Wire { cut: true, ..Wire::default() });
         near.write_all(b"x").await.unwrap();
         far.write_all(b"y").await.unwrap();
         near.read_exact(&mut byte).await.unwrap();
@@ -260,7 +293,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         for _ in 0..3 {
             // As when a cluster does not start: what was made of it is dropped, and another one begins at once.
-            Wires::new().add(1, &free, "127.0.0.1:1").await.unwrap();
+            Wires::new().add(End::Node(1), &free, "127.0.0.1:1").await.unwrap();
         }
     }
 
@@ -269,8 +302,8 @@ mod tests {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         let mut wires = Wires::new();
-        wires.add(2, &free, &target.local_addr().unwrap().to_string()).await.unwrap();
-        wires.set(0, 2, Wire { delay: Duration::from_millis(80), ..Wire::default() });
+        wires.add(End::Node(2), &free, &target.local_addr().unwrap().to_string()).await.unwrap();
+        wires.set(End::Other, End::Node(2), Wire { delay: Duration::from_millis(80), ..Wire::default() });
         let mut near = TcpStream::connect(&free).await.unwrap();
         let (mut far, _) = target.accept().await.unwrap();
         assert_eq!(wires.met(), 0, "nothing was sent");

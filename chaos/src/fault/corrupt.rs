@@ -11,7 +11,7 @@ use super::{Running, Whom};
 use crate::arena::Arena;
 use crate::luck::Luck;
 use crate::scenario::Sometimes;
-use crate::wires::Wire;
+use crate::wires::{End, Wire};
 
 /// How long a node with a spoiled disk may work before it is looked at.
 const LIVE: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
     // Until it is known whether it notices, nobody hears it: what it finds out late, it has not acknowledged before.
     let all: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).collect();
     for other in all.iter().filter(|other| **other != number) {
-        arena.wires.set(number, *other, Wire { cut: true, ..Wire::default() });
+        arena.wires.set(End::Node(number), End::Node(*other), Wire { cut: true, ..Wire::default() });
     }
     let cp = arena.cluster.cp(number);
     cp.kill().await?;

@@ -5,6 +5,7 @@ mod archive;
 mod clock;
 mod corrupt;
 mod disk;
+mod feed;
 mod forge;
 mod kill;
 mod members;
@@ -82,6 +83,11 @@ pub enum Fault {
     Loss {
         /// Of a hundred parts.
         of_100: u64,
+    },
+    /// The last proxy and the node that it follows do not reach each other, and nobody ends their connection.
+    CutFeed {
+        /// The node still hears the proxy.
+        one_way: bool,
     },
     /// Proxies are killed, and started while it goes on.
     KillProxies,
@@ -194,6 +200,7 @@ impl Fault {
             | Self::Partial
             | Self::Delay { .. }
             | Self::Loss { .. } => network::start(arena, self, luck).await,
+            Self::CutFeed { one_way } => feed::start(arena, one_way).await,
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),

@@ -10,7 +10,7 @@ use super::{Fault, Running, Whom};
 use crate::arena::Arena;
 use crate::luck::Luck;
 use crate::scenario::Sometimes;
-use crate::wires::Wire;
+use crate::wires::{End, Wire};
 
 /// How far a node falls behind before proxies look for another one.
 const BEHIND: Duration = Duration::from_millis(1500);
@@ -31,10 +31,10 @@ pub(super) async fn start(arena: &mut Arena, fault: Fault, luck: &mut Luck) -> R
     for one in &chosen {
         for other in all.iter().filter(|other| *other != one) {
             if !matches!(fault, Fault::Deaf { .. }) {
-                arena.wires.set(*one, *other, wire);
+                arena.wires.set(End::Node(*one), End::Node(*other), wire);
             }
             if !matches!(fault, Fault::Mute { .. }) {
-                arena.wires.set(*other, *one, wire);
+                arena.wires.set(End::Node(*other), End::Node(*one), wire);
             }
             if fault == Fault::Partial {
                 break;
@@ -61,7 +61,7 @@ pub(super) async fn lagging(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dy
     let behind = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
     let others: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != behind).collect();
     for other in &others {
-        arena.wires.set(*other, behind, Wire { cut: true, ..Wire::default() });
+        arena.wires.set(End::Node(*other), End::Node(behind), Wire { cut: true, ..Wire::default() });
     }
     tokio::time::sleep(BEHIND).await;
     for other in &others {

@@ -12,7 +12,7 @@ use crate::arena::Arena;
 use crate::history::{At, Event, Recorder, Stand};
 use crate::luck::Luck;
 use crate::power_cut::{Cut, copy_tree};
-use crate::wires::Wire;
+use crate::wires::{End, Wire};
 
 /// One cut in so many loses all that it can.
 const ALL_LOST_IN: u64 = 4;
@@ -36,7 +36,7 @@ pub(super) async fn after_vote(arena: &mut Arena) -> Result<Box<dyn Running>> {
     let before = arena.cluster.cp(leader).api().status().await?.term;
     for from in &numbers {
         for to in numbers.iter().filter(|to| *to != from) {
-            arena.wires.set(*from, *to, VOTING_WIRE);
+            arena.wires.set(End::Node(*from), End::Node(*to), VOTING_WIRE);
         }
     }
     arena.cluster.cp(leader).kill().await?;

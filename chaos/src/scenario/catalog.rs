@@ -21,6 +21,7 @@ const PLAIN: Needs = Needs {
     archive: false,
     clocks: false,
     watched_disks: false,
+    feed_wires: false,
     subscribers: 0,
     size: Size::FULL,
     settings: &[],
@@ -35,6 +36,7 @@ const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARC
 const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
 /// As many as a large fleet has proxies.
 const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN };
+const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
 /// Every scenario.
@@ -58,6 +60,7 @@ pub const ALL: &[Scenario] = &[
     ),
     plain("one-way", "the leader hears nobody, then nobody hears it", PLAIN, one_way, &[Election, WireUsed]),
     plain("partial", "two nodes do not reach each other, the third reaches both", PLAIN, partial, &[WireUsed]),
+    plain("cut-feed", "a proxy and its node do not reach each other", FEED_WIRES, cut_feed, &[WireUsed]),
     plain("slow-wires", "everything between nodes takes 30 ms longer, each way", PLAIN, slow_wires, &[WireUsed]),
     plain("lossy-wires", "a tenth of what nodes send is lost once", PLAIN, lossy_wires, &[WireUsed]),
     plain("lagging-follower", "proxies come back to a node that is behind them", PLAIN, lagging, &[Election, Resume]),
@@ -165,6 +168,10 @@ fn one_way(luck: &mut Luck) -> Vec<Step> {
 
 fn partial(luck: &mut Luck) -> Vec<Step> {
     (0..3).map(|_| step(luck, Partial, (2000, 4000))).collect()
+}
+
+fn cut_feed(luck: &mut Luck) -> Vec<Step> {
+    [true, false, true].into_iter().map(|one_way| step(luck, CutFeed { one_way }, (5000, 6500))).collect()
 }
 
 fn slow_wires(luck: &mut Luck) -> Vec<Step> {
