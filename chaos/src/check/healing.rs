@@ -7,7 +7,7 @@ use super::Truth;
 use crate::history::{At, Call, Event, Micros, Outcome, Stand, faults, ops, stands};
 
 /// How long a proxy may take.
-pub const FOLLOW_MAX: Micros = 5_000_000;
+const FOLLOW_MAX: Micros = 5_000_000;
 
 /// What came of a heal.
 #[derive(Clone, PartialEq, Eq, Debug)]
