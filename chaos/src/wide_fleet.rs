@@ -166,7 +166,7 @@ fn pick(luck: &mut Luck, of: usize) -> usize {
 }
 
 async fn member(number: usize, endpoints: &[String]) -> Result<Member> {
-    let dir = leftovers::directory("fleet-")?;
+    let dir = crate::leftovers::directory("fleet-")?;
     let region = REGIONS[number % REGIONS.len()];
     let mut settings = Settings { data_dir: dir.path().to_owned(), ..Settings::default() };
     settings.node.name = format!("dp-{number}");

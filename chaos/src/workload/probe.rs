@@ -146,21 +146,22 @@ impl Probe {
         let at = self.recorder.now();
         let doubtful =
             |generation: u64| self.doubtful.lock().expect("nobody panics while he doubts").contains(&generation);
-        let (mut trouble, mut mixed, mut back) = (None, false, false);
-        match &reply {
+        let (mut mixed, mut back) = (false, false);
+        let trouble = match &reply {
             Ok(reply) if reply.status == 200 && reply.body.starts_with(MIXED.as_bytes()) => {
-                (trouble, mixed) = (Some(reply.text()), true);
+                mixed = true;
+                Some(reply.text())
             }
             Ok(reply) => match shown(reply) {
                 Some(generation) => {
                     self.newest.fetch_max(generation, Ordering::SeqCst);
                     back = generation < before && !doubtful(generation);
-                    trouble = back.then(|| format!("generation {generation} after generation {before}"));
+                    back.then(|| format!("generation {generation} after generation {before}"))
                 }
-                None => trouble = Some(format!("{}: {}", reply.status, reply.text().trim_end())),
+                None => Some(format!("{}: {}", reply.status, reply.text().trim_end())),
             },
-            Err(why) => trouble = Some(format!("{why:#}")),
-        }
+            Err(why) => Some(format!("{why:#}")),
+        };
         if reply.is_ok() {
             let mut idle = self.idle.lock().expect("nobody panics while he takes");
             if idle.len() < IDLE_MAX {
@@ -229,7 +230,7 @@ mod tests {
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{host}", host.len());
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            sleep(Duration::from_secs(60)).await;
         });
         address
     }
