@@ -136,7 +136,7 @@ mod tests {
 
     fn judged(history: &[Event], laws: &[&'static str], trouble: Option<&str>) -> Verdict {
         let scenario = Scenario { wants: &[], ..*find("calm").unwrap() };
-        let breaches = laws.iter().map(|law| Breach { law: *law, what: "so it is".to_owned() }).collect();
+        let breaches = laws.iter().map(|law| Breach { law, what: "so it is".to_owned() }).collect();
         judge(&scenario, history, &count(history, Vec::new()), breaches, trouble.map(str::to_owned))
     }
 
