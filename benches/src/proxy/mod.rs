@@ -56,7 +56,8 @@ const EDITS_PER_SECOND: u64 = 50;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<Results> {
     let dir = directory()?;
-    let programs = Programs { dir: dir.path(), envoy: arguments.envoy.as_deref(), pingora: arguments.pingora.as_deref() };
+    let programs =
+        Programs { dir: dir.path(), envoy: arguments.envoy.as_deref(), pingora: arguments.pingora.as_deref() };
     let certificate = programs.certificate()?;
     let _origin = programs.origin().await?;
     let (_control_plane, own) = peers::holdfast(dir.path(), arguments.routes, &certificate).await?;
