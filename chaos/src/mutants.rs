@@ -47,7 +47,7 @@ const ALWAYS: &str = "return";
 /// One time in a hundred: often enough to be there, and seldom enough that a cluster works.
 const SELDOM: &str = "1%return";
 /// Not the first times, in which a cluster starts and its proxies come to serve.
-const LATER: &str = "8*off->return";
+const LATER: &str = "25*off->return";
 
 /// All of them. Each that is in the source is in here, and each that is in here is in the source.
 pub const ALL: &[Mutant] = &[
@@ -143,7 +143,7 @@ pub const ALL: &[Mutant] = &[
     mutant(
         "bookmark-runs-ahead",
         LATER,
-        "calm",
+        "slow-proxy",
         &["stream-contract"],
         "a bookmark names a position whose changes were not sent",
     ),
