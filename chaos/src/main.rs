@@ -131,7 +131,9 @@ async fn main() -> ExitCode {
             scenario::ALL.iter().for_each(|scenario| println!("{:18} {}", scenario.name, scenario.about));
             Ok(true)
         }
-        Command::Run { scenario, seed, schedule, mutant } => run_one(&scenario, seed, schedule, mutant.as_deref()).await,
+        Command::Run { scenario, seed, schedule, mutant } => {
+            run_one(&scenario, seed, schedule, mutant.as_deref()).await
+        }
         Command::Matrix { seed } => matrix(seed).await,
         Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
         Command::Soup { minutes, hours, seed } => soup(Duration::from_secs(60 * (60 * hours + minutes)), seed).await,
