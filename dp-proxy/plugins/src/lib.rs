@@ -63,4 +63,4 @@ pub use list::{CATALOG, Catalog, PLUGINS, find};
 pub use metadata::Metadata;
 pub use plugin::{Behaviour, Call, Destination, Plugin, Reply, Step};
 pub use real_ip::last_forwarded;
-pub use request::{Held, Identity, Request};
+pub use request::{Heading, Held, Identity, Request};

@@ -68,7 +68,7 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
     }
 
     /// Where it may send requests to, in place of the route's upstream: by the numbers that it puts into
-    /// [`Request::destination`].
+    /// [`Request::heading`].
     fn destinations(&self) -> &[Destination] {
         &[]
     }

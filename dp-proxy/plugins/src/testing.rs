@@ -133,7 +133,7 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         route_id: "r".into(),
         service_id: None,
         identity: None,
-        destination: None,
+        heading: None,
         answer_headers: HeaderMap::new(),
         held: Vec::new(),
     }

@@ -21,7 +21,7 @@ use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Response, StatusCode};
 use hyper::body::Body as _;
-use plugins::{Answer, Call, Chain, Instance, Merged, Reply, Request, Step, merge};
+use plugins::{Answer, Call, Chain, Heading, Instance, Merged, Reply, Request, Step, merge};
 use protocol::Text;
 use tokio::time::sleep;
 use world::{World, world};
@@ -204,7 +204,7 @@ impl<'r> Running<'r> {
             route_id: route.map(|route| route.id.clone()).unwrap_or_default(),
             service_id: service.map(|service| service.id.clone()),
             identity: None,
-            destination: None,
+            heading: None,
             answer_headers: HeaderMap::new(),
             held: Vec::new(),
         };
@@ -291,8 +291,10 @@ impl<'r> Running<'r> {
             if peer != self.came.peer {
                 (self.came.peer, self.peer_changed) = (peer, true);
             }
-            if let Some(number) = self.request.destination.take() {
-                self.sent_by = Some((instance, number));
+            match self.request.heading.take() {
+                Some(Heading::Route) => self.sent_by = None,
+                Some(Heading::Destination(number)) => self.sent_by = Some((instance, number)),
+                None => {}
             }
             let mut step = instance.settle(step);
             loop {

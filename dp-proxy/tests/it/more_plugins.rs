@@ -46,6 +46,15 @@ async fn requests_are_shared_out_among_upstreams() {
     answered.sort();
     assert_eq!(answered, ["blue", "green", "green", "own"]);
     assert_eq!(ask(&scene, "GET", "/r", "").await.header("x-origin"), Some("blue"), "no rule takes it");
+    // A share without an upstream is the route's own, also where a rule for all requests sends them elsewhere.
+    let elsewhere = json!({"rules": [{"weighted_upstreams": [{"upstream_id": "green"}]}]});
+    scene.put("global_rules", "g", json!({"plugins": {"traffic-split": elsewhere}})).await;
+    assert_eq!(ask(&scene, "GET", "/r", "").await.header("x-origin"), Some("green"));
+    let back = json!({"traffic-split": {"rules": [{"weighted_upstreams": [{"weight": 1}]}]}});
+    scene.put("routes", "back", with_plugins("/back", &blue, back)).await;
+    assert_eq!(ask(&scene, "GET", "/back", "").await.header("x-origin"), Some("blue"));
+    scene.control_plane.commit(&[("global_rules", "g", None)]);
+    scene.dp.serves(&scene.control_plane).await;
     // An edit of what is named holds for the next request.
     scene.put("upstreams", "green", json!({"nodes": {blue.address.to_string(): 1}})).await;
     for _ in 0..4 {
