@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Method;
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use protocol::Text;
@@ -32,8 +31,6 @@ pub struct Request {
     pub remote_port: u16,
     /// Whether the client asked by TLS, as far as this proxy knows: it came by TLS, or somebody who is trusted says so.
     pub secure: bool,
-    /// Its body, where a plugin that is run wants it: see [`super::plugin::Behaviour::body_bytes_max`].
-    pub body: Bytes,
     /// The largest body that the client may send, in bytes (0: any); `None`: as the proxy's settings say.
     pub body_bytes_max: Option<u64>,
     /// The route that takes it; empty when none does.
