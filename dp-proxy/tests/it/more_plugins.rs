@@ -80,11 +80,11 @@ async fn requests_prove_something() {
     ];
     let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
 
-    // The signature is over "k", "POST /hmac?a=1" and the date; the digest is that of "body".
+    // The signature is over "k", "POST /hmac?a=1", the date and the digest; this is that of "body".
     let head = "Date: Tue, 15 Nov 1994 08:12:31 GMT\r\n\
-        Authorization: Signature keyId=\"k\",algorithm=\"hmac-sha256\",headers=\"@request-target date\",signature=\"SIGNED\"\r\n\
+        Authorization: Signature keyId=\"k\",algorithm=\"hmac-sha256\",headers=\"@request-target date digest\",signature=\"SIGNED\"\r\n\
         Digest: SHA-256=Iw2DWNyOiJC0xY3utikS7i8gNXrpKlzIYbmOaP4xrLU=\r\nTransfer-Encoding: chunked\r\n";
-    let head = head.replace("SIGNED", "ey1TcMPP9MdQCxen33b5cuE4ZG7vsYe9YYMLGIV5RaA=");
+    let head = head.replace("SIGNED", "I+Xwig5i5Autkt5eVp6at3fWhlbPztvUDYyhONCFlaQ=");
     let passed = ask(&scene, "POST", "/hmac?a=1", &format!("{head}\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n")).await;
     assert_eq!((passed.status, seen(&passed.json(), "x-consumer-username")), (200, Some("jack")), "{}", passed.text());
     assert_eq!(passed.json()["body"], "body", "what was read to be checked goes on");
@@ -94,6 +94,9 @@ async fn requests_prove_something() {
         (401, "{\"message\":\"client request can't be validated\"}\n".to_owned())
     );
     assert_eq!(refused.header("www-authenticate"), Some("hmac realm=\"hmac\""));
+    // Who has shown no key is not asked for a body, however large it would be.
+    let large = "Expect: 100-continue\r\nContent-Length: 100000000\r\n";
+    assert_eq!(ask(&scene, "POST", "/hmac?a=1", large).await.status, 401);
 
     let given = ask(&scene, "GET", "/csrf", "").await;
     let cookie = given.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
@@ -126,7 +129,8 @@ async fn who_stands_in_front_may_say_who_asks_and_how() {
     assert_eq!(seen(&passed, "x-real-ip"), Some("10.1.1.1"));
     assert_eq!(ask(&stranger, "GET", "/ip", "X-Forwarded-For: 9.9.9.9\r\n").await.status, 403);
     // A client without TLS cannot say that it has it, neither to this proxy nor to what stands behind it.
-    let claims = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: forged\r\nX-Forwarded-Port: 1\r\n";
+    let claims =
+        "X-Forwarded-Proto: https\r\nX-Forwarded-Host: forged\r\nX-Forwarded-Port: 1\r\nForwarded: for=1.1.1.1\r\n";
     assert_eq!(ask(&stranger, "GET", "/tls", claims).await.status, 301);
     for (path, proto, host) in [("/r", "http", "test.example"), ("/set", "https", "outside.example")] {
         let told = ask(&stranger, "GET", path, claims).await.json();
@@ -136,6 +140,7 @@ async fn who_stands_in_front_may_say_who_asks_and_how() {
             "{path}"
         );
         assert_ne!(seen(&told, "x-forwarded-port"), Some("1"), "{path}");
+        assert_eq!(seen(&told, "forwarded"), None, "{path}");
     }
     // Who is trusted with the client's address is trusted with this too.
     let trusted =
@@ -145,7 +150,7 @@ async fn who_stands_in_front_may_say_who_asks_and_how() {
     for (path, host) in [("/r", "forged"), ("/set", "outside.example")] {
         let told = ask(&trusted, "GET", path, claims).await.json();
         assert_eq!((seen(&told, "x-forwarded-proto"), seen(&told, "x-forwarded-host")), (Some("https"), Some(host)));
-        assert_eq!(seen(&told, "x-forwarded-port"), Some("1"));
+        assert_eq!((seen(&told, "x-forwarded-port"), seen(&told, "forwarded")), (Some("1"), Some("for=1.1.1.1")));
     }
 }
 
@@ -253,6 +258,19 @@ async fn another_server_is_asked_first() {
             let (status, more) = match request.header("authorization") {
                 Some("let me in") => ("200 OK", "X-User: jack\r\n"),
                 Some("hang") => return std::future::pending().await,
+                // Refusals that cannot be read to their end.
+                Some("cut") => {
+                    conversation.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nsaid").await;
+                    return;
+                }
+                Some("long") => {
+                    let body = "said".repeat(1 << 19);
+                    conversation
+                        .send(format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n", body.len()))
+                        .await;
+                    conversation.send(body).await;
+                    return;
+                }
                 _ => ("302 Found", "Location: /login\r\nX-Secret: 1\r\n"),
             };
             let answer = format!("HTTP/1.1 {status}\r\n{more}X-Told: {told}\r\nContent-Length: 4\r\n\r\nsaid");
@@ -268,11 +286,12 @@ async fn another_server_is_asked_first() {
         conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!({"forward-auth": conf})
     };
-    let nobody = json!({"uri": "http://127.0.0.1:1/", "allow_degradation": true});
+    let nobody = json!({"uri": "http://127.0.0.1:1/", "allow_degradation": true, "upstream_headers": ["X-User"]});
     let resources = [
         ("routes", "get", with_plugins("/get", &origin, with(json!({})))),
         ("routes", "post", with_plugins("/post", &origin, with(json!({"request_method": "POST"})))),
         ("routes", "late", with_plugins("/late", &origin, with(json!({"timeout": 50, "status_on_error": 504})))),
+        ("routes", "lax", with_plugins("/lax", &origin, with(json!({"allow_degradation": true})))),
         ("routes", "free", with_plugins("/free", &origin, json!({"forward-auth": nobody}))),
     ];
     let scene = Scene::with(&resources).await;
@@ -283,11 +302,19 @@ async fn another_server_is_asked_first() {
     assert_eq!(seen(&passed, "x-told").map(str::trim), Some(told.trim()));
     let refused = ask(&scene, "GET", "/get", "").await;
     assert_eq!((refused.status, refused.header("location"), refused.text().as_str()), (302, Some("/login"), "said"));
-    assert_eq!(refused.header("x-secret"), None);
+    assert_eq!((refused.header("x-secret"), refused.header("x-content-type-options")), (None, Some("nosniff")));
+    for (how, status) in [("cut", 401), ("long", 403)] {
+        for path in ["/get", "/lax"] {
+            let refused = ask(&scene, "GET", path, &format!("Authorization: {how}\r\n")).await;
+            assert_eq!(refused.status, status, "{how} {path}: its status has been said");
+        }
+    }
     let posted = ask(&scene, "POST", "/post", &format!("{token}Content-Length: 4\r\n\r\nbody")).await.json();
     assert!(seen(&posted, "x-told").unwrap().ends_with(" body") && posted["body"] == "body", "{posted}");
     assert_eq!(ask(&scene, "GET", "/late", "Authorization: hang\r\n").await.status, 504);
-    assert_eq!(ask(&scene, "GET", "/free", "").await.status, 200, "nobody answers, and it may go on");
+    let free = ask(&scene, "GET", "/free", "X-User: forged\r\n").await;
+    assert_eq!(free.status, 200, "nobody answers, and it may go on");
+    assert_eq!(seen(&free.json(), "x-user"), None, "and nobody vouches for who it is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
