@@ -215,6 +215,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fuzz_whatever_has_a_form_has_one() {
+        let seeds: [&[u8]; 5] =
+            [b"/a/b%2Fc/../%2e%2e/d", "/caf\u{e9}/%C3%A9".as_bytes(), b"//.//..a/", b"/%00", b"/a%zz?b#c"];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let Ok(path) = str::from_utf8(bytes) else { return };
+            let Ok(once) = canonical(path) else { return };
+            assert_eq!(canonical(&once).as_deref(), Ok(&*once));
+            assert!(once.starts_with('/') && once.bytes().all(|b| b == b'%' || stands_for_itself(b)), "{once}");
+            assert!(once.split('/').all(|segment| segment != "." && segment != ".."), "{once}");
+            assert_eq!(canonical_pattern(&once), &*once);
+        });
+    }
+
     proptest! {
         #[test]
         fn the_form_is_its_own_form(path in "/[a./%2eEfF{é]{0,24}") {

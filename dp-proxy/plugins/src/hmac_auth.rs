@@ -392,4 +392,25 @@ mod tests {
             assert_eq!(answer(&step).is_some(), expected, "{name}");
         }
     }
+
+    #[test]
+    fn fuzz_nobody_signs_without_the_secret() {
+        let text = format!("k\n{}x-a: 1 2\n", date());
+        let good = signed("hmac-sha256", "date x-a", &text);
+        let seeds: [&[u8]; 3] =
+            [good.as_bytes(), b"Signature keyId=\"k\",headers=\"\",signature=\"=\"", b"Signature ,=\",\"\"\""];
+        let plugin = behaviour(NAME, json!({}));
+        fuzz::hammer(4, &seeds, |bytes| {
+            let Ok(value) = http::HeaderValue::from_bytes(bytes) else { return };
+            let (mut it, host) = signed_by(None, NOW);
+            it.headers.insert(AUTHORIZATION, value);
+            if plugin.rewrite(&mut it, &host) != Step::Go {
+                return;
+            }
+            // Whoever passes shows the one signature that is good, over what it was made for, whatever else stands around it.
+            let shown = shown(&it).unwrap();
+            let made = good.split("signature=\"").nth(1).unwrap().trim_end_matches('"');
+            assert_eq!((shown.signature, shown.text("k", &it, &host)), (Some(made), text.clone().into_bytes()));
+        });
+    }
 }
