@@ -2,14 +2,17 @@
 //! proxy.
 
 use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::harness::client::{Client, Response};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
+use crate::harness::until;
 use crate::plugins::{consumer, sealed, seen};
 use crate::tls::with_keyring;
 
@@ -332,4 +335,54 @@ async fn metadata_holds_wherever_a_plugin_is_run() {
     scene.control_plane.commit(&[("plugin_metadata", "limit-count", None)]);
     scene.dp.serves(&scene.control_plane).await;
     assert_eq!(told(&ask(&scene, "GET", "/r", "").await), [None, nine()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_case_that_holds_says_what_becomes_of_a_request() {
+    // It says half of its answer, and the rest when it is told to.
+    let go_on = Arc::new(Notify::new());
+    let wait = go_on.clone();
+    let origin = Origin::with(move |mut conversation| {
+        let wait = wait.clone();
+        async move {
+            while let Some(request) = conversation.request().await {
+                conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na").await;
+                if request.line.contains("/conn") {
+                    wait.notified().await;
+                }
+                conversation.send("b").await;
+            }
+        }
+    })
+    .await;
+    let conn = json!({"conn": 1, "burst": 0, "default_conn_delay": 0.01, "key": "remote_addr", "rejected_code": 429});
+    let rules = json!([
+        {"case": [["uri", "==", "/w/no"]], "actions": [["return", {"code": 403}]]},
+        {"case": [["uri", "==", "/w/conn"]], "actions": [["limit-conn", conn]]},
+        {"actions": [["limit-count", {"count": 2, "time_window": 600, "rejected_code": 503}]]},
+    ]);
+    let workflow = with_plugins("/w/*", &origin, json!({"workflow": {"rules": rules}}));
+    let scene = Scene::with(&[("routes", "w", workflow)]).await;
+    let refused = ask(&scene, "GET", "/w/no", "").await;
+    assert_eq!((refused.status, refused.text().as_str()), (403, "{\"error_msg\":\"rejected by workflow\"}\n"));
+    // A rule without a case takes whatever none before has taken, and nothing else counts for it.
+    for expected in [200, 200, 503, 503] {
+        assert_eq!(ask(&scene, "GET", "/w/other", "").await.status, expected);
+    }
+    let mut first = Client::connect(scene.dp.address()).await;
+    first.send("GET /w/conn HTTP/1.1\r\nHost: test.example\r\n\r\n").await;
+    let mut came = Vec::new();
+    until("its head is there, and half of its body", async || {
+        came.extend(first.take_some(Duration::from_millis(20)).await);
+        came.ends_with(b"\r\n\r\na")
+    })
+    .await;
+    assert_eq!(ask(&scene, "GET", "/w/conn", "").await.status, 429, "it is still under way");
+    go_on.notify_one();
+    until("its end is there", async || first.take_some(Duration::from_millis(20)).await == b"b").await;
+    until("it has ended for the limit too", async || {
+        go_on.notify_one();
+        ask(&scene, "GET", "/w/conn", "").await.status == 200
+    })
+    .await;
 }
