@@ -410,6 +410,7 @@ mod tests {
             settings: ProxySettings::default(),
             cell: TableCell::default(),
             figures: Arc::default(),
+            buffers: Buffers::new(0),
             access_log: None,
             sockets: Vec::new(),
         };
