@@ -159,7 +159,8 @@ mod tests {
             assert!(name.len() <= HOST_BYTES_MAX && !name.bytes().any(|b| b.is_ascii_uppercase()), "{name}");
             assert!(name.starts_with('[') || !name.contains(':'), "{name}");
             // One dot at the end is left out; a second one is no root.
-            let again = name_of(&format!("{name}:80"));
+            let with_port = format!("{name}:80");
+            let again = name_of(&with_port);
             assert!(again.as_deref() == Some(&*name) || name.ends_with('.'), "{name}");
         });
     }

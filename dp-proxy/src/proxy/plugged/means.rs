@@ -107,7 +107,7 @@ impl Means<'_> {
             let (head, receiving, node, under_way) =
                 outbound.send(&mut Tries::default()).await.map_err(|refusal| refusal.to_string())?;
             // What has been said is not lost with what does not follow.
-            let reply = reply.insert(Reply { status: head.status, headers: head.headers, body: None });
+            let reply = reply.insert(Reply { status: head.status, headers: head.fields.into_map(), body: None });
             let streaming = Streaming {
                 receiving,
                 pools: self.worker.pools.clone(),

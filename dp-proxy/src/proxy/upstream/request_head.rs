@@ -93,7 +93,7 @@ impl RequestHead<'_> {
                 has_addresses |= name.as_str() == FORWARDED_FOR;
                 continue;
             }
-            if is_hop_by_hop(name) || connection.named.contains(name) || self.forwarded.hides(name) {
+            if is_hop_by_hop(name.as_ref()) || connection.named.contains(name) || self.forwarded.hides(name) {
                 continue;
             }
             line(out, name.as_str().as_bytes(), value.as_bytes());
@@ -130,7 +130,7 @@ impl RequestHead<'_> {
         headers.reserve(self.headers.len() + FORWARDED_HEADERS);
         let connection = ConnectionHeader::of(self.headers);
         for (name, value) in self.headers {
-            let is_dropped = is_hop_by_hop(name) || is_written_anew(name) || self.forwarded.hides(name);
+            let is_dropped = is_hop_by_hop(name.as_ref()) || is_written_anew(name) || self.forwarded.hides(name);
             if !(is_dropped || connection.named.contains(name)) {
                 headers.append(name, value.clone());
             }
