@@ -161,8 +161,10 @@ pub struct Reply {
 pub struct BodyCheck {
     /// The largest body that is taken, in bytes; a larger one is answered 413.
     pub bytes_max: u64,
-    check: Box<dyn FnOnce(&[u8]) -> Result<(), String> + Send>,
+    check: Box<Check>,
 }
+
+type Check = dyn FnOnce(&[u8]) -> Result<(), String> + Send;
 
 impl BodyCheck {
     /// `check` gets all of the body.

@@ -167,10 +167,6 @@ impl RequestBody {
                 ready!(self.poll_late(cx));
                 return Poll::Ready(Some(Err(BodyError::Late)));
             };
-            if matches!(&piece, Some(Ok(Piece::Data(data))) if data.is_empty()) {
-                // An empty frame of HTTP/2 brings nothing: the wait goes on.
-                continue;
-            }
             self.client.body_came();
             if let Some(since) = self.waits_since.take() {
                 self.waited += since.elapsed();
@@ -187,6 +183,9 @@ impl RequestBody {
                 }
                 Some(Ok(Piece::Data(data))) => data,
             };
+            if data.is_empty() {
+                continue;
+            }
             self.client.count_in(data.len());
             self.came += data.len() as u64;
             let Some(left) = self.left.checked_sub(data.len() as u64) else {
