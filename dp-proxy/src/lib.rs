@@ -16,8 +16,6 @@ pub mod archive;
 pub mod command;
 pub mod disk;
 pub mod feed;
-#[cfg(test)]
-mod fuzz;
 pub mod handover;
 pub mod health;
 pub mod net;

@@ -7,7 +7,7 @@
 //!   in particular an escaped slash stays escaped: it is data, not structure;
 //! - bytes that may not stand in a path by themselves are escaped (`é` is `%C3%A9`, `{` is `%7B`);
 //! - dot segments are resolved, runs of slashes become one, as nginx does;
-//! - `%00`, an escape without two digits, and `..` above the root are refused.
+//! - `%00` (and the byte itself), an escape without two digits, and `..` above the root are refused.
 //!
 //! Patterns of routes are brought into the same spelling when they are compiled ([`canonical_pattern`]).
 
@@ -22,8 +22,8 @@ pub enum BadPath {
     /// A `%` without two hexadecimal digits behind it.
     #[error("the path has an invalid escape")]
     Escape,
-    /// `%00`: what it means differs between servers, and it is never meant well.
-    #[error("the path has an escaped NUL")]
+    /// `%00`, or the byte itself: what it means differs between servers, and it is never meant well.
+    #[error("the path has a NUL")]
     Nul,
     /// More `..` than there are segments to leave.
     #[error("the path leaves the root")]
@@ -98,6 +98,8 @@ fn spell(text: &str, out: &mut String, strict: bool) -> Result<(), BadPath> {
             }
         } else if stands_for_itself(byte) {
             out.push(char::from(byte));
+        } else if byte == 0 && strict {
+            return Err(BadPath::Nul);
         } else {
             escape(byte, out);
         }
@@ -192,6 +194,7 @@ mod tests {
             ("/a/../../b", Err(BadPath::AboveRoot)),
             ("/%2e%2e/x", Err(BadPath::AboveRoot)),
             ("/a%00b", Err(BadPath::Nul)),
+            ("/a\0b", Err(BadPath::Nul)),
             ("/a%", Err(BadPath::Escape)),
             ("/a%4", Err(BadPath::Escape)),
             ("/a%zz", Err(BadPath::Escape)),
@@ -213,6 +216,20 @@ mod tests {
         ] {
             assert_eq!(canonical_pattern(given), expected);
         }
+    }
+
+    #[test]
+    fn fuzz_whatever_has_a_form_has_one() {
+        let seeds: [&[u8]; 5] =
+            [b"/a/b%2Fc/../%2e%2e/d", "/caf\u{e9}/%C3%A9".as_bytes(), b"//.//..a/", b"/%00", b"/a%zz?b#c"];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let Ok(path) = str::from_utf8(bytes) else { return };
+            let Ok(once) = canonical(path) else { return };
+            assert_eq!(canonical(&once).as_deref(), Ok(&*once));
+            assert!(once.starts_with('/') && once.bytes().all(|b| b == b'%' || stands_for_itself(b)), "{once}");
+            assert!(once.split('/').all(|segment| segment != "." && segment != ".."), "{once}");
+            assert_eq!(canonical_pattern(&once), &*once);
+        });
     }
 
     proptest! {

@@ -145,6 +145,7 @@ impl Proxy {
             disk: disk.stats.clone(),
             cell: cell.clone(),
             figures: workers.figures(),
+            buffers: workers.buffers(),
             access_log: log_stats,
             credentials: settings.credentials.clone(),
         });

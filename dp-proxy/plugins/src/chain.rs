@@ -83,7 +83,7 @@ impl Instance {
         let answer = match step {
             Step::Answer(answer) => answer,
             Step::WaitThen(time, then) => return Step::WaitThen(time, Box::new(self.settle(*then))),
-            Step::Go | Step::Wait(_) | Step::Call(_) => return step,
+            Step::Go | Step::Wait(_) | Step::Call(_) | Step::Check(_) => return step,
         };
         Step::Answer(match &self.meta.error_response {
             Some(Value::String(text)) if answer.status.as_u16() >= 400 => {
@@ -198,6 +198,16 @@ pub fn merge<'t>(chains: &[&'t Chain]) -> Merged<'t> {
     merged
 }
 
+/// The plugins of resources that hold all of them for a request: none in place of another, and in one order over all of them.
+/// What the resources are called counts for nothing, unless one plugin stands in several.
+#[must_use]
+pub fn gather<'t>(chains: impl IntoIterator<Item = &'t Chain>) -> Merged<'t> {
+    let all = chains.into_iter().flat_map(Chain::iter).map(|instance| &**instance);
+    let mut gathered: Merged<'t> = all.filter(|instance| !instance.meta.disable).collect();
+    gathered.sort_by_key(|instance| order(instance));
+    gathered
+}
+
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
@@ -239,6 +249,20 @@ mod tests {
             ]
         );
         assert!(merge(&[&none, &none]).is_empty());
+    }
+
+    #[test]
+    fn resources_that_all_hold_are_run_in_one_order() {
+        let addresses =
+            chain(json!({"ip-restriction": {"whitelist": ["10.0.0.0/8"]}, "cors": {"_meta": {"disable": true}}}));
+        let real = chain(json!({"real-ip": {"source": "http_x"}, "limit-count": {"count": 1, "time_window": 1}}));
+        let again = chain(json!({"ip-restriction": {"whitelist": ["9.0.0.0/8"]}}));
+        let names = |chains: [&Chain; 4]| names(&gather(chains)).join(" ");
+        let none = Chain::default();
+        let expected = "real-ip {\"source\":\"http_x\"} ip-restriction {\"whitelist\":[\"10.0.0.0/8\"]} \
+            ip-restriction {\"whitelist\":[\"9.0.0.0/8\"]} limit-count {\"count\":1,\"time_window\":1}";
+        assert_eq!(names([&addresses, &real, &none, &again]), expected);
+        assert_eq!(names([&real, &addresses, &again, &none]), expected);
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl std::fmt::Debug for Signer {
 }
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
-    let key = fields.required("key", |s| s.string(0, usize::MAX));
+    // APISIX takes an empty one, with which anybody can sign.
+    let key = fields.required("key", |s| s.string(1, usize::MAX));
     let seconds = fields.optional("expires", |s| s.integer(i64::MIN, i64::MAX)).unwrap_or(DEFAULT_SECONDS);
     let name = match fields.get("name") {
         Some(scope) => header_name(&scope).and(scope.value.as_str()),
@@ -133,7 +134,7 @@ impl Behaviour for Csrf {
 fn schema() -> Value {
     json!({
         "properties": {
-            "key": { "type": "string", "description": "signs tokens" },
+            "key": { "type": "string", "minLength": 1, "description": "signs tokens" },
             "expires": { "type": "integer", "default": DEFAULT_SECONDS,
                          "description": "how long a token holds, in seconds; 0: for ever" },
             "name": { "type": "string", "default": DEFAULT_NAME, "description": "of the header and the cookie" },
@@ -191,5 +192,7 @@ mod tests {
         assert_eq!(CATALOG.marks(PLUGIN.name, PluginRole::Traffic).unwrap().secrets, ["key"]);
         let plugin = behaviour(PLUGIN.name, json!({"key": "hidden"}));
         assert!(!format!("{:?}", &*plugin).contains("hidden"));
+        let empty = CATALOG.check(PLUGIN.name, PluginRole::Traffic, &json!({"key": ""})).unwrap_err();
+        assert_eq!(empty.problems[0].path.to_string(), "$.key", "one that anybody knows");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri};
 use protocol::resource::scope::{Fields, Scope, check};
 use protocol::resource::{Known, Upstream, Variable, VariableText};
@@ -143,7 +143,9 @@ impl ForwardAuth {
                 headers.insert(name.clone(), value);
             }
         }
-        for name in self.request_headers.iter().filter(|name| !is_ours(name)) {
+        // Without it the server could not read the body that it gets.
+        let of_body = self.body_bytes_max.map(|_| CONTENT_ENCODING);
+        for name in self.request_headers.iter().chain(&of_body).filter(|name| !is_ours(name)) {
             if headers.contains_key(name) {
                 continue;
             }
@@ -156,10 +158,6 @@ impl ForwardAuth {
 }
 
 impl Behaviour for ForwardAuth {
-    fn body_bytes_max(&self) -> Option<u64> {
-        self.body_bytes_max
-    }
-
     fn destinations(&self) -> &[Destination] {
         &self.server
     }
@@ -170,34 +168,41 @@ impl Behaviour for ForwardAuth {
             method: self.method.clone(),
             target: self.target.to_string(),
             headers: self.headers(request, host),
-            has_body: self.body_bytes_max.is_some(),
+            body_bytes_max: self.body_bytes_max,
             timeout: self.timeout,
         }))
     }
 
     fn replied(&self, request: &mut Request, reply: Option<Reply>) -> Step {
-        let Some(reply) = reply else {
-            return match self.allow_degradation {
-                true => Step::Go,
-                false => Step::Answer(Answer::empty(self.status_on_error)),
-            };
-        };
-        let passed_on = |names: &[HeaderName], headers: &mut HeaderMap| {
-            for name in names.iter().filter(|name| !is_ours(name)) {
-                // What the client says under such a name must not be taken for the server's word.
-                headers.remove(name);
-                for value in reply.headers.get_all(name) {
-                    headers.append(name.clone(), value.clone());
-                }
+        let is_refused = |reply: &Reply| reply.status.as_u16() >= 300;
+        match reply {
+            // The status has been said: what becomes of the body behind it does not let anybody in.
+            Some(reply) if is_refused(&reply) => {
+                let mut answer = Answer { body: reply.body.unwrap_or_default(), ..Answer::empty(reply.status) };
+                pass_on(&self.client_headers, &reply.headers, &mut answer.headers);
+                Step::Answer(answer)
             }
-        };
-        if reply.status.as_u16() >= 300 {
-            let mut answer = Answer { body: reply.body.clone(), ..Answer::empty(reply.status) };
-            passed_on(&self.client_headers, &mut answer.headers);
-            return Step::Answer(answer);
+            Some(Reply { headers, body: Some(_), .. }) => {
+                pass_on(&self.upstream_headers, &headers, &mut request.headers);
+                Step::Go
+            }
+            _ if self.allow_degradation => {
+                pass_on(&self.upstream_headers, &HeaderMap::new(), &mut request.headers);
+                Step::Go
+            }
+            _ => Step::Answer(Answer::empty(self.status_on_error)),
         }
-        passed_on(&self.upstream_headers, &mut request.headers);
-        Step::Go
+    }
+}
+
+/// Puts what the server says under these names in place of what was there, which must not be taken for its word: also where
+/// it says nothing.
+fn pass_on(names: &[HeaderName], said: &HeaderMap, headers: &mut HeaderMap) {
+    for name in names.iter().filter(|name| !is_ours(name)) {
+        headers.remove(name);
+        for value in said.get_all(name) {
+            headers.append(name.clone(), value.clone());
+        }
     }
 }
 
@@ -239,7 +244,8 @@ mod tests {
     }
 
     fn replying(status: u16, pairs: &[(&'static str, &'static str)]) -> Option<Reply> {
-        Some(Reply { status: StatusCode::from_u16(status).unwrap(), headers: headers(pairs), body: "said".into() })
+        let body = Some("said".into());
+        Some(Reply { status: StatusCode::from_u16(status).unwrap(), headers: headers(pairs), body })
     }
 
     #[test]
@@ -258,7 +264,7 @@ mod tests {
         it.headers = headers(&[("authorization", "x"), ("host", "h"), ("cookie", "c=1")]);
         it.secure = true;
         let Step::Call(call) = plugin.rewrite(&mut it, &host) else { panic!("a call") };
-        assert_eq!((call.method, call.target.as_str(), call.has_body), (Method::GET, "/check?x=1", false));
+        assert_eq!((call.method, call.target.as_str(), call.body_bytes_max), (Method::GET, "/check?x=1", None));
         assert_eq!(call.timeout, Duration::from_millis(500));
         let expected = [
             ("x-forwarded-proto", "https"),
@@ -269,7 +275,11 @@ mod tests {
         ];
         assert_eq!(call.headers, headers(&expected));
         let post = behaviour(PLUGIN.name, json!({"uri": "http://a", "request_method": "POST", "max_req_body_size": 9}));
-        assert_eq!(post.body_bytes_max(), Some(9));
+        it.headers = headers(&[("content-encoding", "gzip"), ("authorization", "x")]);
+        let Step::Call(call) = post.rewrite(&mut it, &host) else { panic!("a call") };
+        assert_eq!((call.method, call.body_bytes_max), (Method::POST, Some(9)));
+        assert_eq!(call.headers["content-encoding"], "gzip", "how the body that goes with it is to be read");
+        assert!(!call.headers.contains_key("authorization"));
     }
 
     #[test]
@@ -288,6 +298,20 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_holds_whatever_becomes_of_its_body() {
+        let without_body = |status| replying(status, &[("x-user", "jack")]).map(|reply| Reply { body: None, ..reply });
+        for allow in [false, true] {
+            let plugin = behaviour(PLUGIN.name, json!({"uri": "http://a:1", "allow_degradation": allow}));
+            let step = plugin.replied(&mut request("GET", "/"), without_body(401));
+            let refused = answer(&step).unwrap();
+            assert_eq!((refused.status.as_u16(), refused.body.len()), (401, 0));
+            // One that would let in has not been heard to its end.
+            let step = plugin.replied(&mut request("GET", "/"), without_body(200));
+            assert_eq!(answer(&step).map(|a| a.status.as_u16()), (!allow).then_some(403));
+        }
+    }
+
+    #[test]
     fn a_server_that_cannot_be_asked_lets_nobody_in_unless_it_may() {
         for (more, expected) in [
             (json!({}), Some(403)),
@@ -299,5 +323,11 @@ mod tests {
             let step = behaviour(PLUGIN.name, conf).replied(&mut request("GET", "/"), None);
             assert_eq!(answer(&step).map(|a| a.status.as_u16()), expected, "{more}");
         }
+        // Nobody vouches for what the client says in the server's place.
+        let conf = json!({"uri": "http://a:1", "allow_degradation": true, "upstream_headers": ["X-User"]});
+        let mut it = request("GET", "/");
+        it.headers = headers(&[("x-user", "forged"), ("x-kept", "1")]);
+        assert_eq!(behaviour(PLUGIN.name, conf).replied(&mut it, None), Step::Go);
+        assert_eq!(it.headers, headers(&[("x-kept", "1")]));
     }
 }

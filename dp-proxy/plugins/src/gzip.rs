@@ -178,4 +178,14 @@ mod tests {
             assert_eq!(level(&conf, method, accepts, kind, length), expected, "{conf} {method} {accepts} {kind}");
         }
     }
+
+    #[test]
+    fn fuzz_only_who_names_it_takes_it() {
+        let seeds: [&[u8]; 4] = [b"gzip, br;q=0.5, *;q=0", b"GZIP ; q=1", b"identity;q=1, *;q=0.1", b"gzip;q=0.000"];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let names = bytes.contains(&b'*') || bytes.windows(4).any(|name| name.eq_ignore_ascii_case(b"gzip"));
+            assert!(names || !takes_gzip(bytes));
+            assert!(!takes_gzip(&[b"gzip;q=0,", bytes].concat()), "who refuses it first has refused it");
+        });
+    }
 }

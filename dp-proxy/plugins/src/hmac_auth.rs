@@ -2,6 +2,8 @@
 //!
 //! `Authorization: Signature keyId="…",algorithm="hmac-sha256",headers="@request-target date",signature="…"`, where the
 //! signature is over the key id and then a line for each of the headers.
+//!
+//! A body is asked for last, when all else has proved good: nobody without a key makes this proxy keep one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +20,7 @@ use subtle::ConstantTimeEq;
 use super::auth::{AuthOptions, Credential, Proof, extended};
 use super::host::{Host, Login};
 use super::http_date;
-use super::plugin::{Auth, Behaviour, Plugin, Step};
+use super::plugin::{Auth, Behaviour, BodyCheck, Plugin, Step};
 use super::request::Request;
 
 /// See the module.
@@ -142,15 +144,26 @@ fn verifies(algorithm: Algorithm, secret: &[u8], text: &[u8], signature: &[u8]) 
     }
 }
 
+/// What a request shows.
+fn shown(request: &Request) -> Result<Signature<'_>, &'static str> {
+    let Some(header) = request.header(AUTHORIZATION.as_str()) else {
+        return Err("client request can't be validated: missing Authorization header");
+    };
+    let Some(fields) = header.strip_prefix("Signature") else {
+        return Err("client request can't be validated: Authorization header does not start with 'Signature'");
+    };
+    Ok(Signature::parse(fields))
+}
+
+/// Who is known by the key that is shown.
+fn login<'h>(shown: &Signature<'_>, host: &'h dyn Host) -> Option<Login<'h>> {
+    host.login(NAME, shown.key_id?)
+}
+
 impl HmacAuth {
+    /// Whose request it is, as far as its head says.
     fn find<'h>(&self, request: &Request, host: &'h dyn Host) -> Result<Login<'h>, &'static str> {
-        let Some(header) = request.header(AUTHORIZATION.as_str()) else {
-            return Err("client request can't be validated: missing Authorization header");
-        };
-        let Some(fields) = header.strip_prefix("Signature") else {
-            return Err("client request can't be validated: Authorization header does not start with 'Signature'");
-        };
-        self.check(&Signature::parse(fields), request, host).ok_or(REFUSED)
+        self.check(&shown(request)?, request, host).ok_or(REFUSED)
     }
 
     fn check<'h>(&self, shown: &Signature<'_>, request: &Request, host: &'h dyn Host) -> Option<Login<'h>> {
@@ -158,34 +171,58 @@ impl HmacAuth {
         let (_, algorithm) = ALGORITHMS.iter().find(|(name, _)| Some(*name) == shown.algorithm)?;
         let date = http_date::parse(request.header(DATE.as_str())?)?;
         let covers = |header: &str| shown.headers.iter().any(|name| name.eq_ignore_ascii_case(header));
-        let login = host.login(NAME, key_id)?;
+        // Of several, one is signed and the upstream may read another.
+        let is_single = |name: &str| request.headers.get_all(name).iter().nth(1).is_none();
+        let login = login(shown, host)?;
         let Proof::SharedSecret(secret) = login.proof else { return None };
         let holds = self.allowed.contains(algorithm)
             && host.wall_seconds().abs_diff(date) <= self.clock_skew_seconds
             && self.signed_headers.iter().all(|header| covers(header))
-            && verifies(*algorithm, secret.as_bytes(), &shown.text(key_id, request, host), &signature)
-            && (self.body_bytes_max.is_none() || has_digest(request));
+            && [AUTHORIZATION, DATE, DIGEST].iter().all(|name| is_single(name.as_str()))
+            && shown.headers.iter().all(|name| is_single(name))
+            // A digest that is not signed proves nothing: whoever changes the body changes it too.
+            && (self.body_bytes_max.is_none() || covers(DIGEST.as_str()) && request.headers.contains_key(DIGEST))
+            && verifies(*algorithm, secret.as_bytes(), &shown.text(key_id, request, host), &signature);
         holds.then_some(login)
     }
-}
 
-/// Whether the request says the SHA-256 of its body (RFC 3230).
-fn has_digest(request: &Request) -> bool {
-    let digest = format!("SHA-256={}", STANDARD.encode(Sha256::digest(&request.body)));
-    request.header(DIGEST.as_str()).is_some_and(|shown| shown.as_bytes().ct_eq(digest.as_bytes()).into())
-}
-
-impl Behaviour for HmacAuth {
-    fn body_bytes_max(&self) -> Option<u64> {
-        self.body_bytes_max
-    }
-
-    fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
-        let found = self.find(request, host);
+    fn settle(&self, request: &mut Request, host: &dyn Host, found: Result<Login<'_>, &str>) -> Step {
         if self.options.hide_credentials {
             request.headers.remove(AUTHORIZATION);
         }
         self.options.settle(request, host, found)
+    }
+}
+
+/// Whether that is the SHA-256 of a body (RFC 3230).
+fn is_digest(digest: &[u8], body: &[u8]) -> bool {
+    let computed = format!("SHA-256={}", STANDARD.encode(Sha256::digest(body)));
+    digest.ct_eq(computed.as_bytes()).into()
+}
+
+impl Behaviour for HmacAuth {
+    fn rewrite(&self, request: &mut Request, host: &dyn Host) -> Step {
+        let found = self.find(request, host);
+        match (self.body_bytes_max, request.headers.get(DIGEST)) {
+            (Some(bytes_max), Some(digest)) if found.is_ok() => {
+                let digest = digest.clone();
+                let check = move |body: &[u8]| match is_digest(digest.as_bytes(), body) {
+                    true => Ok(()),
+                    false => Err(REFUSED.to_owned()),
+                };
+                Step::Check(Box::new(BodyCheck::new(bytes_max, check)))
+            }
+            _ => self.settle(request, host, found),
+        }
+    }
+
+    fn checked(&self, request: &mut Request, host: &dyn Host, result: Result<(), String>) -> Step {
+        // Its head was found good before the body was asked for.
+        let found = match result {
+            Ok(()) => shown(request).and_then(|shown| login(&shown, host).ok_or(REFUSED)),
+            Err(_) => Err(REFUSED),
+        };
+        self.settle(request, host, found)
     }
 }
 
@@ -198,7 +235,7 @@ fn schema() -> Value {
         "signed_headers": { "type": "array", "items": { "type": "string", "minLength": 1, "maxLength": 50 },
                             "default": [DATE.as_str()], "description": "what a signature must cover" },
         "validate_request_body": { "type": "boolean", "default": false,
-                                   "description": "whether `Digest` must have the SHA-256 of the body" },
+                                   "description": "whether `Digest` must have the SHA-256 of the body, and be signed" },
         "max_req_body_size": { "type": "integer", "minimum": 1, "default": BODY_BYTES_MAX,
                                "description": "in bytes, where the body is validated" },
     });
@@ -214,7 +251,7 @@ fn consumer_schema() -> Value {
 mod tests {
     use http::StatusCode;
 
-    use super::super::testing::{TestHost, answer, behaviour, request};
+    use super::super::testing::{TestHost, answer, behaviour, request, rewritten};
     use super::*;
 
     const NOW: u64 = 784_887_151;
@@ -231,16 +268,30 @@ mod tests {
         format!(r#"Signature keyId="k",algorithm="{algorithm}" , headers="{headers}",signature="{signature}""#)
     }
 
-    fn refused(conf: &Value, authorization: Option<String>, now: u64, body: &str) -> Option<String> {
+    /// A `Date` and what a signature has of it.
+    fn date() -> String {
+        format!("date: {}\n", http_date::print(NOW))
+    }
+
+    fn digest(body: &str) -> String {
+        format!("SHA-256={}", STANDARD.encode(Sha256::digest(body)))
+    }
+
+    /// A request of a client that has a digest for "body", and a host that knows its secret.
+    fn signed_by(authorization: Option<String>, now: u64) -> (Request, TestHost) {
         let mut host = TestHost::knowing("jack", &[(NAME, json!({"key_id": "k", "secret_key": "s"}))]);
         (host.wall_seconds, host.path, host.method) = (now, "/a?b=1".to_owned(), http::Method::PUT);
         let mut it = request("PUT", "/a?b=1");
         it.headers.insert(DATE, http_date::print(NOW).parse().unwrap());
         it.headers.insert("x-a", "1 2".parse().unwrap());
-        it.headers.insert(DIGEST, format!("SHA-256={}", STANDARD.encode(Sha256::digest("body"))).parse().unwrap());
+        it.headers.insert(DIGEST, digest("body").parse().unwrap());
         it.headers.extend(authorization.map(|value| (AUTHORIZATION, value.parse().unwrap())));
-        it.body = body.to_owned().into();
-        let step = behaviour(NAME, conf.clone()).rewrite(&mut it, &host);
+        (it, host)
+    }
+
+    fn refused(conf: &Value, authorization: Option<String>, now: u64, body: &str) -> Option<String> {
+        let (mut it, host) = signed_by(authorization, now);
+        let (step, _) = rewritten(&*behaviour(NAME, conf.clone()), &mut it, &host, body);
         assert_eq!(it.identity.is_some(), step == Step::Go);
         let answer = answer(&step)?;
         assert_eq!(
@@ -252,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_signed_request_is_its_consumers() {
-        let date = format!("date: {}\n", http_date::print(NOW));
+        let date = date();
         let all = format!("k\nPUT /a?b=1\n{date}x-a: 1 2\n");
         let no = Some("{\"message\":\"client request can't be validated\"}\n");
         for (conf, authorization, now, expected) in [
@@ -294,11 +345,72 @@ mod tests {
 
     #[test]
     fn a_body_may_have_to_be_the_one_that_was_signed() {
-        let conf = json!({"validate_request_body": true});
-        let authorization = || Some(signed("hmac-sha256", "date", &format!("k\ndate: {}\n", http_date::print(NOW))));
+        let conf = json!({"validate_request_body": true, "hide_credentials": true});
+        let text = format!("k\n{}digest: {}\n", date(), digest("body"));
+        let authorization = || Some(signed("hmac-sha256", "date digest", &text));
         assert_eq!(refused(&conf, authorization(), NOW, "body"), None);
         assert!(refused(&conf, authorization(), NOW, "another").is_some());
-        assert_eq!(behaviour(NAME, conf).body_bytes_max(), Some(BODY_BYTES_MAX));
-        assert_eq!(behaviour(NAME, json!({})).body_bytes_max(), None);
+        let unsigned = signed("hmac-sha256", "date", &format!("k\n{}", date()));
+        assert!(refused(&conf, Some(unsigned), NOW, "body").is_some(), "a digest that anybody can have changed");
+    }
+
+    #[test]
+    fn no_body_is_asked_for_before_the_head_is_proved() {
+        let plugin = behaviour(NAME, json!({"validate_request_body": true}));
+        let good = signed("hmac-sha256", "date digest", &format!("k\n{}digest: {}\n", date(), digest("body")));
+        for (authorization, now, asks) in [
+            (Some(good.clone()), NOW, true),
+            (Some(good.clone()), NOW + 301, false),
+            (Some(good.replace("\"k\"", "\"other\"")), NOW, false),
+            (Some(signed("hmac-sha256", "date digest", "k\n")), NOW, false),
+            (None, NOW, false),
+        ] {
+            let (mut it, host) = signed_by(authorization.clone(), now);
+            let step = plugin.rewrite(&mut it, &host);
+            let asked = match &step {
+                Step::Check(check) => Some(check.bytes_max),
+                _ => None,
+            };
+            assert_eq!(asked, asks.then_some(BODY_BYTES_MAX), "{authorization:?}");
+            assert_eq!(answer(&step).is_some(), !asks, "{authorization:?}");
+        }
+        let (mut it, host) = signed_by(Some(good.clone()), NOW);
+        it.headers.remove(DIGEST);
+        assert!(answer(&plugin.rewrite(&mut it, &host)).is_some(), "nothing to compare a body with");
+    }
+
+    #[test]
+    fn what_is_signed_stands_there_once() {
+        let authorization = || Some(signed("hmac-sha256", "date x-a", &format!("k\n{}x-a: 1 2\n", date())));
+        for (name, expected) in
+            [("x-a", true), ("X-A", true), ("date", true), ("digest", true), ("authorization", true), ("x-b", false)]
+        {
+            let (mut it, host) = signed_by(authorization(), NOW);
+            it.headers.append("x-b", "1".parse().unwrap());
+            it.headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "more".parse().unwrap());
+            let step = behaviour(NAME, json!({})).rewrite(&mut it, &host);
+            assert_eq!(answer(&step).is_some(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn fuzz_nobody_signs_without_the_secret() {
+        let text = format!("k\n{}x-a: 1 2\n", date());
+        let good = signed("hmac-sha256", "date x-a", &text);
+        let seeds: [&[u8]; 3] =
+            [good.as_bytes(), b"Signature keyId=\"k\",headers=\"\",signature=\"=\"", b"Signature ,=\",\"\"\""];
+        let plugin = behaviour(NAME, json!({}));
+        fuzz::hammer(4, &seeds, |bytes| {
+            let Ok(value) = http::HeaderValue::from_bytes(bytes) else { return };
+            let (mut it, host) = signed_by(None, NOW);
+            it.headers.insert(AUTHORIZATION, value);
+            if plugin.rewrite(&mut it, &host) != Step::Go {
+                return;
+            }
+            // Whoever passes shows the one signature that is good, over what it was made for, whatever else stands around it.
+            let shown = shown(&it).unwrap();
+            let made = good.split("signature=\"").nth(1).unwrap().trim_end_matches('"');
+            assert_eq!((shown.signature, shown.text("k", &it, &host)), (Some(made), text.clone().into_bytes()));
+        });
     }
 }

@@ -57,10 +57,10 @@ mod workflow;
 
 pub use answer::{Answer, Response};
 pub use auth::{Credential, Proof};
-pub use chain::{Chain, Instance, Merged, merge};
+pub use chain::{Chain, Instance, Merged, gather, merge};
 pub use host::{Host, Login};
 pub use list::{CATALOG, Catalog, PLUGINS, find};
 pub use metadata::Metadata;
-pub use plugin::{Behaviour, Call, Destination, Plugin, Reply, Step};
+pub use plugin::{Behaviour, BodyCheck, Call, Destination, Plugin, Reply, Step};
 pub use real_ip::last_forwarded;
-pub use request::{Held, Identity, Request};
+pub use request::{Heading, Held, Identity, Request};

@@ -61,14 +61,8 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
         Step::Go
     }
 
-    /// The largest body, in bytes, that it wants to have in [`Request::body`] before its first phase; `None`: it looks at no
-    /// bodies. A larger one is answered 413.
-    fn body_bytes_max(&self) -> Option<u64> {
-        None
-    }
-
     /// Where it may send requests to, in place of the route's upstream: by the numbers that it puts into
-    /// [`Request::destination`].
+    /// [`Request::heading`].
     fn destinations(&self) -> &[Destination] {
         &[]
     }
@@ -76,6 +70,12 @@ pub trait Behaviour: fmt::Debug + Send + Sync {
     /// Goes on with the answer to a [`Step::Call`]; `None` when there is none that can be used.
     fn replied(&self, request: &mut Request, reply: Option<Reply>) -> Step {
         let _ = (request, reply);
+        Step::Go
+    }
+
+    /// Goes on with what came of a [`Step::Check`].
+    fn checked(&self, request: &mut Request, host: &dyn Host, result: Result<(), String>) -> Step {
+        let _ = (request, host, result);
         Step::Go
     }
 
@@ -121,6 +121,9 @@ pub enum Step {
     WaitThen(Duration, Box<Step>),
     /// On when an upstream has answered a question of the plugin's own: [`Behaviour::replied`] says how.
     Call(Box<Call>),
+    /// On when the request's body has come and was looked through: [`Behaviour::checked`] says how. A plugin asks for it
+    /// last, when nothing else speaks against the request: until then nobody has to be given memory.
+    Check(Box<BodyCheck>),
     /// Back to the client.
     Answer(Answer),
 }
@@ -136,8 +139,9 @@ pub struct Call {
     pub target: String,
     /// Its headers, but those that frame it and tell whom it is for.
     pub headers: HeaderMap,
-    /// Whether it has the body of the request that it is about.
-    pub has_body: bool,
+    /// The largest body, in bytes, of the request that it is about, where that goes with it; a larger one is answered 413.
+    /// `None`: it goes without a body.
+    pub body_bytes_max: Option<u64>,
     /// How long all of it may take.
     pub timeout: Duration,
 }
@@ -149,8 +153,45 @@ pub struct Reply {
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
-    /// All of its body.
-    pub body: Bytes,
+    /// All of its body; `None`: it is too long, or did not come to its end.
+    pub body: Option<Bytes>,
+}
+
+/// How a body is looked through. That may be done on another thread, where the body is large.
+pub struct BodyCheck {
+    /// The largest body that is taken, in bytes; a larger one is answered 413.
+    pub bytes_max: u64,
+    check: Box<Check>,
+}
+
+type Check = dyn FnOnce(&[u8]) -> Result<(), String> + Send;
+
+impl BodyCheck {
+    /// `check` gets all of the body.
+    pub(crate) fn new(bytes_max: u64, check: impl FnOnce(&[u8]) -> Result<(), String> + Send + 'static) -> Self {
+        Self { bytes_max, check: Box::new(check) }
+    }
+
+    /// Looks a body through.
+    ///
+    /// # Errors
+    /// What [`Behaviour::checked`] is to hear of it.
+    pub fn run(self, body: &[u8]) -> Result<(), String> {
+        (self.check)(body)
+    }
+}
+
+impl fmt::Debug for BodyCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyCheck").field("bytes_max", &self.bytes_max).finish_non_exhaustive()
+    }
+}
+
+/// Of no two is it known whether they check the same.
+impl PartialEq for BodyCheck {
+    fn eq(&self, _: &Self) -> bool {
+        false
+    }
 }
 
 impl Plugin {

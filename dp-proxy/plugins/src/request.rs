@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Method;
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use protocol::Text;
@@ -32,8 +31,6 @@ pub struct Request {
     pub remote_port: u16,
     /// Whether the client asked by TLS, as far as this proxy knows: it came by TLS, or somebody who is trusted says so.
     pub secure: bool,
-    /// Its body, where a plugin that is run wants it: see [`super::plugin::Behaviour::body_bytes_max`].
-    pub body: Bytes,
     /// The largest body that the client may send, in bytes (0: any); `None`: as the proxy's settings say.
     pub body_bytes_max: Option<u64>,
     /// The route that takes it; empty when none does.
@@ -42,13 +39,21 @@ pub struct Request {
     pub service_id: Option<Text>,
     /// Whose request it is, once a plugin has found out.
     pub identity: Option<Identity>,
-    /// Which of a plugin's [destinations](super::plugin::Behaviour::destinations) it goes to; the plugin that is running
-    /// sets it.
-    pub destination: Option<usize>,
+    /// Where it goes, where a plugin says so: the one that is running sets it, and the last word counts.
+    pub heading: Option<Heading>,
     /// Headers that the answer gets, whoever gives it.
     pub answer_headers: HeaderMap,
     /// What is let go when the request is over: when the last of its answer went, or nobody waits for it any more.
     pub held: Vec<Arc<dyn Held>>,
+}
+
+/// Where a plugin sends a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heading {
+    /// Where its route says, whatever a plugin said before.
+    Route,
+    /// To the one of this number among the plugin's own [destinations](super::plugin::Behaviour::destinations).
+    Destination(usize),
 }
 
 /// Something that a plugin keeps as long as a request lasts.

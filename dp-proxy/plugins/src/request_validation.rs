@@ -1,8 +1,8 @@
 //! `request-validation`: headers and bodies must be as a JSON Schema says.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use jsonschema::{PatternOptions, Validator};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
 use super::host::Host;
-use super::plugin::{Behaviour, Plugin, Step};
+use super::plugin::{Behaviour, BodyCheck, Plugin, Step};
 use super::request::Request;
 
 /// See the module.
@@ -29,7 +29,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 #[derive(Debug)]
 struct RequestValidation {
     headers: Option<HeaderSchema>,
-    body: Option<Validator>,
+    body: Option<Arc<Validator>>,
     body_bytes_max: u64,
     status: StatusCode,
     message: Option<Box<str>>,
@@ -52,7 +52,7 @@ fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
         let required = s.value["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         Some(HeaderSchema { validator, names: properties.chain(required.map(str::to_owned)).collect() })
     });
-    let body = fields.optional("body_schema", |s| compiled(&s));
+    let body = fields.optional("body_schema", |s| compiled(&s).map(Arc::new));
     let status = fields.optional("rejected_code", |s| u16::try_from(s.integer(200, 599)?).ok());
     let message = fields.optional("rejected_msg", |s| s.string(1, 256)).map(Box::from);
     let max = fields.optional("max_req_body_size", |s| u64::try_from(s.integer(1, i64::MAX)?).ok());
@@ -74,22 +74,26 @@ fn compiled(scope: &Scope<'_, '_>) -> Option<Validator> {
 }
 
 impl RequestValidation {
-    fn check(&self, request: &Request) -> Result<(), String> {
-        if let Some(schema) = &self.headers {
-            valid(&schema.validator, &header_object(&request.headers, &schema.names))?;
-        }
-        let Some(schema) = &self.body else { return Ok(()) };
-        if request.body.is_empty() {
-            return Err(String::new());
-        }
-        let is_form = request.header(CONTENT_TYPE.as_str()) == Some(FORM);
-        let body = if is_form { form(&request.body) } else { parsed(&request.body)? };
-        valid(schema, &body)
+    fn check_headers(&self, request: &Request) -> Result<(), String> {
+        let Some(schema) = &self.headers else { return Ok(()) };
+        valid(&schema.validator, &header_object(&request.headers, &schema.names))
+    }
+
+    fn refuse(&self, why: String) -> Step {
+        let body = self.message.as_deref().map_or(why, str::to_owned);
+        Step::Answer(Answer { body: body.into(), ..Answer::empty(self.status) })
     }
 }
 
+fn check_body(schema: &Validator, is_form: bool, body: &[u8]) -> Result<(), String> {
+    if body.is_empty() {
+        return Err(String::new());
+    }
+    valid(schema, &if is_form { form(body) } else { parsed(body)? })
+}
+
 /// A body that can be read in one way only: what is checked here must be what the upstream reads.
-fn parsed(body: &Bytes) -> Result<Value, String> {
+fn parsed(body: &[u8]) -> Result<Value, String> {
     json::parse(body).map_err(|e| e.to_string())
 }
 
@@ -141,14 +145,21 @@ fn form(body: &[u8]) -> Value {
 }
 
 impl Behaviour for RequestValidation {
-    fn body_bytes_max(&self) -> Option<u64> {
-        self.body.as_ref().map(|_| self.body_bytes_max)
+    fn rewrite(&self, request: &mut Request, _: &dyn Host) -> Step {
+        if let Err(why) = self.check_headers(request) {
+            return self.refuse(why);
+        }
+        let Some(schema) = self.body.clone() else { return Step::Go };
+        let is_form = request.header(CONTENT_TYPE.as_str()) == Some(FORM);
+        let check = move |body: &[u8]| check_body(&schema, is_form, body);
+        Step::Check(Box::new(BodyCheck::new(self.body_bytes_max, check)))
     }
 
-    fn rewrite(&self, request: &mut Request, _: &dyn Host) -> Step {
-        let Err(why) = self.check(request) else { return Step::Go };
-        let body = self.message.as_deref().map_or(why, str::to_owned);
-        Step::Answer(Answer { body: body.into(), ..Answer::empty(self.status) })
+    fn checked(&self, _: &mut Request, _: &dyn Host, result: Result<(), String>) -> Step {
+        match result {
+            Ok(()) => Step::Go,
+            Err(why) => self.refuse(why),
+        }
     }
 }
 
@@ -167,7 +178,7 @@ fn schema() -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{TestHost, answer, behaviour, request};
+    use super::super::testing::{TestHost, answer, behaviour, request, rewritten};
     use super::*;
 
     fn said(conf: &Value, headers: &[(&str, &str)], body: &str) -> Option<(u16, String)> {
@@ -175,8 +186,7 @@ mod tests {
         for (name, value) in headers {
             it.headers.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        it.body = body.to_owned().into();
-        let step = behaviour(PLUGIN.name, conf.clone()).rewrite(&mut it, &TestHost::default());
+        let (step, _) = rewritten(&*behaviour(PLUGIN.name, conf.clone()), &mut it, &TestHost::default(), body);
         answer(&step).map(|a| (a.status.as_u16(), String::from_utf8(a.body.to_vec()).unwrap()))
     }
 
@@ -201,7 +211,11 @@ mod tests {
         assert!(said(&json!({"body_schema": texts}), &form, "a=2").is_some());
         let worded = json!({"body_schema": {"type": "object"}, "rejected_code": 422, "rejected_msg": "no"});
         assert_eq!(said(&worded, &[], "[]"), Some((422, "no".to_owned())));
-        assert_eq!(behaviour(PLUGIN.name, worded).body_bytes_max(), Some(BODY_BYTES_MAX));
+        let plugin = behaviour(PLUGIN.name, worded);
+        let Step::Check(check) = plugin.rewrite(&mut request("POST", "/"), &TestHost::default()) else {
+            panic!("it looks at bodies")
+        };
+        assert_eq!(check.bytes_max, BODY_BYTES_MAX);
     }
 
     #[test]
@@ -213,6 +227,17 @@ mod tests {
         for headers in [&[][..], &[("x-token", "1")], &[("x-token", "t"), ("x-n", "1")]] {
             assert!(said(&conf, headers, "").is_some(), "{headers:?}");
         }
-        assert_eq!(behaviour(PLUGIN.name, conf).body_bytes_max(), None);
+    }
+
+    #[test]
+    fn no_body_is_asked_for_where_the_headers_are_refused() {
+        let conf = json!({"header_schema": {"required": ["x-token"]}, "body_schema": {"required": ["a"]}});
+        let plugin = behaviour(PLUGIN.name, conf);
+        for (token, expected) in [(None, (Some(400), false)), (Some("t"), (None, true))] {
+            let mut it = request("POST", "/");
+            it.headers.extend(token.map(|token| (http::HeaderName::from_static("x-token"), token.parse().unwrap())));
+            let (step, has_asked) = rewritten(&*plugin, &mut it, &TestHost::default(), r#"{"a": 1}"#);
+            assert_eq!((answer(&step).map(|a| a.status.as_u16()), has_asked), expected);
+        }
     }
 }

@@ -128,12 +128,11 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         remote: "127.0.0.1".parse().unwrap(),
         remote_port: 5,
         secure: false,
-        body: Bytes::new(),
         body_bytes_max: None,
         route_id: "r".into(),
         service_id: None,
         identity: None,
-        destination: None,
+        heading: None,
         answer_headers: HeaderMap::new(),
         held: Vec::new(),
     }
@@ -162,8 +161,16 @@ pub(crate) fn chain(plugins: Value) -> Chain {
 
 pub(crate) fn answer(step: &Step) -> Option<&Answer> {
     match step {
-        Step::Go | Step::Wait(_) | Step::WaitThen(..) | Step::Call(_) => None,
+        Step::Go | Step::Wait(_) | Step::WaitThen(..) | Step::Call(_) | Step::Check(_) => None,
         Step::Answer(answer) => Some(answer),
+    }
+}
+
+/// What a plugin says of a request and its body in the end; and whether it wanted the body to say so.
+pub(crate) fn rewritten(plugin: &dyn Behaviour, request: &mut Request, host: &TestHost, body: &str) -> (Step, bool) {
+    match plugin.rewrite(request, host) {
+        Step::Check(check) => (plugin.checked(request, host, check.run(body.as_bytes())), true),
+        step => (step, false),
     }
 }
 

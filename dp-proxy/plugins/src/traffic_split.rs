@@ -1,9 +1,9 @@
 //! `traffic-split`: sends shares of the requests to other upstreams than the route's.
 //!
-//! The first rule of which a condition holds has its way. Its shares are taken in smooth turns, which all workers share:
-//! of weights 3 and 1, every fourth request goes to the second.
+//! The first rule of which a condition holds has its way. Its shares are taken in turns, which all workers share: of
+//! weights 3 and 1, one of any four requests in a row goes to the second.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use protocol::report::Problem;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::host::Host;
 use super::plugin::{Behaviour, Destination, Plugin, Step, check_variables};
-use super::request::Request;
+use super::request::{Heading, Request};
 
 /// See the module.
 pub(crate) static PLUGIN: Plugin =
@@ -37,19 +37,26 @@ struct Rule {
     turns: Turns,
 }
 
-/// Whose turn it is, by smooth weighted round robin.
+/// Whose turn it is. A round has as many turns as the weights have units, and each unit is met once in it: so shares are exact
+/// over any round, wherever it begins. From one turn to the next a stride is made over about 0.618 of the units, which
+/// spreads every share over the round (Steinhaus's three-gap theorem). Nothing is kept but the number of the turn, so that
+/// workers need no lock.
 #[derive(Debug)]
 struct Turns {
     shares: Vec<Share>,
-    /// How far each is ahead of its share, or behind.
-    credit: Mutex<Vec<i64>>,
+    /// Units: the sum of the weights, divided by what divides them all.
+    units: u64,
+    /// Has no divisor in common with the units.
+    stride: u64,
+    turn: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Share {
     /// Among the plugin's destinations; `None`: where the route goes.
     destination: Option<usize>,
-    weight: u32,
+    /// The units up to and with its own.
+    end: u64,
 }
 
 fn read(fields: &Fields<'_, '_>) -> Option<Box<dyn Behaviour>> {
@@ -71,11 +78,10 @@ impl Rule {
                 }
                 s.all(items, |item| Share::read(&item, destinations))?
             }
-            None => vec![Share { destination: None, weight: 1 }],
+            None => vec![(None, 1)],
         };
         fields.finish();
-        let credit = Mutex::new(vec![0; shares.len()]);
-        Some(Self { any_of, turns: Turns { shares, credit } })
+        Some(Self { any_of, turns: Turns::new(&shares) })
     }
 
     fn takes(&self, request: &Request, host: &dyn Host) -> bool {
@@ -96,7 +102,8 @@ fn condition(scope: Scope<'_, '_>) -> Option<Expression> {
 }
 
 impl Share {
-    fn read(scope: &Scope<'_, '_>, destinations: &mut Vec<Destination>) -> Option<Self> {
+    /// Where it goes, and its weight.
+    fn read(scope: &Scope<'_, '_>, destinations: &mut Vec<Destination>) -> Option<(Option<usize>, u32)> {
         let fields = scope.object()?;
         fields.allow_unknown();
         let weight = fields.optional("weight", |s| u32::try_from(s.integer(0, i64::from(u32::MAX))?).ok());
@@ -111,7 +118,7 @@ impl Share {
             destinations.push(destination);
             destinations.len() - 1
         });
-        Some(Self { destination, weight: weight.unwrap_or(1) })
+        Some((destination, weight.unwrap_or(1)))
     }
 }
 
@@ -125,23 +132,32 @@ fn own_upstream(scope: Scope<'_, '_>) -> Option<Upstream> {
 }
 
 impl Turns {
+    fn new(shares: &[(Option<usize>, u32)]) -> Self {
+        let divisor = shares.iter().fold(0, |divisor, (_, weight)| gcd(divisor, u64::from(*weight))).max(1);
+        let mut units = 0;
+        let share = |(destination, weight): &(Option<usize>, u32)| {
+            units += u64::from(*weight) / divisor;
+            Share { destination: *destination, end: units }
+        };
+        let shares = shares.iter().map(share).collect();
+        let golden = (units * 618).div_ceil(1000);
+        let stride = (golden..).find(|stride| gcd(*stride, units) == 1).unwrap_or(1);
+        Self { shares, units, stride, turn: AtomicU64::new(0) }
+    }
+
     /// The next share; `None` when none has a weight.
     fn next(&self) -> Option<&Share> {
-        // Every step leaves credits that hold: a panic elsewhere cannot have left half of one.
-        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut best: Option<usize> = None;
-        let mut sum = 0;
-        for (at, share) in self.shares.iter().enumerate().filter(|(_, share)| share.weight > 0) {
-            credit[at] += i64::from(share.weight);
-            sum += i64::from(share.weight);
-            if best.is_none_or(|best| credit[at] > credit[best]) {
-                best = Some(at);
-            }
-        }
-        let best = best?;
-        credit[best] -= sum;
-        Some(&self.shares[best])
+        // Nothing else is read with it: any order will do.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // The product of two numbers under 2^37 (20 weights of 32 bits).
+        let at = u128::from(turn.checked_rem(self.units)?) * u128::from(self.stride) % u128::from(self.units);
+        self.shares.iter().find(|share| at < u128::from(share.end))
     }
+}
+
+/// The greatest common divisor.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Behaviour for TrafficSplit {
@@ -151,7 +167,8 @@ impl Behaviour for TrafficSplit {
 
     fn access(&self, request: &mut Request, host: &dyn Host) -> Step {
         if let Some(rule) = self.rules.iter().find(|rule| rule.takes(request, host)) {
-            request.destination = rule.turns.next().and_then(|share| share.destination);
+            let destination = rule.turns.next().and_then(|share| share.destination);
+            request.heading = Some(destination.map_or(Heading::Route, Heading::Destination));
         }
         Step::Go
     }
@@ -187,18 +204,24 @@ mod tests {
     use super::super::testing::{TestHost, behaviour, request};
     use super::*;
 
-    fn taken(plugin: &dyn Behaviour, target: &str, times: usize) -> Vec<Option<usize>> {
+    const ROUTE: Option<Heading> = Some(Heading::Route);
+
+    fn to(number: usize) -> Option<Heading> {
+        Some(Heading::Destination(number))
+    }
+
+    fn taken(plugin: &dyn Behaviour, target: &str, times: usize) -> Vec<Option<Heading>> {
         let host = TestHost { path: target.to_owned(), ..TestHost::default() };
         let once = |_| {
             let mut it = request("GET", target);
             assert_eq!(plugin.access(&mut it, &host), Step::Go);
-            it.destination
+            it.heading
         };
         (0..times).map(once).collect()
     }
 
     #[test]
-    fn shares_are_taken_in_smooth_turns() {
+    fn shares_are_taken_in_turns() {
         let own = json!({"nodes": {"a:1": 1}});
         let plugin = behaviour(
             PLUGIN.name,
@@ -206,35 +229,59 @@ mod tests {
                 {"upstream_id": 2, "weight": 2}, {"upstream": own, "weight": 0}, {"weight": 1},
             ]}]}),
         );
-        assert_eq!(taken(&*plugin, "/", 6), [Some(0), None, Some(0), Some(0), None, Some(0)]);
+        assert_eq!(taken(&*plugin, "/", 6), [to(0), ROUTE, to(0), to(0), ROUTE, to(0)]);
         let [Destination::Shared(id), Destination::Own(own)] = plugin.destinations() else { panic!("two") };
         assert_eq!((id.as_str(), own.timeouts.map(|timeouts| timeouts.read)), ("2", Some(OWN_TIMEOUT)));
         let idle =
             behaviour(PLUGIN.name, json!({"rules": [{"weighted_upstreams": [{"upstream_id": "u", "weight": 0}]}]}));
-        assert_eq!(taken(&*idle, "/", 1), [None], "without any weight the route's own");
+        assert_eq!(taken(&*idle, "/", 1), [ROUTE], "without any weight the route's own");
+    }
+
+    #[test]
+    fn a_round_is_exact_and_spreads_its_shares() {
+        for weights in [&[1, 1][..], &[900, 100], &[3, 1], &[7, 0, 5, 1], &[1; SHARES_MAX], &[u32::MAX, u32::MAX, 1]] {
+            let shares: Vec<_> = weights.iter().enumerate().map(|(number, weight)| (Some(number), *weight)).collect();
+            let turns = Turns::new(&shares);
+            if turns.units > 1000 {
+                // As many turns as there are units are too many to take here; the numbers must not overflow.
+                turns.turn.store(u64::MAX - 1, Ordering::Relaxed);
+                assert!((0..4).all(|_| turns.next().is_some()), "{weights:?}");
+                continue;
+            }
+            let units = usize::try_from(turns.units).unwrap();
+            let taken: Vec<usize> = (0..3 * units).map(|_| turns.next().unwrap().destination.unwrap()).collect();
+            let sum: u32 = weights.iter().sum();
+            for (number, weight) in weights.iter().enumerate() {
+                let due = units * usize::try_from(*weight).unwrap() / usize::try_from(sum).unwrap();
+                for round in taken.windows(units) {
+                    assert_eq!(round.iter().filter(|taken| **taken == number).count(), due, "{weights:?}");
+                }
+            }
+        }
+        let nine_to_one = Turns::new(&[(None, 9), (Some(0), 1)]);
+        let turns: Vec<_> = (0..40).map(|_| nine_to_one.next().unwrap().destination).collect();
+        assert!(turns.windows(10).all(|ten| ten.contains(&Some(0))), "{turns:?}");
+        let halves = Turns::new(&[(None, 500), (Some(0), 500)]);
+        let turns: Vec<_> = (0..6).map(|_| halves.next().unwrap().destination).collect();
+        assert_eq!(turns, [None, Some(0), None, Some(0), None, Some(0)]);
     }
 
     #[test]
     fn the_first_rule_that_takes_a_request_has_its_way() {
-        let to = |id: &str| json!([{"upstream_id": id}]);
+        let shared = |id: &str| json!([{"upstream_id": id}]);
         let plugin = behaviour(
             PLUGIN.name,
             json!({"rules": [
                 {"match": [{"vars": [["arg_a", "==", "1"], ["arg_b", "==", "2"]]}, {"vars": [["arg_c", "==", "3"]]}],
-                 "weighted_upstreams": to("x")},
-                {"match": [{"vars": [["arg_a", "==", "1"]]}], "weighted_upstreams": to("y")},
+                 "weighted_upstreams": shared("x")},
+                {"match": [{"vars": [["arg_a", "==", "1"]]}], "weighted_upstreams": shared("y")},
                 {"match": [{"vars": [["arg_d", "==", "1"]]}]},
-                {"match": [{"vars": [["arg_d", "~=", null]]}], "weighted_upstreams": to("z")},
+                {"match": [{"vars": [["arg_d", "~=", null]]}], "weighted_upstreams": shared("z")},
             ]}),
         );
-        for (target, expected) in [
-            ("/?a=1&b=2", Some(0)),
-            ("/?c=3", Some(0)),
-            ("/?a=1", Some(1)),
-            ("/?d=1", None),
-            ("/?d=2", Some(2)),
-            ("/", None),
-        ] {
+        for (target, expected) in
+            [("/?a=1&b=2", to(0)), ("/?c=3", to(0)), ("/?a=1", to(1)), ("/?d=1", ROUTE), ("/?d=2", to(2)), ("/", None)]
+        {
             assert_eq!(taken(&*plugin, target, 1), [expected], "{target}");
         }
         assert_eq!(taken(&*behaviour(PLUGIN.name, json!({})), "/", 1), [None]);

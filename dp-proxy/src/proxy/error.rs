@@ -105,6 +105,7 @@ impl Refusal {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Barred(_) | Self::NoNode => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Client(BodyError::NoRoom) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unavailable(Unavailable::NoSuchUpstream) => StatusCode::BAD_GATEWAY,
             // As APISIX: a route whose service is gone is no route.
             Self::Unavailable(Unavailable::NoSuchService) => StatusCode::NOT_FOUND,
@@ -141,6 +142,7 @@ impl Refusal {
             Self::NoRoute => "404 Route Not Found".to_owned(),
             Self::BadPath(e) => format!("400 Bad Request: {e}"),
             Self::BadRequest(reason) => format!("400 Bad Request: {reason}"),
+            Self::Client(BodyError::NoRoom) => format!("{}: too many bodies are kept in memory", plain(self.status())),
             _ => plain(self.status()),
         }
     }
@@ -247,6 +249,11 @@ mod tests {
             (Refusal::Unavailable(Unavailable::NoSuchUpstream), 502, "{\"error_msg\":\"502 Bad Gateway\"}\n"),
             (Refusal::Upstream(Failure::ReadTimeout), 504, "{\"error_msg\":\"504 Gateway Timeout\"}\n"),
             (Refusal::Client(BodyError::TooLarge), 413, "{\"error_msg\":\"413 Payload Too Large\"}\n"),
+            (
+                Refusal::Client(BodyError::NoRoom),
+                503,
+                "{\"error_msg\":\"503 Service Unavailable: too many bodies are kept in memory\"}\n",
+            ),
             (Refusal::LateHead, 408, "{\"error_msg\":\"408 Request Timeout\"}\n"),
             (
                 Refusal::BadPath(BadPath::Escape),

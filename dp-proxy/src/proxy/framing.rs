@@ -330,7 +330,7 @@ mod tests {
             b"ffffffffffffffff\r\nx",
             b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n",
         ];
-        crate::fuzz::hammer(1, &seeds, |bytes| {
+        fuzz::hammer(1, &seeds, |bytes| {
             let at_once = run(Framing::Chunked, bytes, &[]);
             let in_pieces = run(Framing::Chunked, bytes, &[1, 2, bytes.len() / 2, bytes.len().saturating_sub(1)]);
             assert_eq!(at_once.is_err(), in_pieces.is_err());

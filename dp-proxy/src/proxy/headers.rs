@@ -103,7 +103,8 @@ pub(crate) fn names_trailers(value: &HeaderValue) -> bool {
 }
 
 /// Whether a field is passed on where it stands behind a body (RFC 9110 §6.5.1): none that frames a message, names whom it
-/// is for or from, or says how its content is to be read; these are acted on before they come.
+/// is for or from, or says how its content is to be read; these are acted on before they come. Nor any that this proxy writes
+/// itself: whoever puts trailers to the headers would take a client's word for the proxy's.
 pub(crate) fn may_trail(name: &HeaderName) -> bool {
     let is_too_late = matches!(
         name.as_str(),
@@ -114,8 +115,18 @@ pub(crate) fn may_trail(name: &HeaderName) -> bool {
             | "cache-control"
             | "expect"
             | "max-forwards"
-    );
+            | "forwarded"
+            | "proxy-authorization"
+            | "x-credential-identifier"
+    ) || name.as_str().starts_with("x-consumer-");
     !(is_too_late || is_hop_by_hop(name.as_ref()) || is_essential(name))
+}
+
+/// Takes out of trailers what [may not be](may_trail) among them; `None` where nothing is left.
+pub(crate) fn trailers_passed_on(mut trailers: HeaderMap) -> Option<HeaderMap> {
+    let barred: SmallVec<[HeaderName; 2]> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    barred.iter().for_each(|name| drop(trailers.remove(name)));
+    (!trailers.is_empty()).then_some(trailers)
 }
 
 #[cfg(test)]
@@ -180,5 +191,28 @@ mod tests {
         {
             assert_eq!(may_trail(&HeaderName::from_static(name)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn trailers_do_not_say_what_this_proxy_says() {
+        let barred = [
+            "authorization",
+            "content-length",
+            "cookie",
+            "forwarded",
+            "proxy-authorization",
+            "x-consumer-custom-id",
+            "x-consumer-username",
+            "x-credential-identifier",
+            "x-forwarded-for",
+            "x-real-ip",
+        ];
+        let mut trailers: HeaderMap =
+            barred.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect();
+        assert_eq!(trailers_passed_on(trailers.clone()), None);
+        trailers.append("x-sum", HeaderValue::from_static("1"));
+        trailers.append("x-sum", HeaderValue::from_static("2"));
+        let left = trailers_passed_on(trailers).unwrap();
+        assert_eq!(left.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-sum", "x-sum"]);
     }
 }

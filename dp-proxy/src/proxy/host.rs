@@ -149,4 +149,19 @@ mod tests {
             assert_eq!(host, expected.map(str::to_owned).map_err(str::to_owned), "{uri} {hosts:?}");
         }
     }
+
+    #[test]
+    fn fuzz_names_are_their_own_names() {
+        let seeds: [&[u8]; 6] = [b"a.Example:8080", b"[2001:db8::1]:443", b"127.0.0.1", b"a.b.", b"a:99999", b"[::]x"];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let Ok(authority) = str::from_utf8(bytes) else { return };
+            let Some(name) = name_of(authority) else { return };
+            assert!(name.len() <= HOST_BYTES_MAX && !name.bytes().any(|b| b.is_ascii_uppercase()), "{name}");
+            assert!(name.starts_with('[') || !name.contains(':'), "{name}");
+            // One dot at the end is left out; a second one is no root.
+            let with_port = format!("{name}:80");
+            let again = name_of(&with_port);
+            assert!(again.as_deref() == Some(&*name) || name.ends_with('.'), "{name}");
+        });
+    }
 }

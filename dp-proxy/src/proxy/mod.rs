@@ -10,6 +10,7 @@
 mod account;
 mod balance;
 mod body;
+mod buffers;
 mod compress;
 mod downstream;
 mod error;
@@ -48,6 +49,7 @@ use crate::table::TableCell;
 use worker::{Command, Door, Setup};
 
 pub(crate) use balance::digest;
+pub use buffers::Buffers;
 pub use figures::{Figure, Figures, Latency, RouteRow, StatusLabels, StatusRow};
 pub use stream::StreamFigures;
 
@@ -58,6 +60,7 @@ pub struct Workers {
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
     stream_addresses: Vec<SocketAddr>,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Debug)]
@@ -108,6 +111,7 @@ impl Workers {
                 }
             }
         }
+        let buffers = Buffers::new(settings.limits.buffered_bytes_max.0);
         let mut workers = Vec::with_capacity(count);
         for (index, sockets) in sockets.into_iter().enumerate() {
             let figures = Arc::new(Figures::default());
@@ -117,6 +121,7 @@ impl Workers {
                 settings: settings.clone(),
                 cell: cell.clone(),
                 figures: figures.clone(),
+                buffers: buffers.clone(),
                 access_log: access_log.cloned(),
                 sockets,
             };
@@ -136,7 +141,7 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             workers.push(Handle { commands: Some(commands), thread: Some(thread), figures, ended: Some(ended) });
         }
-        Ok(Self { workers, addresses, tls_addresses, stream_addresses })
+        Ok(Self { workers, addresses, tls_addresses, stream_addresses, buffers })
     }
 
     /// Where clients connect; ports that were left to the kernel are filled in. Those of the PROXY protocol come last.
@@ -161,6 +166,12 @@ impl Workers {
     #[must_use]
     pub fn figures(&self) -> Vec<Arc<Figures>> {
         self.workers.iter().map(|worker| worker.figures.clone()).collect()
+    }
+
+    /// What bodies take that are kept whole.
+    #[must_use]
+    pub fn buffers(&self) -> Arc<Buffers> {
+        self.buffers.clone()
     }
 
     /// What lets every worker listen when it is awaited. There must be a table by then. It fails with what the operating

@@ -1,7 +1,7 @@
 //! The plugins of one request: which they are, and their phases.
 //!
 //! ```text
-//!   before: global rules, one after the other: rewrite, access
+//!   before: global rules, all together: rewrite, access
 //!           the route's plugins: rewrite -> (whose request is it?) -> what the consumer adds: rewrite -> access
 //!   after:  header_filter of all of them, on whatever answer there is
 //! ```
@@ -12,6 +12,7 @@
 mod means;
 mod world;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Response, StatusCode};
 use hyper::body::Body as _;
-use plugins::{Answer, Call, Chain, Instance, Merged, Reply, Request, Step, merge};
+use plugins::{Answer, Call, Chain, Heading, Instance, Merged, Reply, Request, Step, gather, merge};
 use protocol::Text;
 use tokio::time::sleep;
 use world::{World, world};
@@ -33,6 +34,7 @@ use super::error::Refusal;
 use super::headers::settle_connection;
 use super::host::Host;
 use super::upstream::request_head::ASKED_BY;
+use crate::path::canonical;
 use crate::table::{Route, Table, Unavailable, Upstream};
 
 /// The plugins of one request; none until one applies.
@@ -77,7 +79,7 @@ struct Running<'r> {
     request: Request,
     /// What the upstream gets.
     edited: Option<Parts>,
-    /// Of global rules, in the order in which they ran.
+    /// Of all global rules.
     global: Merged<'r>,
     /// Of the route and all that has a say with it.
     merged: Merged<'r>,
@@ -186,7 +188,7 @@ impl<'r> Running<'r> {
         let asked_by_tls = asked_by_tls(&came);
         if !came.is_believed {
             // What stands there behind the plugins is theirs, and passed on: see `Forwarded`.
-            for name in ASKED_BY {
+            for name in ASKED_BY.iter().chain([&header::FORWARDED]) {
                 headers.remove(name);
             }
         }
@@ -199,12 +201,11 @@ impl<'r> Running<'r> {
             remote: came.peer.ip(),
             remote_port: came.peer.port(),
             secure: asked_by_tls,
-            body: Bytes::new(),
             body_bytes_max: None,
             route_id: route.map(|route| route.id.clone()).unwrap_or_default(),
             service_id: service.map(|service| service.id.clone()),
             identity: None,
-            destination: None,
+            heading: None,
             answer_headers: HeaderMap::new(),
             held: Vec::new(),
         };
@@ -228,13 +229,11 @@ impl<'r> Running<'r> {
         chains: &[&'r Chain],
         means: &mut Means<'_>,
     ) -> Result<Option<Answer>, Refusal> {
-        for rule in self.table.global_rules() {
-            let rule = self.applying(merge(&[rule]));
-            self.global.extend(rule.iter().copied());
-            for phase in [Phase::Rewrite, Phase::Access] {
-                if let Some(answer) = self.run(phase, &rule, means).await? {
-                    return Ok(Some(answer));
-                }
+        self.global = self.applying(gather(self.table.global_rules()));
+        let global = self.global.clone();
+        for phase in [Phase::Rewrite, Phase::Access] {
+            if let Some(answer) = self.run(phase, &global, means).await? {
+                return Ok(Some(answer));
             }
         }
         let Some(route) = route else { return Ok(None) };
@@ -255,6 +254,10 @@ impl<'r> Running<'r> {
         let all = self.merged.clone();
         if let Some(answer) = self.run(Phase::Access, &all, means).await? {
             return Ok(Some(answer));
+        }
+        // What plugins make of a path, also out of what a client sent, is held to what is asked of a client's.
+        if let Cow::Owned(path) = canonical(&self.request.path)? {
+            self.request.path = path;
         }
         match self.edit() {
             Some(edited) => self.edited = Some(edited),
@@ -279,9 +282,6 @@ impl<'r> Running<'r> {
     ) -> Result<Option<Answer>, Refusal> {
         for instance in instances {
             let behaviour = instance.behaviour();
-            if let Some(bytes_max) = behaviour.body_bytes_max() {
-                self.request.body = means.body(bytes_max, self.request.body_bytes_max).await?;
-            }
             let host = world(self.table, self.came, &self.host, &self.path);
             let step = match phase {
                 Phase::Rewrite => behaviour.rewrite(&mut self.request, &host),
@@ -291,8 +291,10 @@ impl<'r> Running<'r> {
             if peer != self.came.peer {
                 (self.came.peer, self.peer_changed) = (peer, true);
             }
-            if let Some(number) = self.request.destination.take() {
-                self.sent_by = Some((instance, number));
+            match self.request.heading.take() {
+                Some(Heading::Route) => self.sent_by = None,
+                Some(Heading::Destination(number)) => self.sent_by = Some((instance, number)),
+                None => {}
             }
             let mut step = instance.settle(step);
             loop {
@@ -307,6 +309,11 @@ impl<'r> Running<'r> {
                         let reply = Box::pin(self.call(instance, *call, means)).await?;
                         step = instance.settle(behaviour.replied(&mut self.request, reply));
                     }
+                    Step::Check(check) => {
+                        let result = Box::pin(means.check(*check, self.request.body_bytes_max)).await?;
+                        let host = world(self.table, self.came, &self.host, &self.path);
+                        step = instance.settle(behaviour.checked(&mut self.request, &host, result));
+                    }
                     Step::WaitThen(time, then) => {
                         sleep(time).await;
                         step = *then;
@@ -317,9 +324,9 @@ impl<'r> Running<'r> {
         Ok(None)
     }
 
-    async fn call(&self, by: &Instance, call: Call, means: &Means<'_>) -> Result<Option<Reply>, Refusal> {
+    async fn call(&self, by: &Instance, call: Call, means: &mut Means<'_>) -> Result<Option<Reply>, Refusal> {
         let upstream = self.table.destination(by.owner(), by.plugin.name, call.destination)?;
-        means.call(self.table, upstream, self.world().values, call, self.request.body.clone()).await
+        means.call(self.table, upstream, self.world().values, call, self.request.body_bytes_max).await
     }
 
     /// The head for the upstream; `None` when the target cannot be written.
@@ -416,6 +423,12 @@ fn respond(answer: Answer) -> Response<ResponseBody> {
     } else {
         body
     };
+    if !body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+        // What APISIX says of it. It may have words of the client's own in it, or of a server that was asked: no browser is to
+        // take it for a page.
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
     let mut response = Response::new(ResponseBody::full(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -91,7 +91,7 @@ mod tests {
         let (trusted, stranger) = ("10.0.0.1:1".parse().unwrap(), "9.9.9.9:1".parse().unwrap());
         let seeds: [&[u8]; 3] =
             [b"1.1.1.1, 10.2.2.2,10.3.3.3:80", b"[2001:db8::1]:443, ::1, [::1]", b"::ffff:1.2.3.4,, ,x"];
-        crate::fuzz::hammer(1, &seeds, |bytes| {
+        fuzz::hammer(1, &seeds, |bytes| {
             let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
             let headers = HeaderMap::from_iter([(real_ip.header.clone(), value)]);
             assert_eq!(real_ip.of(stranger, &headers), stranger);

@@ -19,7 +19,7 @@ use outbound::Outbound;
 
 use super::account::{Account, Matched, Tries};
 use super::body::{Receiving, ResponseBody, Streaming};
-use super::downstream::body::{Incoming, RequestBody};
+use super::downstream::body::{BodyError, Incoming, RequestBody};
 use super::downstream::client::Client;
 use super::downstream::tls::Session;
 use super::error::Refusal;
@@ -90,7 +90,8 @@ fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Accou
     }
     let status = refusal.status();
     let is_ours_to_tell = refusal.upstream_error().is_some()
-        || matches!(refusal, Refusal::Barred(_) | Refusal::NoNode | Refusal::Unavailable(_));
+        || matches!(refusal, Refusal::Barred(_) | Refusal::NoNode | Refusal::Unavailable(_))
+        || matches!(refusal, Refusal::Client(BodyError::NoRoom));
     if is_ours_to_tell && worker.may_speak() {
         warn!(method = %parts.method, path = parts.uri.path(), status = status.as_u16(), reason = %refusal, "a request could not be served");
     } else {
@@ -122,7 +123,7 @@ async fn forward<'r>(
     plugged: &mut Plugged<'r>,
 ) -> Result<Response, Refusal> {
     let Under { table, account, tries } = under;
-    check_framing(parts, &incoming)?;
+    check_head(worker, parts, &incoming)?;
     let host = Host::of(parts)?;
     let path = canonical(parts.uri.path())?;
     if let Some(rule) = table.barred() {
@@ -253,8 +254,12 @@ fn check_client(session: &Session, table: &Table, host: &Host<'_>, path: &str) -
     }
 }
 
-/// Refuses what may be read in two ways, and what this proxy does not do.
-fn check_framing(parts: &Parts, incoming: &Incoming) -> Result<(), Refusal> {
+/// Refuses what may be read in two ways, what is too much, and what this proxy does not do.
+fn check_head(worker: &Worker, parts: &Parts, incoming: &Incoming) -> Result<(), Refusal> {
+    // The parser of HTTP/1 has counted for itself; that of HTTP/2 knows a bound on bytes only.
+    if parts.version == Version::HTTP_2 && parts.headers.len() > worker.head_limits.headers {
+        return Err(Refusal::HeadTooLarge);
+    }
     if parts.method == Method::CONNECT {
         return Err(Refusal::Connect);
     }

@@ -218,4 +218,37 @@ mod tests {
         }
         assert_eq!(&*decode(b"%4%zz%41+"), b"%4%zzA ");
     }
+
+    #[test]
+    fn fuzz_arguments_and_cookies_are_found_or_not() {
+        let seeds: [&[u8]; 5] = [b"a=1&b=2+3&%61=4&=none&c", b"a=%zz%41%", b"a=1; b=2;b=3", b"=;a;=a", b"a==b&&a"];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let decoded = decode(bytes);
+            assert!(decoded.len() <= bytes.len());
+            let escaped: String = bytes.iter().map(|byte| format!("%{byte:02x}")).collect();
+            assert_eq!(&*decode(escaped.as_bytes()), bytes, "whatever is escaped comes back");
+            let (name, value) = bytes.split_at(bytes.len() / 2);
+            if let Ok(query) = str::from_utf8(bytes) {
+                let first = argument(query, b"a");
+                assert_eq!(argument(&format!("{query}&a=last"), b"a"), first.or(Some(Cow::Borrowed(b"last"))));
+            }
+            let query: String =
+                [name, value].map(|part| part.iter().map(|byte| format!("%{byte:02x}")).collect::<String>()).join("=");
+            assert_eq!(argument(&query, name).as_deref(), Some(value));
+            let Ok(cookies) = http::HeaderValue::from_bytes(bytes) else { return };
+            let (mut parts, ()) = Request::new(()).into_parts();
+            parts.headers.insert(header::COOKIE, cookies);
+            let values = RequestValues {
+                parts: &parts,
+                headers: &parts.headers,
+                consumer: None,
+                host: "",
+                path: "/",
+                peer: "127.0.0.1:1".parse().unwrap(),
+                local: "127.0.0.1:2".parse().unwrap(),
+                secure: false,
+            };
+            assert!(values.cookie(b"a").is_none_or(|value| !value.contains(&b';')));
+        });
+    }
 }

@@ -386,4 +386,18 @@ mod tests {
         secrets.set_manager(&id, Some(Ok(vault("new"))));
         assert!(secrets.take_orders(now).is_empty());
     }
+
+    #[test]
+    fn fuzz_references_mean_what_they_are_written_as() {
+        let seeds: [&[u8]; 4] =
+            [b"$secret://vault/1/teams/jack/key", b"$ENV://NAME/key", b"$env://N=", b"$Secret://vault/1//../a?b/key"];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let Ok(text) = str::from_utf8(bytes) else { return };
+            let read = SecretReference::parse(text);
+            assert_eq!(SecretReference::is_meant(text), read != Ok(None), "{text}");
+            let Ok(Some(reference)) = read else { return };
+            assert!(SecretReference::may_be_in(text));
+            assert_eq!(SecretReference::parse(&reference.to_string()), Ok(Some(reference)));
+        });
+    }
 }

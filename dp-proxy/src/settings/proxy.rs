@@ -140,6 +140,9 @@ pub struct LimitSettings {
     pub headers_max: usize,
     /// The body of a request: more is a 413. 0: no bound.
     pub body_bytes_max: ByteSize,
+    /// Bodies of requests that are kept whole because a plugin looks at them, all together, over all workers: where one finds no
+    /// room, its request is a 503. 0: no bound.
+    pub buffered_bytes_max: ByteSize,
     /// Client connections at once, over all workers: more are closed as they come.
     pub connections_max: usize,
     /// From the first byte of a head to its last: longer is a 408.
@@ -219,6 +222,7 @@ impl Default for LimitSettings {
             header_bytes_max: ByteSize(64 << 10),
             headers_max: 100,
             body_bytes_max: ByteSize(0),
+            buffered_bytes_max: ByteSize(256 << 20),
             connections_max: 65_536,
             header_read_timeout: Span(Duration::from_secs(60)),
             body_read_timeout: Span(Duration::from_secs(60)),

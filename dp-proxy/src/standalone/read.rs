@@ -142,14 +142,14 @@ mod tests {
             b"consumers:\n- username: jack\n  plugins: {key-auth: {key: \"${{K:=k}}\"}}\n- id: jack/credentials/1\n  plugins: {}\n#END",
             b"global_rules: [{id: 1, plugins: {ip-restriction: {whitelist: [10.0.0.0/8]}}}]\nssls:\n#END",
         ];
-        crate::fuzz::hammer(20, &seeds, |bytes| {
+        fuzz::hammer(20, &seeds, |bytes| {
             told(bytes, false);
         });
         let json: [&[u8]; 2] = [
             br#"{"routes": [{"id": "r", "uri": "/a", "hosts": ["*.a.com"], "upstream": {"nodes": {"a:1": 1}, "retries": 2}}]}"#,
             br#"{"services": [{"id": 1, "plugins": {"limit-count": {"count": 1, "time_window": 1}}}], "plugin_configs": []}"#,
         ];
-        crate::fuzz::hammer(20, &json, |bytes| {
+        fuzz::hammer(20, &json, |bytes| {
             told(bytes, true);
         });
     }

@@ -39,7 +39,7 @@ use tracing::{debug, warn};
 
 use crate::access_log::LogStats;
 use crate::disk::DiskStats;
-use crate::proxy::Figures;
+use crate::proxy::{Buffers, Figures};
 use crate::settings::NodeSettings;
 use crate::standing::Board;
 use crate::table::TableCell;
@@ -60,6 +60,8 @@ pub struct Sources {
     pub cell: TableCell,
     /// Its workers.
     pub figures: Vec<Arc<Figures>>,
+    /// What bodies take that they keep whole.
+    pub buffers: Arc<Buffers>,
     /// Its access log.
     pub access_log: Arc<LogStats>,
     /// Who it is for the control plane, where certificates are used.

@@ -101,6 +101,61 @@ async fn it_is_spoken_without_tls_where_that_is_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn headers_have_a_bound_in_number_too() {
+    let origin = Origin::echo().await;
+    let scene = Scene::tuned(&[("routes", "r", route("/*", origin.address))], |settings| {
+        settings.proxy.h2c = true;
+        settings.proxy.limits.headers_max = 10;
+    })
+    .await;
+    let (sender, running) = prior_knowledge(&scene).await;
+    let asking = |headers: usize| {
+        let named = (0..headers).map(|number| (format!("x-{number}"), "1"));
+        let asked = named.fold(request(Method::GET, "/"), |asked, (name, value)| asked.header(name, value));
+        // Pieces of a cookie are one header to whom they go to.
+        let crumbs = (0..20).fold(asked, |asked, number| asked.header("cookie", format!("c{number}=1")));
+        crumbs.body(()).unwrap()
+    };
+    for (headers, expected) in [(9, 200), (10, 431), (9, 200)] {
+        assert_eq!(ask(&sender, asking(headers), "").await.0, expected, "{headers} beside the cookie");
+    }
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_say_nothing_that_the_proxy_says() {
+    // It says with its answer what came behind the body.
+    let origin = Origin::with(|mut conversation| async move {
+        conversation.head().await.unwrap();
+        let mut came = Vec::new();
+        while !came.ends_with(b"\r\n\r\n") || !came.starts_with(b"4\r\nbody\r\n0\r\n") {
+            came.extend(conversation.take(1).await.unwrap());
+        }
+        let told = String::from_utf8(came).unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{told}", told.len());
+        conversation.send(answer).await;
+    })
+    .await;
+    let scene = Scene::tuned(&[("routes", "r", route("/*", origin.address))], |s| s.proxy.h2c = true).await;
+    let (sender, running) = prior_knowledge(&scene).await;
+    let asked = request(Method::POST, "/").body(()).unwrap();
+    let (answer, mut stream) = sender.ready().await.unwrap().send_request(asked, false).unwrap();
+    stream.send_data(Bytes::from("body"), false).unwrap();
+    let forged = ["x-consumer-username", "x-credential-identifier", "authorization", "host", "x-real-ip"];
+    let mut trailers: http::HeaderMap =
+        forged.iter().map(|name| (name.parse().unwrap(), "forged".parse().unwrap())).collect();
+    trailers.insert("x-sum", "1".parse().unwrap());
+    stream.send_trailers(trailers).unwrap();
+    let mut incoming = timeout(SOON, answer).await.expect("an answer in time").unwrap().into_body();
+    let mut told = Vec::new();
+    while let Some(data) = timeout(SOON, incoming.data()).await.expect("a body in time") {
+        told.extend_from_slice(&data.unwrap());
+    }
+    assert_eq!(String::from_utf8(told).unwrap(), "4\r\nbody\r\n0\r\nx-sum: 1\r\n\r\n");
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_gateway_itself_says_to_a_call_of_grpc_is_a_code_of_grpc() {
     let dead = json!({"uri": "/pkg.Service/Dead", "upstream": {"scheme": "grpc", "nodes": {"127.0.0.1:1": 1}}});
     let scene = Scene::tuned(&[("routes", "dead", dead)], |settings| settings.proxy.h2c = true).await;

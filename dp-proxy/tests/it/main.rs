@@ -5,6 +5,7 @@ mod abuse;
 mod access_log;
 mod archive;
 mod behind;
+mod bodies;
 mod feed;
 mod framing;
 mod going_away;

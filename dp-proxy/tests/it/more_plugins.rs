@@ -2,14 +2,17 @@
 //! proxy.
 
 use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::harness::client::{Client, Response};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
+use crate::harness::until;
 use crate::plugins::{consumer, sealed, seen};
 use crate::tls::with_keyring;
 
@@ -46,6 +49,15 @@ async fn requests_are_shared_out_among_upstreams() {
     answered.sort();
     assert_eq!(answered, ["blue", "green", "green", "own"]);
     assert_eq!(ask(&scene, "GET", "/r", "").await.header("x-origin"), Some("blue"), "no rule takes it");
+    // A share without an upstream is the route's own, also where a rule for all requests sends them elsewhere.
+    let elsewhere = json!({"rules": [{"weighted_upstreams": [{"upstream_id": "green"}]}]});
+    scene.put("global_rules", "g", json!({"plugins": {"traffic-split": elsewhere}})).await;
+    assert_eq!(ask(&scene, "GET", "/r", "").await.header("x-origin"), Some("green"));
+    let back = json!({"traffic-split": {"rules": [{"weighted_upstreams": [{"weight": 1}]}]}});
+    scene.put("routes", "back", with_plugins("/back", &blue, back)).await;
+    assert_eq!(ask(&scene, "GET", "/back", "").await.header("x-origin"), Some("blue"));
+    scene.control_plane.commit(&[("global_rules", "g", None)]);
+    scene.dp.serves(&scene.control_plane).await;
     // An edit of what is named holds for the next request.
     scene.put("upstreams", "green", json!({"nodes": {blue.address.to_string(): 1}})).await;
     for _ in 0..4 {
@@ -71,11 +83,11 @@ async fn requests_prove_something() {
     ];
     let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
 
-    // The signature is over "k", "POST /hmac?a=1" and the date; the digest is that of "body".
+    // The signature is over "k", "POST /hmac?a=1", the date and the digest; this is that of "body".
     let head = "Date: Tue, 15 Nov 1994 08:12:31 GMT\r\n\
-        Authorization: Signature keyId=\"k\",algorithm=\"hmac-sha256\",headers=\"@request-target date\",signature=\"SIGNED\"\r\n\
+        Authorization: Signature keyId=\"k\",algorithm=\"hmac-sha256\",headers=\"@request-target date digest\",signature=\"SIGNED\"\r\n\
         Digest: SHA-256=Iw2DWNyOiJC0xY3utikS7i8gNXrpKlzIYbmOaP4xrLU=\r\nTransfer-Encoding: chunked\r\n";
-    let head = head.replace("SIGNED", "ey1TcMPP9MdQCxen33b5cuE4ZG7vsYe9YYMLGIV5RaA=");
+    let head = head.replace("SIGNED", "I+Xwig5i5Autkt5eVp6at3fWhlbPztvUDYyhONCFlaQ=");
     let passed = ask(&scene, "POST", "/hmac?a=1", &format!("{head}\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n")).await;
     assert_eq!((passed.status, seen(&passed.json(), "x-consumer-username")), (200, Some("jack")), "{}", passed.text());
     assert_eq!(passed.json()["body"], "body", "what was read to be checked goes on");
@@ -85,6 +97,9 @@ async fn requests_prove_something() {
         (401, "{\"message\":\"client request can't be validated\"}\n".to_owned())
     );
     assert_eq!(refused.header("www-authenticate"), Some("hmac realm=\"hmac\""));
+    // Who has shown no key is not asked for a body, however large it would be.
+    let large = "Expect: 100-continue\r\nContent-Length: 100000000\r\n";
+    assert_eq!(ask(&scene, "POST", "/hmac?a=1", large).await.status, 401);
 
     let given = ask(&scene, "GET", "/csrf", "").await;
     let cookie = given.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
@@ -117,7 +132,8 @@ async fn who_stands_in_front_may_say_who_asks_and_how() {
     assert_eq!(seen(&passed, "x-real-ip"), Some("10.1.1.1"));
     assert_eq!(ask(&stranger, "GET", "/ip", "X-Forwarded-For: 9.9.9.9\r\n").await.status, 403);
     // A client without TLS cannot say that it has it, neither to this proxy nor to what stands behind it.
-    let claims = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: forged\r\nX-Forwarded-Port: 1\r\n";
+    let claims =
+        "X-Forwarded-Proto: https\r\nX-Forwarded-Host: forged\r\nX-Forwarded-Port: 1\r\nForwarded: for=1.1.1.1\r\n";
     assert_eq!(ask(&stranger, "GET", "/tls", claims).await.status, 301);
     for (path, proto, host) in [("/r", "http", "test.example"), ("/set", "https", "outside.example")] {
         let told = ask(&stranger, "GET", path, claims).await.json();
@@ -127,6 +143,7 @@ async fn who_stands_in_front_may_say_who_asks_and_how() {
             "{path}"
         );
         assert_ne!(seen(&told, "x-forwarded-port"), Some("1"), "{path}");
+        assert_eq!(seen(&told, "forwarded"), None, "{path}");
     }
     // Who is trusted with the client's address is trusted with this too.
     let trusted =
@@ -136,7 +153,7 @@ async fn who_stands_in_front_may_say_who_asks_and_how() {
     for (path, host) in [("/r", "forged"), ("/set", "outside.example")] {
         let told = ask(&trusted, "GET", path, claims).await.json();
         assert_eq!((seen(&told, "x-forwarded-proto"), seen(&told, "x-forwarded-host")), (Some("https"), Some(host)));
-        assert_eq!(seen(&told, "x-forwarded-port"), Some("1"));
+        assert_eq!((seen(&told, "x-forwarded-port"), seen(&told, "forwarded")), (Some("1"), Some("for=1.1.1.1")));
     }
 }
 
@@ -244,6 +261,19 @@ async fn another_server_is_asked_first() {
             let (status, more) = match request.header("authorization") {
                 Some("let me in") => ("200 OK", "X-User: jack\r\n"),
                 Some("hang") => return std::future::pending().await,
+                // Refusals that cannot be read to their end.
+                Some("cut") => {
+                    conversation.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nsaid").await;
+                    return;
+                }
+                Some("long") => {
+                    let body = "said".repeat(1 << 19);
+                    conversation
+                        .send(format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n", body.len()))
+                        .await;
+                    conversation.send(body).await;
+                    return;
+                }
                 _ => ("302 Found", "Location: /login\r\nX-Secret: 1\r\n"),
             };
             let answer = format!("HTTP/1.1 {status}\r\n{more}X-Told: {told}\r\nContent-Length: 4\r\n\r\nsaid");
@@ -259,11 +289,12 @@ async fn another_server_is_asked_first() {
         conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!({"forward-auth": conf})
     };
-    let nobody = json!({"uri": "http://127.0.0.1:1/", "allow_degradation": true});
+    let nobody = json!({"uri": "http://127.0.0.1:1/", "allow_degradation": true, "upstream_headers": ["X-User"]});
     let resources = [
         ("routes", "get", with_plugins("/get", &origin, with(json!({})))),
         ("routes", "post", with_plugins("/post", &origin, with(json!({"request_method": "POST"})))),
         ("routes", "late", with_plugins("/late", &origin, with(json!({"timeout": 50, "status_on_error": 504})))),
+        ("routes", "lax", with_plugins("/lax", &origin, with(json!({"allow_degradation": true})))),
         ("routes", "free", with_plugins("/free", &origin, json!({"forward-auth": nobody}))),
     ];
     let scene = Scene::with(&resources).await;
@@ -274,11 +305,19 @@ async fn another_server_is_asked_first() {
     assert_eq!(seen(&passed, "x-told").map(str::trim), Some(told.trim()));
     let refused = ask(&scene, "GET", "/get", "").await;
     assert_eq!((refused.status, refused.header("location"), refused.text().as_str()), (302, Some("/login"), "said"));
-    assert_eq!(refused.header("x-secret"), None);
+    assert_eq!((refused.header("x-secret"), refused.header("x-content-type-options")), (None, Some("nosniff")));
+    for (how, status) in [("cut", 401), ("long", 403)] {
+        for path in ["/get", "/lax"] {
+            let refused = ask(&scene, "GET", path, &format!("Authorization: {how}\r\n")).await;
+            assert_eq!(refused.status, status, "{how} {path}: its status has been said");
+        }
+    }
     let posted = ask(&scene, "POST", "/post", &format!("{token}Content-Length: 4\r\n\r\nbody")).await.json();
     assert!(seen(&posted, "x-told").unwrap().ends_with(" body") && posted["body"] == "body", "{posted}");
     assert_eq!(ask(&scene, "GET", "/late", "Authorization: hang\r\n").await.status, 504);
-    assert_eq!(ask(&scene, "GET", "/free", "").await.status, 200, "nobody answers, and it may go on");
+    let free = ask(&scene, "GET", "/free", "X-User: forged\r\n").await;
+    assert_eq!(free.status, 200, "nobody answers, and it may go on");
+    assert_eq!(seen(&free.json(), "x-user"), None, "and nobody vouches for who it is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,4 +335,54 @@ async fn metadata_holds_wherever_a_plugin_is_run() {
     scene.control_plane.commit(&[("plugin_metadata", "limit-count", None)]);
     scene.dp.serves(&scene.control_plane).await;
     assert_eq!(told(&ask(&scene, "GET", "/r", "").await), [None, nine()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_case_that_holds_says_what_becomes_of_a_request() {
+    // It says half of its answer, and the rest when it is told to.
+    let go_on = Arc::new(Notify::new());
+    let wait = go_on.clone();
+    let origin = Origin::with(move |mut conversation| {
+        let wait = wait.clone();
+        async move {
+            while let Some(request) = conversation.request().await {
+                conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na").await;
+                if request.line.contains("/conn") {
+                    wait.notified().await;
+                }
+                conversation.send("b").await;
+            }
+        }
+    })
+    .await;
+    let conn = json!({"conn": 1, "burst": 0, "default_conn_delay": 0.01, "key": "remote_addr", "rejected_code": 429});
+    let rules = json!([
+        {"case": [["uri", "==", "/w/no"]], "actions": [["return", {"code": 403}]]},
+        {"case": [["uri", "==", "/w/conn"]], "actions": [["limit-conn", conn]]},
+        {"actions": [["limit-count", {"count": 2, "time_window": 600, "rejected_code": 503}]]},
+    ]);
+    let workflow = with_plugins("/w/*", &origin, json!({"workflow": {"rules": rules}}));
+    let scene = Scene::with(&[("routes", "w", workflow)]).await;
+    let refused = ask(&scene, "GET", "/w/no", "").await;
+    assert_eq!((refused.status, refused.text().as_str()), (403, "{\"error_msg\":\"rejected by workflow\"}\n"));
+    // A rule without a case takes whatever none before has taken, and nothing else counts for it.
+    for expected in [200, 200, 503, 503] {
+        assert_eq!(ask(&scene, "GET", "/w/other", "").await.status, expected);
+    }
+    let mut first = Client::connect(scene.dp.address()).await;
+    first.send("GET /w/conn HTTP/1.1\r\nHost: test.example\r\n\r\n").await;
+    let mut came = Vec::new();
+    until("its head is there, and half of its body", async || {
+        came.extend(first.take_some(Duration::from_millis(20)).await);
+        came.ends_with(b"\r\n\r\na")
+    })
+    .await;
+    assert_eq!(ask(&scene, "GET", "/w/conn", "").await.status, 429, "it is still under way");
+    go_on.notify_one();
+    until("its end is there", async || first.take_some(Duration::from_millis(20)).await == b"b").await;
+    until("it has ended for the limit too", async || {
+        go_on.notify_one();
+        ask(&scene, "GET", "/w/conn", "").await.status == 200
+    })
+    .await;
 }

@@ -195,6 +195,15 @@ async fn global_rules_hold_for_every_request() {
         );
         assert_eq!(barred.header("x-g"), Some("1"));
     }
+    // They are run together, by priority: which of them has which id counts for nothing.
+    let addresses = json!({"plugins": {"ip-restriction": {"whitelist": ["10.0.0.0/8"]}}});
+    let real = json!({"plugins": {"real-ip": {"source": "http_x_real"}}});
+    for (a, b) in [(&addresses, &real), (&real, &addresses)] {
+        scene.control_plane.commit(&[("global_rules", "a", Some(a.clone())), ("global_rules", "b", Some(b.clone()))]);
+        scene.dp.serves(&scene.control_plane).await;
+        assert_eq!(ask(&scene, "GET", "/a", &[("X-Real", "10.1.1.1")]).await.status, 200, "{a} {b}");
+        assert_eq!(ask(&scene, "GET", "/a", &[("X-Real", "9.1.1.1")]).await.status, 403, "{a} {b}");
+    }
     scene.control_plane.commit(&[("global_rules", "a", None), ("global_rules", "b", None)]);
     scene.dp.serves(&scene.control_plane).await;
     let free = ask(&scene, "GET", "/a", &[]).await;
@@ -247,6 +256,7 @@ async fn requests_and_answers_are_rewritten() {
                 json!({"proxy-rewrite": {"regex_uri": ["^/pr/(.*)", "/echo?p=$1"], "host": "new.example", "method": "PUT"}}),
             ),
         ),
+        ("routes", "file", of("/file", json!({"proxy-rewrite": {"uri": "/files/$arg_name"}}))),
         ("routes", "red", of("/red", json!({"redirect": {"uri": "/hello", "ret_code": 301}}))),
         ("routes", "id", of("/id", json!({"request-id": {}}))),
         ("routes", "cors", of("/cors", json!({"cors": {"allow_origins": "http://a.example"}}))),
@@ -264,6 +274,18 @@ async fn requests_and_answers_are_rewritten() {
     let answer = ask(&scene, "GET", "/pr/abc?q=1", &[("X-Forwarded-For", "1.1.1.1")]).await.json();
     assert_eq!((&answer["line"], seen(&answer, "host")), (&json!("PUT /echo?p=abc&q=1 HTTP/1.1"), Some("new.example")));
     assert_eq!(seen(&answer, "x-forwarded-host"), Some("test.example"));
+    // A path that is made of what a client sent is held to what is asked of a client's path.
+    for (name, line) in
+        [("a", "/files/a?name=a"), ("x/../b//c", "/files/b/c?name=x/../b//c"), ("%2e%2e/d", "/d?name=%2e%2e/d")]
+    {
+        let answer = ask(&scene, "GET", &format!("/file?name={name}"), &[]).await.json();
+        assert_eq!(answer["line"], format!("GET {line} HTTP/1.1"));
+    }
+    let refused = ask(&scene, "GET", "/file?name=../../etc", &[]).await;
+    assert_eq!(
+        (refused.status, refused.text().as_str()),
+        (400, "{\"error_msg\":\"400 Bad Request: the path leaves the root\"}\n")
+    );
     let answer = ask(&scene, "GET", "/red", &[]).await;
     assert_eq!((answer.status, answer.header("location"), answer.body.len()), (301, Some("/hello"), 0));
     let answer = ask(&scene, "GET", "/id", &[]).await;

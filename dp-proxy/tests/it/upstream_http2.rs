@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::client::{Client, send};
 use crate::harness::proxy::Scene;
+use crate::harness::until;
 
 /// A node that speaks HTTP/2 without TLS; it does `serve` with every connection, which it numbers.
 struct Node {
@@ -201,6 +203,36 @@ async fn a_graceful_end_of_a_connection_costs_no_request() {
         assert_eq!(client.response().await.unwrap().text(), "got hello");
     }
     assert_eq!(node.connections(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_node_are_what_may_stand_there() {
+    let node = Node::with(|_, stream| {
+        serve(stream, async |_, request: Asked, mut respond| {
+            body_of(request).await;
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data("ok".into(), false).unwrap();
+            let said =
+                [("x-sum", "1"), ("set-cookie", "a=1"), ("content-type", "text/html"), ("x-consumer-username", "x")];
+            stream
+                .send_trailers(
+                    said.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).into_iter().collect(),
+                )
+                .unwrap();
+        })
+    })
+    .await;
+    let scene = scene(&[node.address]).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    client.send(POST.replace("Host", "TE: trailers\r\nHost")).await;
+    let mut came = String::new();
+    until("the whole answer is here", async || {
+        came.push_str(&String::from_utf8(client.take_some(Duration::from_millis(20)).await).unwrap());
+        came.ends_with("\r\n\r\n") && came.contains("\r\n0\r\n")
+    })
+    .await;
+    let (_, body) = came.split_once("\r\n\r\n").unwrap();
+    assert_eq!(body, "2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

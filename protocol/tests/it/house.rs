@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 #[rustfmt::skip]
 const HOUSE: &[(u8, &str, &str, &[&str])] = &[
     (1, "protocol",   "protocol",         &["zstd", "crc32c"]),
+    (1, "fuzz",       "dp-proxy/fuzz",    &[]),
     (2, "daemon",     "protocol/daemon",  &["tracing-subscriber", "fail"]),
     (2, "mtls",       "protocol/mtls",    &[]),
     (2, "plugins",    "dp-proxy/plugins", &[]),

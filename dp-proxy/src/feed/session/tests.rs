@@ -399,7 +399,7 @@ fn fuzz_messages_of_a_node_lead_forward_or_change_nothing() {
     let whole = [cp.welcome(), cp.full(), cp.heartbeat(), delta(&step), ahead.heartbeat(), ahead.full()];
     let encoded: Vec<Vec<u8>> = whole.iter().map(prost::Message::encode_to_vec).collect();
     let seeds: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
-    crate::fuzz::hammer(2, &seeds, |bytes| {
+    fuzz::hammer(2, &seeds, |bytes| {
         let Ok(message) = <FeedDown as prost::Message>::decode(bytes) else { return };
         // What holds of every message is looked at where it is taken.
         drop(Dp::following(&cp).take(message));
@@ -411,7 +411,7 @@ fn fuzz_messages_of_a_node_lead_forward_or_change_nothing() {
     let inside = [codec::seal(&step).unwrap(), full.part.to_vec(), codec::seal(&view).unwrap()];
     let seeds: Vec<&[u8]> = inside.iter().map(Vec::as_slice).collect();
     let held = Cp::new();
-    crate::fuzz::hammer(2, &seeds, |bytes| {
+    fuzz::hammer(2, &seeds, |bytes| {
         for kind in [PayloadKind::Delta, PayloadKind::Full, PayloadKind::Buckets] {
             drop(Dp::following(&held).take(payload(kind, bytes)));
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::http1;
+use crate::proxy::buffers::Buffers;
 use crate::proxy::error::Refusal;
+use crate::proxy::headers::trailers_passed_on;
 
 /// The body of a request, as it comes by what the client speaks.
 #[derive(Debug)]
@@ -29,7 +32,8 @@ pub(crate) enum Incoming {
 #[derive(Debug)]
 pub(crate) enum Piece {
     Data(Bytes),
-    Trailers(Box<HeaderMap>),
+    /// Those that may be passed on, if any.
+    Trailers(Option<Box<HeaderMap>>),
 }
 
 /// A request's body that is passed on.
@@ -61,6 +65,8 @@ pub(crate) enum BodyError {
     Late,
     #[error("the client's body is cut short or malformed")]
     Broken,
+    #[error("the bodies that are kept take all the memory that they may (proxy.limits.buffered_bytes_max)")]
+    NoRoom,
 }
 
 impl RequestBody {
@@ -102,19 +108,20 @@ impl RequestBody {
         Ok(())
     }
 
-    /// All of it, which may be sent all the same: it is as it was.
+    /// All of it, which may be sent all the same: it is as it was. It is copied into one buffer: a piece by itself would hold
+    /// the whole buffer that it was read into, be it one byte.
     ///
     /// # Errors
-    /// It is larger than its bound, or does not come to its end.
-    pub(crate) async fn whole(&mut self) -> Result<Bytes, BodyError> {
-        let mut pieces = Vec::new();
-        while let Some(piece) = poll_fn(|cx| self.poll_next(cx)).await {
-            pieces.push(piece?);
+    /// It is larger than its bound, does not come to its end, or finds no room.
+    pub(crate) async fn whole(&mut self, buffers: &Arc<Buffers>) -> Result<Bytes, BodyError> {
+        if self.ended && self.again.len() <= 1 {
+            return Ok(self.again.front().cloned().unwrap_or_default());
         }
-        let whole = match &pieces[..] {
-            [one] => one.clone(),
-            all => all.concat().into(),
-        };
+        let mut whole = buffers.begin(self.length)?;
+        while let Some(piece) = poll_fn(|cx| self.poll_next(cx)).await {
+            whole.append(&piece?)?;
+        }
+        let whole = whole.freeze();
         self.put_back(if whole.is_empty() { Vec::new() } else { vec![whole.clone()] });
         Ok(whole)
     }
@@ -171,7 +178,7 @@ impl RequestBody {
                 }
                 Some(Err(e)) => return Poll::Ready(Some(Err(e))),
                 Some(Ok(Piece::Trailers(trailers))) => {
-                    self.trailers = Some(trailers);
+                    self.trailers = trailers;
                     continue;
                 }
                 Some(Ok(Piece::Data(data))) => data,
@@ -232,10 +239,10 @@ impl Incoming {
                     Ok(frame) => frame,
                     Err(_) => return Some(Err(BodyError::Broken)),
                 };
-                let piece = frame.into_data().map(Piece::Data);
-                Some(
-                    Ok(piece.unwrap_or_else(|frame| Piece::Trailers(frame.into_trailers().unwrap_or_default().into()))),
-                )
+                Some(Ok(frame.into_data().map_or_else(
+                    |frame| Piece::Trailers(frame.into_trailers().ok().and_then(trailers_passed_on).map(Box::new)),
+                    Piece::Data,
+                )))
             }),
         }
     }

@@ -185,7 +185,7 @@ mod tests {
             b"\x21\x11\x01\x02\x03\x04\x05\x06\x07\x08\x00\x50\x01\xbb",
             b"\x21\x21aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbb\x00\x50\x01\xbb",
         ];
-        crate::fuzz::hammer(1, &seeds, |bytes| {
+        fuzz::hammer(1, &seeds, |bytes| {
             if let Ok(Some(ends)) = version1(bytes) {
                 assert_eq!(ends.client.is_ipv4(), ends.local.is_ipv4());
                 assert!(bytes.ends_with(b"\r\n"));

@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use daemon::blocking;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper::body::Body as _;
-use plugins::{Call, Reply};
+use plugins::{BodyCheck, Call, Reply};
 use protocol::resource::Timeouts;
 use tokio::time::timeout;
 use tracing::debug;
@@ -27,6 +28,11 @@ use crate::table::{Table, Upstream};
 /// The longest body of an answer to a plugin's call, in bytes: it is kept whole, and may become the client's answer.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 
+/// The largest body that is looked through on the worker's own thread, in bytes: of JSON that takes about a millisecond, in
+/// which its other requests wait. Larger ones go to another thread. (The other way out is a lower default of what may be kept
+/// for a check: it would refuse what APISIX takes, and the first who raises it would stall a worker again.)
+const CHECKED_HERE_BYTES_MAX: usize = 128 << 10;
+
 /// See the module.
 pub(crate) struct Means<'m> {
     pub(crate) worker: &'m Rc<Worker>,
@@ -36,21 +42,41 @@ pub(crate) struct Means<'m> {
 
 impl Means<'_> {
     /// All of the body, when it has no more than these bytes; `own` is the bound that a plugin has set for it (0: none).
-    pub(super) async fn body(&mut self, bytes_max: u64, own: Option<u64>) -> Result<Bytes, Refusal> {
+    async fn body(&mut self, bytes_max: u64, own: Option<u64>) -> Result<Bytes, Refusal> {
         let bound = own.unwrap_or(self.worker.limits.body_bytes_max);
         self.body.bound(if bound == 0 { bytes_max } else { bytes_max.min(bound) })?;
-        Ok(self.body.whole().await?)
+        Ok(self.body.whole(&self.worker.buffers).await?)
     }
 
-    /// Asks an upstream on a plugin's behalf. `None`: it gave no answer that can be used, in time; the log says why.
+    /// What a plugin's check says of the body; `own` as for [`Self::body`].
+    pub(super) async fn check(&mut self, check: BodyCheck, own: Option<u64>) -> Result<Result<(), String>, Refusal> {
+        let body = self.body(check.bytes_max, own).await?;
+        if body.len() <= CHECKED_HERE_BYTES_MAX {
+            return Ok(check.run(&body));
+        }
+        let turn = self.worker.buffers.turn().await;
+        let work = move || {
+            // Also when nobody waits for it any more it lasts as long as the work does.
+            let _turn = turn;
+            check.run(&body)
+        };
+        Ok(blocking::run(work).await)
+    }
+
+    /// Asks an upstream on a plugin's behalf. `None`: it gave no answer, in time; where that is so of the answer's body alone,
+    /// this one is missing. The log says why. `own` as for [`Self::body`].
     pub(super) async fn call(
-        &self,
+        &mut self,
         table: &Table,
         upstream: &Upstream,
         asked: RequestValues<'_>,
         call: Call,
-        body: Bytes,
+        own: Option<u64>,
     ) -> Result<Option<Reply>, Refusal> {
+        let body = match call.body_bytes_max {
+            Some(bytes_max) => Some(self.body(bytes_max, own).await?),
+            None => None,
+        };
         let tls = table.client_config(upstream)?;
         let limit = call.timeout;
         let (mut parts, ()) = http::Request::new(()).into_parts();
@@ -60,8 +86,8 @@ impl Means<'_> {
             Ok(target) => Uri::from(target),
             Err(_) => return Ok(None),
         };
-        let framing = if call.has_body { BodyFraming::Length(body.len() as u64) } else { BodyFraming::None };
-        let body = (!body.is_empty() && call.has_body).then(|| RequestBody::of(body, self.client.clone()));
+        let framing = body.as_ref().map_or(BodyFraming::None, |body| BodyFraming::Length(body.len() as u64));
+        let body = body.filter(|body| !body.is_empty()).map(|body| RequestBody::of(body, self.client.clone()));
         let mut outbound = Outbound {
             worker: self.worker,
             upstream,
@@ -76,9 +102,12 @@ impl Means<'_> {
             body: body.map(Box::new),
             timeouts: upstream.timeouts.unwrap_or(Timeouts::DEFAULT),
         };
-        let reply = async {
+        let mut reply = None;
+        let asking = async {
             let (head, receiving, node, under_way) =
                 outbound.send(&mut Tries::default()).await.map_err(|refusal| refusal.to_string())?;
+            // What has been said is not lost with what does not follow.
+            let reply = reply.insert(Reply { status: head.status, headers: head.fields.into_map(), body: None });
             let streaming = Streaming {
                 receiving,
                 pools: self.worker.pools.clone(),
@@ -86,20 +115,20 @@ impl Means<'_> {
                 keepalive: upstream.keepalive,
                 _under_way: under_way,
             };
-            let body = whole(ResponseBody::streaming(Box::new(streaming))).await?;
-            Ok::<_, String>(Reply { status: head.status, headers: head.fields.into_map(), body })
+            reply.body = Some(whole(ResponseBody::streaming(Box::new(streaming))).await?);
+            Ok::<_, String>(())
         };
-        let why = match timeout(limit, reply).await {
-            Ok(Ok(reply)) => return Ok(Some(reply)),
+        let why = match timeout(limit, asking).await {
+            Ok(Ok(())) => return Ok(reply),
             Ok(Err(why)) => why,
             Err(_) => format!("no answer within {limit:?}"),
         };
         if self.worker.may_speak() {
-            tracing::warn!(upstream = %upstream.label, reason = why, "a plugin's call got no answer");
+            tracing::warn!(upstream = %upstream.label, reason = why, "a plugin's call got no whole answer");
         } else {
-            debug!(upstream = %upstream.label, reason = why, "a plugin's call got no answer");
+            debug!(upstream = %upstream.label, reason = why, "a plugin's call got no whole answer");
         }
-        Ok(None)
+        Ok(reply)
     }
 }
 

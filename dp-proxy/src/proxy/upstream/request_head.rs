@@ -61,6 +61,11 @@ pub(crate) const ASKED_BY: [HeaderName; 3] = [
 ];
 
 impl Forwarded<'_> {
+    /// Whether that header is not passed on: `Forwarded` (RFC 7239) says all of this as well, and is no more to be believed.
+    fn hides(&self, name: &HeaderName) -> bool {
+        !self.tells && name.as_str() == "forwarded"
+    }
+
     /// Which of [`ASKED_BY`] are told as they stand in the headers.
     fn told(&self, headers: &HeaderMap) -> [bool; 3] {
         match self.tells {
@@ -89,7 +94,7 @@ impl RequestHead<'_> {
                 has_addresses |= name.as_str() == FORWARDED_FOR;
                 continue;
             }
-            if is_hop_by_hop(name.as_ref()) || connection.named.contains(name) {
+            if is_hop_by_hop(name.as_ref()) || connection.named.contains(name) || self.forwarded.hides(name) {
                 continue;
             }
             line(out, name.as_str().as_bytes(), value.as_bytes());
@@ -126,7 +131,8 @@ impl RequestHead<'_> {
         headers.reserve(self.headers.len() + FORWARDED_HEADERS);
         let connection = ConnectionHeader::of(self.headers);
         for (name, value) in self.headers {
-            if !(is_hop_by_hop(name.as_ref()) || is_written_anew(name) || connection.named.contains(name)) {
+            let is_dropped = is_hop_by_hop(name.as_ref()) || is_written_anew(name) || self.forwarded.hides(name);
+            if !(is_dropped || connection.named.contains(name)) {
                 headers.append(name, value.clone());
             }
         }
@@ -268,6 +274,7 @@ mod tests {
             ("content-type", "application/grpc"),
             ("x-forwarded-for", "1.1.1.1"),
             ("x-real-ip", "forged"),
+            ("forwarded", "for=1.1.1.1;proto=http"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -325,6 +332,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "forged"),
             ("x-real-ip", "forged"),
+            ("forwarded", "for=1.1.1.1;proto=https"),
             ("cookie", "a=b"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -360,12 +368,14 @@ mod tests {
         let mut told = HeaderMap::new();
         told.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         told.insert("x-forwarded-port", HeaderValue::from_static("443"));
+        told.insert("forwarded", HeaderValue::from_static("proto=https"));
         let mut out = Vec::new();
         let head = RequestHead { headers: &told, forwarded: Forwarded { tells: true, ..head.forwarded }, ..head };
         head.write(&mut out);
         let text = String::from_utf8(out).unwrap();
         let expected = "x-forwarded-proto: https\r\nx-forwarded-port: 443\r\nx-forwarded-host: client.example\r\n\r\n";
         assert!(text.ends_with(expected), "who is trusted may say it: {text}");
+        assert!(text.contains("\r\nforwarded: proto=https\r\n"), "{text}");
         let http2 = head.to_http2(false).unwrap();
         let of = |name: &str| http2.headers()[name].to_str().unwrap();
         assert_eq!((of("x-forwarded-proto"), of("x-forwarded-host")), ("https", "client.example"));

@@ -325,7 +325,7 @@ mod tests {
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             b"HTTP/1.1 304 Not Modified\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         ];
-        crate::fuzz::hammer(1, &seeds, |bytes| {
+        fuzz::hammer(1, &seeds, |bytes| {
             let (mut whole, first) = (BytesMut::from(bytes), &bytes[..bytes.len() / 2]);
             let at_once = format!("{:?}", read(&mut whole, 0, &Method::GET, LIMITS));
             if let Ok(Read::More) = read(&mut BytesMut::from(first), 0, &Method::GET, LIMITS) {

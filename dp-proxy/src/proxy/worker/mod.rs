@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::balance::{Balancer, Loads};
+use super::buffers::Buffers;
 use super::downstream::client::{Client, ClientLimits};
 use super::downstream::http1::Arena;
 use super::downstream::http1::date::Date;
@@ -48,6 +49,7 @@ pub(super) struct Setup {
     pub(super) settings: ProxySettings,
     pub(super) cell: TableCell,
     pub(super) figures: Arc<Figures>,
+    pub(super) buffers: Arc<Buffers>,
     pub(super) access_log: Option<AccessLog>,
     /// Bound and not listening, or inherited.
     pub(super) sockets: Vec<(Entrance, Door)>,
@@ -88,6 +90,8 @@ pub(crate) struct Worker {
     pub(crate) loads: Rc<Loads>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) ledger: RefCell<Ledger>,
+    /// What bodies share that are kept whole, with all workers.
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) access_log: Option<AccessLog>,
     /// What its connections read into.
     pub(crate) arena: Rc<Arena>,
@@ -196,7 +200,7 @@ pub(super) async fn run(mut setup: Setup, mut commands: mpsc::UnboundedReceiver<
 
 impl Worker {
     fn new(setup: Setup) -> Rc<Self> {
-        let Setup { index, count, settings, cell, figures, access_log, .. } = setup;
+        let Setup { index, count, settings, cell, figures, buffers, access_log, .. } = setup;
         let limits = &settings.limits;
         let loads = Rc::<Loads>::default();
         let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
@@ -220,6 +224,7 @@ impl Worker {
             loads,
             ledger: RefCell::new(Ledger::new(figures.clone())),
             figures,
+            buffers,
             access_log,
             arena: Rc::default(),
             scratch: RefCell::default(),
@@ -405,6 +410,7 @@ mod tests {
             settings: ProxySettings::default(),
             cell: TableCell::default(),
             figures: Arc::default(),
+            buffers: Buffers::new(0),
             access_log: None,
             sockets: Vec::new(),
         };

@@ -49,6 +49,13 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
             "Connections of stream listeners that are open.",
             sum(|f| &f.stream.active),
         ),
+        ("buffered_bytes", Type::Gauge, "Bytes of request bodies that are kept whole.", sources.buffers.taken()),
+        (
+            "buffered_refused_total",
+            Type::Counter,
+            "Request bodies that found no room to be kept.",
+            sources.buffers.refused(),
+        ),
         ("panics_total", Type::Counter, "Connections ended by a bug in this program.", sum(|f| &f.panics)),
     ] {
         page.single(&format!("holdfast_dp_{name}"), kind, help, value);

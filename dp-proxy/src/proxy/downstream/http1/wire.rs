@@ -144,7 +144,7 @@ impl Wire {
                 let inner = &mut *self.inner.borrow_mut();
                 match inner.decoder.decode(&mut inner.input) {
                     Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Piece::Data(data)))),
-                    Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Piece::Trailers(trailers)))),
+                    Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Piece::Trailers(Some(trailers))))),
                     Ok(Decoded::End) => return Poll::Ready(None),
                     Ok(Decoded::More) => {}
                     Err(e) => return Poll::Ready(Some(Err(e))),

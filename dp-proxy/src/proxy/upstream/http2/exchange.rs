@@ -17,7 +17,7 @@ use super::pool::Place;
 use super::upload::{State, Upload};
 use crate::proxy::downstream::body::RequestBody;
 use crate::proxy::fields::Fields;
-use crate::proxy::headers::is_hop_by_hop;
+use crate::proxy::headers::{is_hop_by_hop, trailers_passed_on};
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::exchange::{Cut, ExchangeLimits, Failed, Failure};
 use crate::proxy::wheel::Alarm;
@@ -199,7 +199,7 @@ impl Receiving {
             Some(Err(e)) => Poll::Ready(Some(Err(Cut::Http2(e)))),
             None => match std::task::ready!(self.incoming.poll_trailers(cx)) {
                 Ok(trailers) => {
-                    self.trailers = trailers;
+                    self.trailers = trailers.and_then(trailers_passed_on);
                     Poll::Ready(None)
                 }
                 Err(e) => Poll::Ready(Some(Err(Cut::Http2(e)))),

@@ -198,7 +198,7 @@ fn fuzz_heads_of_requests_are_read_alike_wherever_reads_end() {
         b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\nX: a\r\n b\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ];
-    crate::fuzz::hammer(1, &seeds, |bytes| {
+    fuzz::hammer(1, &seeds, |bytes| {
         let cuts = [1, 2, bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(1)];
         assert_eq!(in_pieces(bytes, &cuts), in_pieces(bytes, &[]));
         if bytes.len() < 200 {

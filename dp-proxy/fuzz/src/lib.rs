@@ -1,5 +1,5 @@
 //! Throws mutated input at parsers. A target is a test beside its parser: it names good inputs, and says what must hold of
-//! whatever comes (that nothing panics goes without saying).
+//! whatever comes (that nothing panics goes without saying). Only tests use this crate.
 //!
 //! `HOLDFAST_FUZZ_CASES` makes every target longer (a million is minutes, a billion days), `HOLDFAST_FUZZ_SEED` gives it
 //! other cases. A failure prints the seed, the number of the case and the input.
@@ -21,7 +21,7 @@ impl Draws {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         let drawn = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16;
-        usize::try_from(drawn % bound.max(1) as u64).unwrap()
+        usize::try_from(drawn % bound.max(1) as u64).expect("less than a usize")
     }
 
     fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
@@ -51,7 +51,10 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Calls `check` with every seed as it is, and then with mutations of them. `cost` is how many times as slow as a parser of
 /// heads it is: it gets so many times fewer cases.
-pub(crate) fn hammer(cost: u64, seeds: &[&[u8]], mut check: impl FnMut(&[u8])) {
+///
+/// # Panics
+/// Where `check` does, after the case was printed; and for a variable that is no number.
+pub fn hammer(cost: u64, seeds: &[&[u8]], mut check: impl FnMut(&[u8])) {
     let (cases, seed) = (setting("HOLDFAST_FUZZ_CASES", CASES) / cost, setting("HOLDFAST_FUZZ_SEED", SEED));
     let mut draws = Draws(seed.max(1));
     for number in 0..cases.max(seeds.len() as u64) {
