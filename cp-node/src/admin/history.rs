@@ -157,7 +157,8 @@ pub(super) async fn answer_again(desk: &Desk, position: Position, done: &Written
     match body {
         Some(body) => write::answer(done, &body).at(position),
         None => {
-            let sentence = format!("this was done before, at {position}, and nobody here knows any more what it stored");
+            let sentence =
+                format!("this was done before, at {position}, and nobody here knows any more what it stored");
             write::answer(done, "{}").at(position).warn(&[sentence])
         }
     }

@@ -19,7 +19,10 @@ use super::{Desk, history, list, render, wait, write};
 use crate::feed::capability;
 
 /// How often a POST tries another id when the one that it was to get was taken meanwhile.
-const POST_ATTEMPTS: usize = 16;
+const POST_ATTEMPTS: u32 = 16;
+
+/// They are tried from so many at most, as a power of two.
+const POST_SPREAD_MAX: u32 = 6;
 
 /// Where a path leads.
 struct Target {
@@ -206,7 +209,8 @@ async fn post(
 }
 
 /// A secret is sealed for the id under which it will stand, so that here the id is chosen before the proposal: the first
-/// that is free from the next revision on. When it is taken by the time it is decided, another one is tried.
+/// that is free from the next revision on. When it is taken by the time it is decided, another one is tried, from more and
+/// more of them, so that those who post at the same time part.
 async fn post_under_chosen(
     desk: &Desk,
     call: &Call,
@@ -214,11 +218,13 @@ async fn post_under_chosen(
     admitted: &Admitted,
     terms: &WriteTerms,
 ) -> Result<Answer, Answer> {
-    for _ in 0..POST_ATTEMPTS {
+    for attempt in 0..POST_ATTEMPTS {
         let config = desk.config(false).await?;
         let mut admitted = admitted.clone();
-        let keys = (config.position().revision + 1..).map(|n| ResourceKey::new(kind.name, &format!("{n:020}")));
-        let key = keys.into_iter().find(|key| config.get(key).is_none()).expect("some number is free");
+        let all = (config.position().revision + 1..).map(|n| ResourceKey::new(kind.name, &format!("{n:020}")));
+        let passed = usize::try_from(desk.random.below(1 << attempt.min(POST_SPREAD_MAX))).unwrap_or(0);
+        let mut free = all.filter(|key| config.get(key).is_none()).skip(passed);
+        let key = free.next().expect("there are more numbers than resources");
         let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds)?;
         let action = Action::Write(Write::Put { key, draft, if_match: None, only_new: true });
         match write::propose_one(desk, call, terms, Vec::new(), action).await {
@@ -259,7 +265,9 @@ async fn patch(
     for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
         let merged = match config.get(&key) {
-            Some(entry) => merged(target.kind, id, &entry.body, &target.sub_path, value.clone()).map(|new| (entry, new)),
+            Some(entry) => {
+                merged(target.kind, id, &entry.body, &target.sub_path, value.clone()).map(|new| (entry, new))
+            }
             None => Err(Answer::missing().at(config.position())),
         };
         let (entry, mut admitted) = match merged {

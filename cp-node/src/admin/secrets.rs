@@ -196,7 +196,8 @@ mod tests {
     #[test]
     fn other_secrets_are_told_apart_without_being_shown() {
         let ssl = |key: &str, sni: &str| format!(r#"{{"cert":"c","key":"$sealed$1$k1${key}","sni":"{sni}"}}"#);
-        let jack = |key: &str| format!(r#"{{"plugins":{{"key-auth":{{"key":"$sealed$1$k1${key}"}}}},"username":"jack"}}"#);
+        let jack =
+            |key: &str| format!(r#"{{"plugins":{{"key-auth":{{"key":"$sealed$1$k1${key}"}}}},"username":"jack"}}"#);
         assert!(differ("ssls", &ssl("a", "x"), &ssl("b", "x")));
         assert!(!differ("ssls", &ssl("a", "x"), &ssl("a", "y")));
         assert!(differ("consumers", &jack("a"), &jack("b")));

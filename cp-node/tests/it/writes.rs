@@ -107,7 +107,7 @@ async fn of_several_posts_each_gets_an_id_of_its_own() {
         answers.iter().filter_map(|(_, answer)| answer["value"]["id"].as_str()).collect();
     assert!(answers.iter().all(|(status, _)| *status == 201), "{answers:?}");
     assert_eq!(ids.len(), 24);
-    // No id lies ahead of its revision, where a later one would meet it.
+    // An id that lies ahead of its revision is not met by a later one.
     assert_eq!(api.call("POST", "/apisix/admin/routes", ROUTE).await.0, 201);
 }
 
