@@ -47,7 +47,7 @@ const VERBS: &[(&str, &str)] = &[
     ("members", "ROLE"),
     ("members demote 2", "node 2 is a learner"),
     ("members promote 2", "node 2 votes"),
-    ("fleet", "NAME"),
+    ("fleet", "no proxy is known"),
     ("top", "revision "),
     ("user set ci --role viewer", "user ci is created: viewer"),
     ("user", "ci"),

@@ -23,7 +23,7 @@ use super::{Desk, dry_run, render, wait, write};
 use crate::record::{HistoryError, HistoryFilter, HistoryRow, PAGE_MAX, Told};
 
 /// Rows in one page when the client does not say.
-pub(super) const PAGE: u32 = 100;
+const PAGE: u32 = 100;
 
 /// How long an answer waits for what this node has applied; then it goes without.
 const TAKEN_IN_MAX: Duration = Duration::from_secs(1);
