@@ -259,6 +259,22 @@ async fn published_limits_are_those_that_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_wait_asks_nothing_of_the_fleet() {
+    let api = Api::start().await;
+    let asked = async || {
+        let (_, text) = api.status("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix("holdfast_cp_feed_questions_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    for n in 0..100 {
+        assert_eq!(api.call("PUT", &format!("/apisix/admin/upstreams/u{n}"), "{\"nodes\":{}}").await.0, 201);
+    }
+    assert_eq!(asked().await, 0);
+    assert_eq!(api.call("PUT", "/apisix/admin/upstreams/u0?wait=1000", "{\"nodes\":{}}").await.0, 200);
+    assert!(asked().await > 0, "who waits does");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_nobody_is_answered_at_once() {
     let api = Api::start().await;
     let upstream = "{\"nodes\":{}}";
