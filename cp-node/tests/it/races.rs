@@ -31,7 +31,7 @@ fn request(luck: &mut Luck) -> (&'static str, String, Value) {
     let (route, upstream, consumer) = (luck.below(6), luck.below(3), luck.below(4));
     let (config, rule) = (luck.below(2), luck.below(3));
     let key = json!({ "key-auth": { "key": format!("key-{}", luck.below(3)) } });
-    match luck.below(14) {
+    match luck.below(15) {
         0 => ("PUT", format!("/apisix/admin/upstreams/u{upstream}"), json!({ "nodes": {} })),
         1 => ("DELETE", format!("/apisix/admin/upstreams/u{upstream}"), Value::Null),
         2 => (
