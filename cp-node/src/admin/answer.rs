@@ -229,7 +229,7 @@ impl Answer {
     }
 
     /// Names the position that the node which answers stands at, where the answer names none of its own.
-    pub(super) fn at_least(self, position: impl FnOnce() -> Position) -> Self {
+    pub(super) fn at_unless_named(self, position: impl FnOnce() -> Position) -> Self {
         if self.headers.contains_key(POSITION) { self } else { self.at(position()) }
     }
 

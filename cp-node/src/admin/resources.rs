@@ -186,7 +186,7 @@ async fn post(
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
     let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
-    let mut admitted = admit(&CATALOG, target.kind, None, value).map_err(|report| Answer::report(&report))?;
+    let admitted = admit(&CATALOG, target.kind, None, value).map_err(|report| Answer::report(&report))?;
     if admitted.id.is_some() {
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
@@ -195,6 +195,7 @@ async fn post(
     }
     if !admitted.has_secrets {
         let any = ResourceKey::new(target.kind.name, "");
+        let mut admitted = admitted.clone();
         let draft = draft(desk, &any, &mut admitted, terms.ttl_seconds)?;
         let action = Action::Write(Write::Post { kind: Kind::new(target.kind.name), draft });
         let before = desk.feed.position();

@@ -94,7 +94,7 @@ async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
     } else {
         dispatch(&desk, request).await.unwrap_or_else(|refused| refused)
     };
-    let answer = answer.at_least(|| desk.feed.position());
+    let answer = answer.at_unless_named(|| desk.feed.position());
     let is_write = is_write(&method);
     desk.metrics.answered(method.as_str(), answer.status.as_u16(), is_write.then(|| began.elapsed()));
     let mut response = answer.into_response();
