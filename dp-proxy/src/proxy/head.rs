@@ -54,6 +54,22 @@ impl<'h> Iterator for Lines<'h> {
     }
 }
 
+/// Where a line ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LineEnd {
+    /// Behind its text.
+    pub(crate) text: usize,
+    /// Where the next one begins.
+    pub(crate) next: usize,
+}
+
+/// The end of the line that begins at `start`; `None` where it is not there.
+pub(crate) fn line_end(head: &[u8], start: usize) -> Option<LineEnd> {
+    let newline = start + memchr::memchr(b'\n', &head[start..])?;
+    let text = if newline > start && head[newline - 1] == b'\r' { newline - 1 } else { newline };
+    Some(LineEnd { text, next: newline + 1 })
+}
+
 /// A header's name and value (RFC 9112 §5): no blank before the colon, no line that goes on from the one before. What is
 /// not allowed in either is refused where they are made.
 pub(crate) fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {

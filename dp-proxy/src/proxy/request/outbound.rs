@@ -58,7 +58,7 @@ impl<'r> Outbound<'r> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
         // APISIX's time for tries begins with the first of them.
-        let begun = Instant::now();
+        let bound = upstream.retry_timeout.map(|limit| (Instant::now(), limit));
         let mut last: Option<Refusal> = None;
         loop {
             let pick = self.worker.balancer.borrow_mut().pick(upstream, &tried, &self.asked);
@@ -100,7 +100,7 @@ impl<'r> Outbound<'r> {
                 tries.statuses.push(refusal.status().as_u16());
             }
             let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
-            let in_time = upstream.retry_timeout.is_none_or(|limit| begun.elapsed() < limit);
+            let in_time = bound.is_none_or(|(begun, limit)| begun.elapsed() < limit);
             if !may_retry || retries >= upstream.retries || !in_time {
                 return Err(refusal);
             }
@@ -132,7 +132,9 @@ impl<'r> Outbound<'r> {
             }
         }
         // Nothing was sent: what was not touched of the body is still there.
-        let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
+        // What a handshake needs is not to make the state of every request larger.
+        let connecting = Box::pin(self.connect(node, secured.as_ref()));
+        let link = connecting.await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
         let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
         let answer = self.exchange(connection, node).await;

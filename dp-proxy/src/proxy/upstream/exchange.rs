@@ -109,7 +109,7 @@ impl<'r> Exchange<'r> {
                     read: self.limits.read,
                     trailers: None,
                 };
-                Ok((AnswerHead { status: head.status, headers: head.headers }, receiving))
+                Ok((AnswerHead { status: head.status, fields: head.fields }, receiving))
             }
             Err(why) => {
                 let body = self.upload.body.filter(|body| !body.is_touched());
@@ -120,7 +120,7 @@ impl<'r> Exchange<'r> {
 
     /// Whether the node switches to what it was asked to switch to.
     fn agrees(&self, head: &ResponseHead) -> bool {
-        let mut named = head.headers.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes);
+        let mut named = head.fields.get_all(&header::UPGRADE);
         match (self.upgrade, named.next(), named.next()) {
             (Some(asked), Some(named), None) => named.eq_ignore_ascii_case(asked.as_bytes()),
             _ => false,
@@ -133,7 +133,7 @@ impl<'r> Exchange<'r> {
         method: &Method,
         seen: &mut usize,
         informational: &mut u32,
-    ) -> Poll<Result<Box<ResponseHead>, Failure>> {
+    ) -> Poll<Result<ResponseHead, Failure>> {
         if let Progress::Client(e) = self.upload.poll(cx, &mut self.connection) {
             return Poll::Ready(Err(e.into()));
         }
@@ -289,7 +289,8 @@ impl Upload {
                 return connection.poll_flush(cx);
             }
             let slices = [IoSlice::new(rest), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-            let written = connection.poll_write(cx, &slices);
+            let is_alone = self.data.is_empty() && self.tail.is_empty();
+            let written = connection.poll_write(cx, if is_alone { &slices[..1] } else { &slices });
             let rest = rest.len();
             connection.out = out;
             let Poll::Ready(written) = written else { return Poll::Pending };

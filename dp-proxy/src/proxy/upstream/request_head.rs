@@ -88,7 +88,7 @@ impl RequestHead<'_> {
                 has_addresses |= name.as_str() == FORWARDED_FOR;
                 continue;
             }
-            if is_hop_by_hop(name) || connection.named.contains(name) {
+            if is_hop_by_hop(name.as_ref()) || connection.named.contains(name) {
                 continue;
             }
             line(out, name.as_str().as_bytes(), value.as_bytes());
@@ -125,7 +125,7 @@ impl RequestHead<'_> {
         headers.reserve(self.headers.len() + FORWARDED_HEADERS);
         let connection = ConnectionHeader::of(self.headers);
         for (name, value) in self.headers {
-            if !(is_hop_by_hop(name) || is_written_anew(name) || connection.named.contains(name)) {
+            if !(is_hop_by_hop(name.as_ref()) || is_written_anew(name) || connection.named.contains(name)) {
                 headers.append(name, value.clone());
             }
         }

@@ -179,7 +179,7 @@ struct Said {
 impl Said {
     fn hear(&mut self, name: &str, value: &HeaderValue) {
         match name {
-            "connection" => self.connection.take(value),
+            "connection" => self.connection.take(value.as_bytes()),
             "content-length" => {
                 self.more_lengths |= self.length.is_some();
                 self.length = Some(read_digits(value.as_bytes()));
