@@ -83,8 +83,11 @@ pub(crate) fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A number of digits and nothing else, as a `Content-Length` is (RFC 9110 §8.6).
 pub(crate) fn read_digits(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+    let add = |number: u64, byte: &u8| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        _ => None,
+    };
+    if text.is_empty() { None } else { text.iter().try_fold(0, add) }
 }
 
 // === writing ===

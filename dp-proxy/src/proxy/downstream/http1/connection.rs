@@ -32,6 +32,7 @@ use crate::proxy::account::Account;
 use crate::proxy::downstream::body;
 use crate::proxy::downstream::client::Client;
 use crate::proxy::error::Refusal;
+use crate::proxy::head::line;
 use crate::proxy::link::Link;
 use crate::proxy::request::answer;
 use crate::proxy::response::Response;
@@ -104,12 +105,11 @@ async fn next_head(
     is_first: bool,
 ) -> Result<Option<Box<Head>>, Refusal> {
     let mut begun = !wire.is_empty();
-    if begun {
-        client.begin_head();
-    } else if !is_first {
+    if !begun && !is_first {
         client.begin_idling();
     }
-    // What came is looked at once, and a part of a head is moved once.
+    // What came is looked at once. A part of a head is moved once, and the rest is waited for from then on: most heads come
+    // whole, and nothing waits.
     let (mut look, mut rested) = (begun, false);
     poll_fn(|cx| {
         loop {
@@ -129,11 +129,10 @@ async fn next_head(
                 }
                 Poll::Pending => break,
             }
-            if !std::mem::replace(&mut begun, true) {
-                client.begin_head();
-            }
+            begun = true;
         }
-        if !std::mem::replace(&mut rested, begun) {
+        if begun && !std::mem::replace(&mut rested, true) {
+            client.begin_head();
             wire.rest();
         }
         // Who has asked for nothing yet may have done so before the draining began.
@@ -177,8 +176,8 @@ async fn exchange(worker: &Rc<Worker>, client: &Rc<Client>, wire: &Rc<Wire>, hea
     };
     let mut out = worker.scratch.take();
     out.clear();
-    worker.date.with(Instant::now(), |date| {
-        response_head::write(&mut out, status, &fields, frame, connection, date);
+    response_head::write(&mut out, status, &fields, frame, connection, |out| {
+        worker.date.with(Instant::now(), |date| line(out, b"date", date.as_bytes()));
     });
     drop(fields);
     let mut sending = Sending::new(wire, out, frame.encoding, takes_trailers, body);

@@ -69,14 +69,14 @@ pub(crate) fn says_close(fields: &Fields) -> bool {
     values.any(|value| value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close")))
 }
 
-/// Appends the head to `out`, with `date` where it has none.
+/// Appends the head to `out`; `add_date` adds a date where it has none.
 pub(crate) fn write(
     out: &mut Vec<u8>,
     status: StatusCode,
     fields: &Fields,
     frame: Frame,
     connection: Connection,
-    date: &str,
+    add_date: impl FnOnce(&mut Vec<u8>),
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
@@ -99,7 +99,7 @@ pub(crate) fn write(
         Connection::GoesOn(_) | Connection::Switches => {}
     }
     if !has_date {
-        line(out, b"date", date.as_bytes());
+        add_date(out);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -151,7 +151,9 @@ mod tests {
         let headers = [("content-length", "9"), ("transfer-encoding", "gzip"), ("connection", "x"), ("a", "b")];
         let text = |headers: &[_], encoding, announced, connection| {
             let mut out = Vec::new();
-            write(&mut out, StatusCode::OK, &fields(headers), Frame { encoding, announced }, connection, "now");
+            write(&mut out, StatusCode::OK, &fields(headers), Frame { encoding, announced }, connection, |out| {
+                line(out, b"date", b"now")
+            });
             String::from_utf8(out).unwrap()
         };
         let goes_on = Connection::GoesOn(Version::HTTP_11);
