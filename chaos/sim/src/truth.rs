@@ -135,6 +135,11 @@ impl Truth {
         self.versions.keys().filter_map(there).collect()
     }
 
+    /// Every resource that ever was.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &ResourceKey> {
+        self.versions.keys()
+    }
+
     /// The revisions that a client's request made.
     pub(crate) fn made_by(&self, request: &str) -> BTreeSet<u64> {
         let named = self.requests.get(request).into_iter().flatten();

@@ -1,10 +1,17 @@
-//! Proxies: at committed positions, never back, not even by a restart, and serving what they say (laws 4, 5, 7).
+//! Proxies: at committed positions, never back, not even by a restart, serving what they say, and nothing laxer (laws 4, 5, 7,
+//! 11).
 
-use protocol::Position;
+use std::net::Ipv4Addr;
+
+use dp_proxy::table::{Ask, NoValues, Table};
 use protocol::digest::Digest;
+use protocol::resource::Method;
+use protocol::{Position, ResourceKey};
 
 use super::Checker;
+use crate::client::{BROKEN, LAX};
 use crate::hosts::World;
+use crate::truth::Truth;
 
 #[derive(Default)]
 pub(super) struct Seen {
@@ -58,6 +65,9 @@ impl Checker {
                         return Err(format!("dp{number} says {position} and serves {}", table.position));
                     }
                 }
+                let broken = routes_as_it_says(&table, truth);
+                let broken = broken.map_err(|e| format!("dp{number} at {}: {e}", table.position))?;
+                world.tally.add("broken_routes", broken);
                 trace.note(format!("{now_millis} dp{number} at {position}"));
                 world.tally.count("proxy_moves");
             }
@@ -69,6 +79,28 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+/// Every route takes its own path as long as it is there, whether it could be compiled or not; what nobody takes goes to the
+/// one that takes everything, where there is one. Gives how many could not.
+fn routes_as_it_says(table: &Table, truth: &Truth) -> Result<u64, String> {
+    let mut broken = 0;
+    if table.position.epoch != truth.epoch() {
+        return Ok(broken);
+    }
+    let at = |id: &str| truth.at(&ResourceKey::new("routes", id), table.position.revision);
+    for key in truth.keys().filter(|key| key.kind.as_str() == "routes") {
+        let path = format!("/{}", key.id);
+        let remote = Ipv4Addr::LOCALHOST.into();
+        let ask = Ask { host: "a", path: &path, method: Method::parse("GET"), remote, values: &NoValues };
+        let found = table.find(&ask).map(|found| &*found.route.id);
+        let expected = [&*key.id, LAX].into_iter().find(|id| at(id).is_some());
+        if found != expected {
+            return Err(format!("{path} goes to {found:?}, and {expected:?} takes it"));
+        }
+        broken += u64::from(at(&key.id).is_some_and(|(_, body)| body.contains(BROKEN)));
+    }
+    Ok(broken)
 }
 
 fn behind(position: Position, floor: Position) -> bool {

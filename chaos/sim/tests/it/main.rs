@@ -41,13 +41,14 @@ const MUTANTS: [&str; 16] = [
 const JOBS: usize = 2;
 
 /// What must have happened in a batch, or it has proved nothing.
-const SOMETIMES: [(&str, u64); 29] = [
+const SOMETIMES: [(&str, u64); 30] = [
     ("acknowledged", 4_000),
     ("acknowledged_by_the_record", 200),
     ("archive_troubles", 150),
     ("backlog_full", 30),
     ("boots", 600),
     ("boots_from_archive", 8),
+    ("broken_routes", 2_000),
     ("compare_and_set", 300),
     ("crashes", 80),
     ("demotions", 15),

@@ -95,7 +95,9 @@ impl Worker {
         let service = service_fn(move |mut request| {
             join_cookies(&mut request);
             let (parts, incoming) = request.into_parts();
-            let answer = answer(worker.clone(), same.stream(&worker.wheel), parts, body::Incoming::Http2(incoming));
+            let client = same.stream(&worker.wheel);
+            // Moved once: on its way into a task of its own it would be copied five times.
+            let answer = Box::pin(answer(worker.clone(), client, parts, body::Incoming::Http2(incoming)));
             async move { Ok::<http::Response<_>, Infallible>(answer.await.into()) }
         });
         let mut connection = pin!(self.http2.serve_connection(io, service));
