@@ -178,6 +178,11 @@ impl Live {
         let fleet = &self.describe.fleet;
         put.gauge("feed_streams", "Proxies connected to this node", fleet.connected() as u64)?;
         put.counter("feed_connections", "Connections of proxies", fleet.connected_ever())?;
+        put.counter(
+            "feed_questions",
+            "Questions about the proxies at this node, by who waits for them",
+            fleet.asked_ever(),
+        )?;
         let revision = self.describe.feed.position().revision;
         let lag = fleet.lowest_revision().map_or(0, |lowest| revision.saturating_sub(lowest));
         put.gauge("feed_lag_revisions", "How far the slowest connected proxy is behind this node", lag)

@@ -10,19 +10,19 @@ use chaos::patience::until;
 use super::admin_load::anyhow_ensure;
 
 /// What a command came to.
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
+pub(super) struct Done {
+    pub(super) code: i32,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
-struct Hfctl {
-    servers: Vec<String>,
-    dir: PathBuf,
+pub(super) struct Hfctl {
+    pub(super) servers: Vec<String>,
+    pub(super) dir: PathBuf,
 }
 
 impl Hfctl {
-    async fn run(&self, args: &[&str]) -> Done {
+    pub(super) async fn run(&self, args: &[&str]) -> Done {
         let output = tokio::process::Command::new(binaries::find("hfctl").unwrap())
             .args(args)
             .current_dir(&self.dir)
@@ -52,14 +52,14 @@ impl Hfctl {
     }
 
     /// Runs what must succeed; gives what it printed.
-    async fn ok(&self, args: &[&str]) -> String {
+    pub(super) async fn ok(&self, args: &[&str]) -> String {
         let done = self.run(args).await;
         assert_eq!(done.code, 0, "{args:?}: {}", done.err);
         done.out
     }
 }
 
-fn hfctl(cluster: &Cluster, dir: &Path) -> Hfctl {
+pub(super) fn hfctl(cluster: &Cluster, dir: &Path) -> Hfctl {
     let servers = cluster.cps.iter().map(|cp| format!("http://{}", cp.addresses.admin)).collect();
     Hfctl { servers, dir: dir.to_owned() }
 }

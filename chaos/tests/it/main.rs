@@ -13,6 +13,7 @@ mod failpoints;
 mod fleet;
 mod golden;
 mod hfctl;
+mod hfctl_verbs;
 mod leader_kills;
 mod members;
 mod power_cut;

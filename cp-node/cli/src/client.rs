@@ -34,7 +34,7 @@ pub(crate) struct Client {
     key: String,
     deadline: Instant,
     /// The id of the write that this command is.
-    pub(crate) request: String,
+    request: String,
 }
 
 /// An answer for good.
@@ -86,6 +86,11 @@ impl Client {
         })
     }
 
+    /// The write is to be the one that an earlier command was, under this id.
+    pub(crate) fn repeat(&mut self, request: &str) {
+        request.clone_into(&mut self.request);
+    }
+
     /// Gives everything so much more time.
     pub(crate) fn extend(&mut self, by: Duration) {
         self.deadline += by;
@@ -118,7 +123,7 @@ impl Client {
             if response.status().as_u16() != 200 {
                 match read(response) {
                     Attempt::Answered(answer) => {
-                        refused_or(answer, false)?;
+                        refused_or(answer)?;
                         reasons.push(format!("{server}: an answer that is no file"));
                     }
                     Attempt::NotApplied(reason) | Attempt::Unknown(reason) => {
@@ -174,7 +179,12 @@ impl Client {
                 }
                 asked = true;
                 match self.attempt(server, method, path, headers, body, media_type) {
-                    Attempt::Answered(answer) => return refused_or(answer, unknown.is_some()),
+                    Attempt::Answered(answer) => {
+                        return match (refused_or(answer), unknown) {
+                            (Err(Failure::Refused(why)), Some(_)) => Err(self.in_doubt(&why)),
+                            (settled, _) => settled,
+                        };
+                    }
                     Attempt::NotApplied(reason) => reasons.push(format!("{server}: {reason}")),
                     Attempt::Unknown(reason) if method == Method::GET => reasons.push(format!("{server}: {reason}")),
                     Attempt::Unknown(reason) => unknown = Some(format!("{server}: {reason}")),
@@ -188,6 +198,12 @@ impl Client {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// A refusal after an attempt whose outcome is unknown: that one may have been carried out, and may be the reason.
+    fn in_doubt(&self, refusal: &str) -> Failure {
+        let reason = format!("{refusal}\nan earlier attempt got no answer and may have been carried out: look first");
+        Failure::Unknown { reason, request: self.request.clone() }
     }
 
     fn attempt(
@@ -261,8 +277,8 @@ fn sentence(status: u16, body: &Value) -> String {
     if words.is_empty() { format!("{status}: {body}") } else { format!("{status}: {}", words.join(": ")) }
 }
 
-/// After an attempt whose outcome is unknown, a refusal may only say that it has been carried out.
-fn refused_or(answer: Answer, after_unknown: bool) -> Result<Answer, Failure> {
+/// An answer for good, or the refusal that it is.
+fn refused_or(answer: Answer) -> Result<Answer, Failure> {
     if answer.status < 400 {
         return Ok(answer);
     }
@@ -271,10 +287,52 @@ fn refused_or(answer: Answer, after_unknown: bool) -> Result<Answer, Failure> {
         let part = |name: &str| error[name].as_str().unwrap_or_default();
         lines.push(format!("  {}: {}", part("path"), part("message")));
     }
-    if after_unknown {
-        lines.push(
-            "an earlier attempt got no answer and may have been carried out: look before you try again".to_owned(),
-        );
-    }
     Err(Failure::Refused(lines.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use daemon::seams::SystemRandom;
+
+    use super::*;
+
+    /// A node that gives these answers, one to each connection; an empty one is none.
+    fn node(answers: &'static [&'static str]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        address
+    }
+
+    fn put(answers: &'static [&'static str]) -> Result<Answer, Failure> {
+        let within = Duration::from_secs(10);
+        let mut client =
+            Client::new(&[node(answers)], "k".into(), within, &TlsFiles::default(), &SystemRandom).unwrap();
+        client.repeat("job");
+        client.send(&Method::PUT, "/apisix/admin/routes/r", &[], None)
+    }
+
+    const CREATED: &str = "HTTP/1.1 201 Created\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+    const MISMATCH: &str =
+        "HTTP/1.1 412 Precondition Failed\r\ncontent-length: 17\r\nconnection: close\r\n\r\n{\"error_msg\":\"x\"}";
+
+    #[test]
+    fn a_refusal_after_an_attempt_without_an_answer_leaves_its_outcome_unknown() {
+        assert_eq!(put(&[MISMATCH]).unwrap_err(), Failure::Refused("412: x".into()));
+        assert_eq!(put(&["", CREATED]).unwrap().status, 201);
+        let failure = put(&["", MISMATCH]).unwrap_err();
+        assert_eq!(failure.exit_code(), 3);
+        let text = failure.to_string();
+        assert!(text.starts_with("412: x\nan earlier attempt got no answer"), "{text}");
+        assert!(text.ends_with("--request-id job"), "{text}");
+    }
 }

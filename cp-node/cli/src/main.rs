@@ -66,6 +66,9 @@ struct Cli {
     /// How long everything together may take. [default: 30s]
     #[arg(long, global = true, value_name = "TIME")]
     timeout: Option<Span>,
+    /// The id of an earlier attempt whose outcome is unknown, which this is to repeat: the change is made once.
+    #[arg(long, global = true, value_name = "ID")]
+    request_id: Option<String>,
     /// How answers are shown.
     #[arg(long, short, global = true, value_enum, default_value_t)]
     output: Format,
@@ -112,6 +115,9 @@ fn run(cli: &Cli) -> Result<String, Failure> {
     };
     let tls = cli.tls.or(&context.tls);
     let mut client = Client::new(&servers, key, timeout, &tls, &SystemRandom)?;
+    if let Some(request) = &cli.request_id {
+        client.repeat(request);
+    }
     cli.verb.run(&mut client, cli.output)
 }
 

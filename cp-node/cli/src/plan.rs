@@ -45,6 +45,17 @@ pub(crate) struct Change {
     modified: Option<u64>,
 }
 
+/// A resource on both sides of a comparison. No secret is in it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Sides {
+    /// `None`: it was not there.
+    pub(crate) before: Option<Value>,
+    /// `None`: it is not there any more.
+    pub(crate) after: Option<Value>,
+    /// Whether a secret differs, which neither side shows.
+    pub(crate) secrets_differ: bool,
+}
+
 /// A label that a resource has: `name` or `name=value`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Label(String, Option<String>);
@@ -106,12 +117,7 @@ pub(crate) fn make(client: &mut Client, wanted: &[Resource], prune: Option<&Labe
 
 /// No read shows private keys, so that a node has to say whether those of a file are the ones that it has.
 fn look_at_keys(client: &mut Client, changes: &mut [Change]) -> Result<(), Failure> {
-    let unsure = changes.iter_mut().filter(|change| {
-        let mut new = change.new.clone();
-        conceal(change.kind, &mut new);
-        change.how == How::Replaced && change.kind == KEEPS_KEYS && new == change.old
-    });
-    let mut unsure: Vec<&mut Change> = unsure.collect();
+    let mut unsure: Vec<&mut Change> = changes.iter_mut().filter(|change| change.changes_only_keys()).collect();
     if unsure.is_empty() {
         return Ok(());
     }
@@ -167,22 +173,33 @@ impl Change {
         }
     }
 
-    /// What is there, and what shall be; `None`: nothing.
-    pub(crate) fn into_sides(self) -> (Option<Value>, Option<Value>) {
+    /// What is there, and what shall be, as reads would show it.
+    pub(crate) fn into_sides(self) -> Sides {
+        let secrets_differ = self.changes_only_keys();
         let some = |side: Value| Some(side).filter(|side| !side.is_null());
-        (some(self.old), some(self.new))
+        Sides { after: some(self.shown()), before: some(self.old), secrets_differ }
+    }
+
+    /// What shall be, without what no read shows.
+    fn shown(&self) -> Value {
+        let mut shown = self.new.clone();
+        conceal(self.kind, &mut shown);
+        shown
+    }
+
+    /// Whether nothing but a private key is another one.
+    fn changes_only_keys(&self) -> bool {
+        self.how == How::Replaced && self.kind == KEEPS_KEYS && self.shown() == self.old
     }
 
     fn lines(&self) -> Vec<String> {
         if self.how != How::Replaced {
             return Vec::new();
         }
-        let mut shown = self.new.clone();
-        conceal(self.kind, &mut shown);
-        if self.kind == KEEPS_KEYS && shown == self.old {
+        if self.changes_only_keys() {
             return vec!["    the private key".to_owned()];
         }
-        let differences = differences(&self.old, &shown).into_iter();
+        let differences = differences(&self.old, &self.shown()).into_iter();
         differences
             .map(|difference| line(&difference.path.to_string(), difference.old.as_ref(), difference.new.as_ref()))
             .collect()
@@ -305,6 +322,21 @@ mod tests {
         assert!(text.contains("$.sni: \"a\" -> \"b\"") && !text.contains("SECRET"), "{text}");
         let text = show(&[replaced(json!({"cert": "c", "sni": "a", "key": "SECRET"}))]);
         assert!(text.contains("the private key") && !text.contains("SECRET"), "{text}");
+    }
+
+    #[test]
+    fn a_comparison_says_that_a_private_key_differs_and_not_which_it_is() {
+        let old = json!({"cert": "c", "sni": "a"});
+        let ssl = |how, old: &Value, new| Change { kind: "ssls", ..change(how, old.clone(), new) }.into_sides();
+        let with = |sni: &str| json!({"cert": "c", "sni": sni, "key": "SECRET", "keys": ["SECRET"]});
+        for (sides, expected) in [
+            (ssl(How::Created, &Value::Null, with("a")), (None, Some(old.clone()), false)),
+            (ssl(How::Replaced, &old, with("a")), (Some(old.clone()), Some(old.clone()), true)),
+            (ssl(How::Replaced, &old, with("b")), (Some(old.clone()), Some(json!({"cert": "c", "sni": "b"})), false)),
+            (ssl(How::Unchanged, &old, with("a")), (Some(old.clone()), Some(old.clone()), false)),
+        ] {
+            assert_eq!((sides.before, sides.after, sides.secrets_differ), expected);
+        }
     }
 
     #[test]

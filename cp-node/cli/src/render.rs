@@ -31,6 +31,14 @@ pub(crate) fn value(value: &Value, format: Format) -> String {
     }
 }
 
+/// What was done: a line for people, an object for programs.
+pub(crate) fn done(line: &str, members: &Value, format: Format) -> String {
+    match format {
+        Format::Table => format!("{line}\n"),
+        _ => value(members, format),
+    }
+}
+
 /// Rows under a head, in columns as wide as what stands in them.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

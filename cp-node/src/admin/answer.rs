@@ -12,14 +12,17 @@ use crate::propose::ProposeError;
 /// Seconds after which a client may try again when there is no quorum: about an election.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// The header that names a position.
+const POSITION: &str = "x-holdfast-position";
+
 /// What a request is answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(super) status: StatusCode,
     body: Vec<u8>,
     headers: HeaderMap,
-    /// What was read for it has changed meanwhile: it may be admitted again.
-    pub(super) is_stale: bool,
+    /// What the log refused, and why.
+    rejection: Option<Rejection>,
 }
 
 impl Answer {
@@ -28,7 +31,7 @@ impl Answer {
         body.push('\n');
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self { status, body: body.into_bytes(), headers, is_stale: false }
+        Self { status, body: body.into_bytes(), headers, rejection: None }
     }
 
     /// A sentence that is no JSON, where APISIX has one.
@@ -47,14 +50,14 @@ impl Answer {
 
     /// No body.
     pub(super) fn empty(status: StatusCode) -> Self {
-        Self { status, body: Vec::new(), headers: HeaderMap::new(), is_stale: false }
+        Self { status, body: Vec::new(), headers: HeaderMap::new(), rejection: None }
     }
 
     /// A file.
     pub(super) fn file(body: Vec<u8>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        Self { status: StatusCode::OK, body, headers, is_stale: false }
+        Self { status: StatusCode::OK, body, headers, rejection: None }
     }
 
     /// An error with its sentence.
@@ -76,6 +79,17 @@ impl Answer {
     /// There is no such resource.
     pub(super) fn missing() -> Self {
         Self::json(StatusCode::NOT_FOUND, json!({ "message": "Key not found" }).to_string())
+    }
+
+    /// The same of one operation of a transaction, which says which.
+    pub(super) fn missing_in(index: usize, key: &ResourceKey) -> Self {
+        let sentence = format!("operation {index}: {key} does not exist");
+        Self::json(StatusCode::NOT_FOUND, json!({ "message": "Key not found", "error_msg": sentence }).to_string())
+    }
+
+    /// The same answer as one about an operation of a transaction.
+    pub(super) fn in_operation(self, index: usize, key: &ResourceKey) -> Self {
+        Self { headers: self.headers, ..Self::missing_in(index, key) }
     }
 
     /// The path leads nowhere.
@@ -136,7 +150,9 @@ impl Answer {
     /// The log refused it.
     pub(super) fn rejection(rejection: &Rejection, position: Position) -> Self {
         let status = match rejection {
-            Rejection::NotFound { .. } => return Self::missing().at(position),
+            Rejection::NotFound { .. } => {
+                return Self { rejection: Some(rejection.clone()), ..Self::missing().at(position) };
+            }
             Rejection::MissingReference { from, to } if is_owner(from, to) => {
                 return Self::error(StatusCode::NOT_FOUND, "consumer not found").at(position);
             }
@@ -153,8 +169,7 @@ impl Answer {
             Rejection::RecordBehind { .. } => return Self::not_applied(&error_words(rejection)).at(position),
             Rejection::Stage { .. } | Rejection::Forgotten => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let is_stale = matches!(rejection, Rejection::Stale { .. });
-        Self { is_stale, ..Self::error(status, &error_words(rejection)).at(position) }
+        Self { rejection: Some(rejection.clone()), ..Self::error(status, &error_words(rejection)).at(position) }
     }
 
     /// It was not proposed, and will not be: trying again is safe.
@@ -193,7 +208,7 @@ impl Answer {
 
     /// Names the position that the answer speaks of.
     pub(super) fn at(self, position: Position) -> Self {
-        self.with_text("x-holdfast-position", &position.to_string())
+        self.with_text(POSITION, &position.to_string())
     }
 
     /// Says how far the fleet is: in a header, and where it is not there yet, with a 202 and in the body.
@@ -213,6 +228,11 @@ impl Answer {
         self.with_text("x-holdfast-fleet", summary)
     }
 
+    /// Names the position that the node which answers stands at, where the answer names none of its own.
+    pub(super) fn at_unless_named(self, position: impl FnOnce() -> Position) -> Self {
+        if self.headers.contains_key(POSITION) { self } else { self.at(position()) }
+    }
+
     /// Something that was accepted and is worth a word.
     pub(super) fn warn(self, warnings: &[String]) -> Self {
         if warnings.is_empty() { self } else { self.with_text("x-holdfast-warning", &warnings.join("; ")) }
@@ -229,6 +249,24 @@ impl Answer {
     fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
+    }
+
+    /// Whether what was read for it has changed meanwhile: it may be admitted again.
+    pub(super) fn is_stale(&self) -> bool {
+        matches!(self.rejection, Some(Rejection::Stale { .. }))
+    }
+
+    /// Whether the id that was chosen for it is somebody's already.
+    pub(super) fn is_taken(&self) -> bool {
+        matches!(self.rejection, Some(Rejection::Exists { .. }))
+    }
+
+    /// What the log did not find.
+    pub(super) fn not_found(&self) -> Option<&ResourceKey> {
+        match &self.rejection {
+            Some(Rejection::NotFound { key }) => Some(key),
+            _ => None,
+        }
     }
 
     /// Whether a write of several may have been refused since one of them (with `any`) is gone, or another has come.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::answer::Answer;
+use super::limits::KEY_CHARS_MIN;
 use super::request::Query;
 use super::users::{self, Denied};
 use crate::settings::{AdminKey, Role};
@@ -51,7 +52,7 @@ pub enum KeyError {
         error: std::io::Error,
     },
     /// It is too short to be a secret.
-    #[error("admin.keys[{index}]: the key has {chars} characters, at least {} are needed", Keys::CHARS_MIN)]
+    #[error("admin.keys[{index}]: the key has {chars} characters, at least {} are needed", KEY_CHARS_MIN)]
     Short {
         /// Which key.
         index: usize,
@@ -61,9 +62,6 @@ pub enum KeyError {
 }
 
 impl Keys {
-    /// The shortest key.
-    const CHARS_MIN: usize = 16;
-
     /// Reads the keys from the settings and the files that these name.
     pub(crate) fn load(settings: &[AdminKey]) -> Result<Self, KeyError> {
         if settings.is_empty() {
@@ -78,7 +76,7 @@ impl Keys {
                     .to_owned(),
                 None => setting.key.clone(),
             };
-            if text.chars().count() < Self::CHARS_MIN {
+            if text.chars().count() < KEY_CHARS_MIN {
                 return Err(KeyError::Short { index, chars: text.chars().count() });
             }
             let sha256 = Sha256::digest(text.as_bytes()).into();

@@ -21,7 +21,7 @@ use super::limits::{ATTEMPTS, OPERATIONS_MAX};
 use super::request::{Call, WriteTerms, aside, read_body};
 use super::schemas::{id_of, is_beside_lists};
 use super::secrets::{Secrets, View};
-use super::{Desk, wait, write};
+use super::{Desk, dry_run, wait, write};
 
 /// What the client of the last PUT said of it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ fn read(config: &ConfigState, view: View<'_>) -> Result<Answer, Answer> {
 async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
     let body = read_body(body, desk.settings.transaction_max.0).await?;
     let terms = call.terms(desk, &body).await?;
-    terms.check_for_all()?;
+    terms.check_for_several()?;
     let digest = call.headers.get("x-digest").and_then(|digest| digest.to_str().ok()).map(str::to_owned);
     let digest = digest.filter(|digest| !digest.is_empty()).ok_or_else(|| Answer::bad("missing digest header"))?;
     let is_yaml = call.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
@@ -138,7 +138,11 @@ async fn put(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
         }
         let (wanted, digest, seconds) = (wanted.clone(), digest.clone(), desk.clock.now() / 1000);
         let secrets = desk.secrets.clone();
-        let plan = aside(move || plan(&config, &secrets, &wanted, &digest, seconds)).await?;
+        let now = config.clone();
+        let plan = aside(move || plan(&now, &secrets, &wanted, &digest, seconds)).await?;
+        if call.query.is_dry_run()? {
+            return aside(move || Ok(dry_run::answer(&config, plan.transaction, &[]))).await;
+        }
         match write::propose(desk, call, &terms, Vec::new(), Action::Transaction(plan.transaction)).await {
             Ok((position, written)) => return Ok(accepted(desk, &terms, &plan.said, position, &written).await),
             // Somebody else was faster: what differs is looked at again.

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use protocol::command::{Action, Command, Transaction, Write};
 use protocol::json::{self, Value};
 use protocol::outcome::WrittenHow;
+use protocol::resource::KindInfo;
 use protocol::{ConfigState, ResourceKey};
 use raft_store::machine::decide;
 use serde_json::json;
@@ -68,7 +69,8 @@ pub(super) fn answer(config: &ConfigState, transaction: Transaction, warnings: &
         .iter()
         .enumerate()
         .filter_map(|(index, write)| {
-            let key = write.key()?;
+            // What the control plane keeps for itself is no result.
+            let key = write.key().filter(|key| KindInfo::find(key.kind.as_str()).is_some())?;
             let body =
                 |text: Option<&str>| -> Option<Value> { serde_json::from_str(&View::Masked.of(key, text?)).ok() };
             let (before, new) = (config.get(key).map(|entry| &*entry.body), after.body(key));

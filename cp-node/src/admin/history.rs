@@ -7,24 +7,23 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use protocol::command::{Action, Command, RecordAction, Transaction, Write};
 use protocol::entry::DEFAULT_GROUP;
+use protocol::outcome::Written;
 use protocol::resource::KindInfo;
-use protocol::{Outcome, Position, ResourceKey};
+use protocol::{Outcome, Position, ResourceKey, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::request::{Call, read_body};
-use super::secrets::View;
-use super::{Desk, render, wait, write};
-use crate::record::{HistoryError, HistoryFilter, PAGE_MAX, Told};
+use super::limits::OPERATIONS_MAX;
+use super::request::{Call, aside, read_body};
+use super::secrets::{self, Secrets, View};
+use super::{Desk, dry_run, render, wait, write};
+use crate::record::{HistoryError, HistoryFilter, HistoryRow, PAGE_MAX, Told};
 
 /// Rows in one page when the client does not say.
 const PAGE: u32 = 100;
-
-/// The most resources that one change may have written to be reverted.
-const REVERT_MAX: u32 = 1000;
 
 /// How long an answer waits for what this node has applied; then it goes without.
 const TAKEN_IN_MAX: Duration = Duration::from_secs(1);
@@ -48,7 +47,6 @@ struct Repair {
 struct Page {
     #[serde(flatten)]
     told: Told,
-    total: usize,
     next: Option<String>,
 }
 
@@ -119,6 +117,9 @@ async fn history(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
             continue;
         }
         let key = ResourceKey::new(&row.kind, &row.id);
+        if let (Some(old), Some(new)) = (&row.old_body, &row.body) {
+            row.secrets_changed = secrets::differ(&row.kind, old.get(), new.get());
+        }
         for body in [&mut row.old_body, &mut row.body] {
             let shown = body.take().map(|body| View::Masked.of(&key, body.get()).into_owned());
             *body = shown.and_then(|shown| RawValue::from_string(shown).ok());
@@ -126,8 +127,7 @@ async fn history(desk: &Desk, call: &Call) -> Result<Answer, Answer> {
     }
     let last = told.list.last().filter(|_| told.list.len() >= filter.limit.clamp(1, PAGE_MAX) as usize);
     let next = last.map(|row| format!("{}-{}-{}", row.epoch, row.revision, row.seq));
-    let total = told.list.len();
-    Ok(Answer::value(StatusCode::OK, &Page { told, total, next }))
+    Ok(Answer::value(StatusCode::OK, &Page { told, next }))
 }
 
 /// A resource as it was.
@@ -142,54 +142,100 @@ pub(super) async fn at_revision(desk: &Desk, key: &ResourceKey, revision: &str) 
     Ok(Answer::json(StatusCode::OK, format!("{{\"key\":{key_path},\"value\":{body},\"at_revision\":{revision}}}")))
 }
 
+/// What a write is answered that was carried out before: with the body that it stored, where that is known still.
+pub(super) async fn answer_again(desk: &Desk, position: Position, done: &Written) -> Answer {
+    let now = desk.feed.config();
+    let as_then = now.get(&done.key).filter(|entry| entry.modified.revision == position.revision);
+    let body = match as_then {
+        Some(entry) => Some(entry.body.to_string()),
+        None => {
+            taken_in(desk, now.position()).await;
+            let revision = i64::try_from(position.revision).unwrap_or(i64::MAX);
+            desk.record.body_at(&done.key, revision, now).await.ok().flatten()
+        }
+    };
+    match body {
+        Some(body) => write::answer(done, &body).at(position),
+        None => {
+            let sentence =
+                format!("this was done before, at {position}, and nobody here knows any more what it stored");
+            write::answer(done, "{}").at(position).warn(&[sentence])
+        }
+    }
+}
+
 /// Takes a change back, as a new change.
 async fn revert(desk: &Desk, call: &Call, body: Body) -> Result<Answer, Answer> {
     let body = read_body(body, desk.settings.body_max.0).await?;
     let terms = call.terms(desk, &body).await?;
-    let asked: Revert =
+    terms.check_for_several()?;
+    let Revert { revision, force } =
         serde_json::from_slice(&body).map_err(|e| Answer::bad(&format!("invalid request body: {e}")))?;
-    let revision = i64::try_from(asked.revision).map_err(|_| Answer::bad("there is no such revision"))?;
-    let filter = HistoryFilter { revision: Some(revision), limit: REVERT_MAX, ..HistoryFilter::default() };
     // Whichever node made the change: this one has applied it before it looks.
-    desk.config(false).await?;
-    taken_in(desk, desk.feed.position()).await;
-    let rows = desk.record.history(&filter).await.map_err(|e| refused(&e))?.list;
-    let epoch = i64::try_from(desk.feed.position().epoch.number).unwrap_or(i64::MAX);
-    let rows: Vec<_> = rows.into_iter().filter(|row| row.epoch == epoch && row.op != "base").collect();
-    if rows.is_empty() {
+    let config = desk.config(false).await?;
+    taken_in(desk, config.position()).await;
+    let rows = rows_of(desk, revision, config.position()).await?;
+    let secrets = desk.secrets.clone();
+    let writes = aside(move || {
+        let users = |row: &&HistoryRow| KindInfo::find(&row.kind).is_some();
+        rows.iter().filter(users).map(|row| taking_back(&secrets, row, revision, force)).collect::<Result<Vec<_>, _>>()
+    });
+    let transaction = Transaction { writes: writes.await?, if_revision: None };
+    if transaction.writes.is_empty() {
+        let sentence = format!("nothing of revision {revision} can be taken back: it has changed no resource");
+        return Err(Answer::bad(&sentence));
+    }
+    if call.query.is_dry_run()? {
+        return aside(move || Ok(dry_run::answer(&config, transaction, &[]))).await;
+    }
+    let (position, written) = write::propose(desk, call, &terms, Vec::new(), Action::Transaction(transaction)).await?;
+    let keys: Vec<_> = written.iter().map(|written| render::key_path(&written.key)).collect();
+    let answer = json!({ "revision": position.revision, "reverted": revision, "keys": keys });
+    let answer = Answer::json(StatusCode::OK, answer.to_string()).at(position);
+    Ok(wait::settle(desk, &terms, position, &written, answer).await)
+}
+
+/// Every row of a change of this life, of which `now` is a position.
+async fn rows_of(desk: &Desk, revision: Revision, now: Position) -> Result<Vec<HistoryRow>, Answer> {
+    let wide = |n: u64| i64::try_from(n).map_err(|_| Answer::bad("there is no such revision"));
+    let (wanted, epoch) = (wide(revision)?, wide(now.epoch.number)?);
+    let mut filter = HistoryFilter { revision: Some(wanted), limit: PAGE_MAX, ..HistoryFilter::default() };
+    let mut rows = Vec::new();
+    loop {
+        let page = desk.record.history(&filter).await.map_err(|e| refused(&e))?.list;
+        filter.before = page.last().map(|row| (row.epoch, row.revision, row.seq));
+        let is_last = page.len() < PAGE_MAX as usize;
+        rows.extend(page.into_iter().filter(|row| row.epoch == epoch && row.op != "base"));
+        if rows.len() > OPERATIONS_MAX {
+            return Err(Answer::bad(&format!("a change of more than {OPERATIONS_MAX} resources cannot be reverted")));
+        }
+        if is_last {
+            break;
+        }
+    }
+    // Rows are numbered from 0 and go away oldest first: without that one, the record lets go of the change right now.
+    if rows.last().is_none_or(|row| row.seq > 0) {
         let sentence = format!("the record holds no change with revision {revision}");
         return Err(Answer::error(StatusCode::NOT_FOUND, &sentence));
     }
-    if rows.len() >= REVERT_MAX as usize {
-        return Err(Answer::bad(&format!("a change of {REVERT_MAX} resources and more cannot be reverted")));
-    }
-    let mut writes = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let key = ResourceKey::new(&row.kind, &row.id);
-        let is_gone = row.op == "delete";
-        // A resource that was deleted must still be gone; another must not have been changed since.
-        let if_match = (!asked.force && !is_gone).then_some(asked.revision);
-        writes.push(match &row.old_body {
-            None => Write::Delete { key, if_match, force: false },
-            Some(old) => {
-                let kind = KindInfo::find(&row.kind)
-                    .ok_or_else(|| Answer::bad(&format!("Unsupported resource type: {}", row.kind)))?;
-                let groups_of_default = [DEFAULT_GROUP.into()];
-                let terms = match &row.old_entry {
-                    Some(old) => (&old.groups[..], old.ttl_seconds),
-                    None => (&groups_of_default[..], None),
-                };
-                let draft = write::as_it_was(&desk.secrets, kind, &key, old.get(), terms, None)?;
-                Write::Put { key, draft, if_match, only_new: is_gone && !asked.force }
-            }
-        });
-    }
-    let action = Action::Transaction(Transaction { writes, if_revision: None });
-    let (position, written) = write::propose(desk, call, &terms, Vec::new(), action).await?;
-    let keys: Vec<_> = written.iter().map(|written| render::key_path(&written.key)).collect();
-    let answer = json!({ "revision": position.revision, "reverted": asked.revision, "keys": keys });
-    let answer = Answer::json(StatusCode::OK, answer.to_string()).at(position);
-    Ok(wait::settle(desk, &terms, position, &written, answer).await)
+    Ok(rows)
+}
+
+/// The write that takes one resource's change back. A resource that was deleted must still be gone; another must not have
+/// been changed since, unless that is forced.
+fn taking_back(secrets: &Secrets, row: &HistoryRow, revision: Revision, force: bool) -> Result<Write, Answer> {
+    let key = ResourceKey::new(&row.kind, &row.id);
+    let is_gone = row.op == "delete";
+    let if_match = (!force && !is_gone).then_some(revision);
+    let Some(old) = &row.old_body else { return Ok(Write::Delete { key, if_match, force: false }) };
+    let kind = KindInfo::find(&row.kind).ok_or_else(|| Answer::no_such_kind(&row.kind))?;
+    let groups_of_default = [DEFAULT_GROUP.into()];
+    let terms = match &row.old_entry {
+        Some(old) => (&old.groups[..], old.ttl_seconds),
+        None => (&groups_of_default[..], None),
+    };
+    let draft = write::as_it_was(secrets, kind, &key, old.get(), terms, None)?;
+    Ok(Write::Put { key, draft, if_match, only_new: is_gone && !force })
 }
 
 /// Holds the record against the state: what is current, or with `history_above` a stretch of the history.

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use protocol::json::DEPTH_MAX;
-use protocol::resource::{DESC_CHARS_MAX, ID_BYTES_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX, URI_CHARS_MAX};
+use protocol::resource::{
+    CONDITIONS_MAX, DESC_CHARS_MAX, ID_BYTES_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX, PEM_CHARS_MAX, PROTO_CHARS_MAX,
+    URI_CHARS_MAX, USERNAME_CHARS_MAX,
+};
 use raft_store::machine::{IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_MILLIS};
 use serde_json::{Map, Value, json};
 
 use super::Desk;
 use super::answer::Answer;
+use crate::record;
 
 /// Connections to the Admin API of a node: far more clients than any cluster has. Who comes then waits in the kernel's queue.
 pub(super) const CONNECTIONS_MAX: usize = 4096;
@@ -43,6 +47,12 @@ pub(super) const WAIT_MILLIS_MAX: u64 = 120_000;
 /// Answers of a node that wait for the fleet at the same time: each asks every node for its proxies.
 pub(crate) const WAITS_MAX: usize = 256;
 
+/// Proxies that an answer names which do not serve a change; of the rest it has the number.
+pub(super) const NAMED_MAX: usize = 100;
+
+/// The shortest key of a node's settings, in characters: a shorter one can be guessed.
+pub(super) const KEY_CHARS_MIN: usize = 16;
+
 /// The most tokens of one user: two are enough to change one for the other.
 pub(super) const TOKENS_MAX: usize = 16;
 
@@ -56,7 +66,7 @@ pub(super) const RESOURCE_BYTES_MAX: usize = 3 << 19;
 /// Entries of each list in the answer to a dry run; the rest is counted.
 pub(super) const DRY_RUN_ENTRIES_MAX: usize = 1000;
 
-/// All of them with this node's settings: `{"<name>": {"max": …, "unit": …, "of": …}}`.
+/// All of them with this node's settings: `{"<name>": {"max": …, "unit": …, "of": …}}`, with `min` where there is one.
 pub(super) fn answer(desk: &Desk) -> Answer {
     let settings = &desk.settings;
     let mut all = Map::new();
@@ -80,22 +90,38 @@ pub(super) fn answer(desk: &Desk) -> Answer {
     limit("operations", wide(OPERATIONS_MAX), "operations", "a transaction");
     limit("resource", wide(RESOURCE_BYTES_MAX), "bytes", "a resource as it is stored");
     limit("attempts", wide(ATTEMPTS), "attempts", "a patch that others are faster than");
-    limit("page_size", wide(PAGE_SIZE_MAX), "resources", "a page of a list; at least 10");
+    limit("page_size", wide(PAGE_SIZE_MAX), "resources", "a page of a list");
     limit("id", wide(ID_BYTES_MAX), "bytes", "an id");
     limit("name", wide(NAME_CHARS_MAX), "characters", "a name");
     limit("desc", wide(DESC_CHARS_MAX), "characters", "a description");
     limit("label", wide(LABEL_CHARS_MAX), "characters", "a label's value");
     limit("uri", wide(URI_CHARS_MAX), "characters", "a route's uri");
+    limit("username", wide(USERNAME_CHARS_MAX), "characters", "a consumer's name");
+    limit("pem", wide(PEM_CHARS_MAX), "characters", "a certificate chain, key or list of authorities");
+    limit("proto", wide(PROTO_CHARS_MAX), "characters", "the content of a proto");
+    limit("conditions", wide(CONDITIONS_MAX), "conditions", "the vars of a route");
     limit("depth", wide(DEPTH_MAX), "levels", "a JSON body");
     limit("idempotency_key", wide(IDEMPOTENCY_KEY_BYTES_MAX), "bytes", "an Idempotency-Key");
     limit("idempotency_keys", wide(IDEMPOTENCY_KEYS_MAX), "keys", "remembered in the cluster; the oldest go first");
     limit("idempotency_bytes", IDEMPOTENCY_BYTES_MAX, "bytes", "the keys remembered and what came of their requests");
     limit("idempotency_age", IDEMPOTENCY_MILLIS, "milliseconds", "the memory of an Idempotency-Key");
     limit("wait", WAIT_MILLIS_MAX, "milliseconds", "waiting for the fleet");
+    limit(
+        "wait_named",
+        wide(NAMED_MAX),
+        "proxies",
+        "named in an answer that has waited; of the rest there is the number",
+    );
+    limit("history_page", u64::from(record::PAGE_MAX), "rows", "a page of the history; a larger one is cut to it");
     limit("waits", wide(WAITS_MAX), "requests", "waiting for the fleet at a node");
     limit("tokens", wide(TOKENS_MAX), "tokens", "a user");
     limit("token_age", TOKEN_SECONDS_MAX, "seconds", "a token that expires");
     limit("dry_run_entries", wide(DRY_RUN_ENTRIES_MAX), "entries", "each list of a dry run's answer");
+    all["page_size"]["min"] = json!(PAGE_SIZE_MIN);
+    all.insert(
+        "key".to_owned(),
+        json!({ "min": KEY_CHARS_MIN, "unit": "characters", "of": "a key of a node's settings" }),
+    );
     Answer::json(StatusCode::OK, Value::Object(all).to_string())
 }
 

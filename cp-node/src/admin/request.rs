@@ -1,7 +1,7 @@
 //! A request's parts, read once.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -44,6 +44,18 @@ impl Query {
         Self(text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect())
     }
 
+    /// Whether the request is to be tried only.
+    ///
+    /// # Errors
+    /// A 400 when it says neither `true` nor `false`: a trial must not become the real thing by a slip.
+    pub(super) fn is_dry_run(&self) -> Result<bool, Answer> {
+        match self.get("dry_run") {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Answer::bad(&format!("invalid argument dry_run: {other:?} is neither true nor false"))),
+        }
+    }
+
     /// The first argument of that name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -65,15 +77,17 @@ pub(super) struct WriteTerms {
 }
 
 impl WriteTerms {
-    /// For a write of the whole configuration: what speaks of one resource has no meaning there.
-    pub(super) fn check_for_all(&self) -> Result<(), Answer> {
-        if self.if_match.is_some() {
-            return Err(Answer::bad("If-Match names one resource, and this is all of them"));
+    /// For a write of several resources: what speaks of one has no meaning there, and is not passed over in silence.
+    pub(super) fn check_for_several(&self) -> Result<(), Answer> {
+        let given = [
+            ("the header If-Match", self.if_match.is_some()),
+            ("the argument ttl", self.ttl_seconds.is_some()),
+            ("the argument force", self.force),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => Err(Answer::bad(&format!("{name} is for one resource, and this may be several"))),
+            None => Ok(()),
         }
-        if self.ttl_seconds.is_some() {
-            return Err(Answer::bad("ttl is for one resource, and this is all of them"));
-        }
-        Ok(())
     }
 }
 
@@ -126,10 +140,11 @@ impl Call {
     async fn fingerprint(&self, body: &Bytes) -> Result<[u8; 32], Answer> {
         let key = given_key(&self.headers, &self.query).unwrap_or_default();
         let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes a key of any length");
-        let if_match = self.headers.get(header::IF_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
+        let header = |name: &str| self.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
         let argument = |name| self.query.get(name).unwrap_or_default().as_bytes();
         let (method, path) = (self.method.as_str().as_bytes(), self.path.join("/"));
-        for part in [method, path.as_bytes(), argument("ttl"), argument("force"), if_match] {
+        let headers = ["if-match", "x-digest", "content-type"].map(header);
+        for part in [method, path.as_bytes(), argument("ttl"), argument("force")].into_iter().chain(headers) {
             mac.update(&(part.len() as u64).to_le_bytes());
             mac.update(part);
         }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use plugins::CATALOG;
 use protocol::command::{Action, BasedOn, Draft, Transaction, Write};
 use protocol::json::{self, Value};
+use protocol::outcome::Written;
 use protocol::resource::{Admitted, IdRule, KindInfo, admit};
-use protocol::{Kind, ResourceKey};
+use protocol::{Kind, Position, ResourceKey};
 
 use super::answer::Answer;
 use super::limits::ATTEMPTS;
@@ -17,8 +18,11 @@ use super::server::of_a_resource;
 use super::{Desk, history, list, render, wait, write};
 use crate::feed::capability;
 
-/// How often a POST of something secret tries another id. Each time somebody else has taken one meanwhile.
-const POST_ATTEMPTS: u64 = 16;
+/// How often a POST tries another id when the one that it was to get was taken meanwhile.
+const POST_ATTEMPTS: u32 = 16;
+
+/// They are tried from so many at most, as a power of two.
+const POST_SPREAD_MAX: u32 = 6;
 
 /// Where a path leads.
 struct Target {
@@ -55,6 +59,10 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     if !offered {
         return Err(refuse());
     }
+    if call.method != Method::PATCH && !target.sub_path.is_empty() {
+        let sentence = format!("a path inside a {} is for PATCH: {}", kind.singular, target.sub_path.join("/"));
+        return Err(of_a_resource(Answer::bad(&sentence)));
+    }
     let method = call.method.clone();
     let answer = match method {
         Method::GET => get(desk, &call, target).await,
@@ -75,7 +83,11 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
 }
 
 fn target(path: &[String]) -> Result<Target, Answer> {
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let mut path: Vec<&str> = path.iter().map(String::as_str).collect();
+    // A slash behind an id says nothing.
+    if path.len() > 2 && path.last().is_some_and(|last| last.is_empty()) {
+        path.pop();
+    }
     let (name, id, sub_path) = match path[..] {
         [] | [""] => return Err(Answer::bad("a kind of resource is needed: /apisix/admin/<kind>")),
         ["consumers", consumer, "credentials"] => ("credentials", Some(format!("{consumer}/")), &[][..]),
@@ -140,9 +152,27 @@ async fn put(
     let key = ResourceKey::new(target.kind.name, &id);
     let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds)?;
     let action = Action::Write(Write::Put { key, draft, if_match: terms.if_match, only_new: false });
-    let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
-    let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
-    Ok(wait::settle(desk, &terms, position, &[done], answer).await)
+    let before = desk.feed.position();
+    let done = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
+    Ok(written(desk, call, &terms, before, done, &admitted).await)
+}
+
+/// The answer to a write of one resource that was admitted on a configuration at `before`.
+async fn written(
+    desk: &Desk,
+    call: &Call,
+    terms: &WriteTerms,
+    before: Position,
+    (position, done): (Position, Written),
+    admitted: &Admitted,
+) -> Answer {
+    // Made before, under its key: a merge with what is there now, and tokens that were sealed now, are not what it stored.
+    let is_repeated = terms.idempotency.is_some() && position.revision <= before.revision;
+    let answer = match is_repeated && (call.method == Method::PATCH || admitted.has_secrets) {
+        true => history::answer_again(desk, position, &done).await,
+        false => write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings),
+    };
+    wait::settle(desk, terms, position, &[done], answer).await
 }
 
 async fn post(
@@ -156,24 +186,33 @@ async fn post(
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
     let value = value.ok_or_else(|| Answer::bad("missing configurations"))?;
-    let mut admitted = admit(&CATALOG, target.kind, None, value).map_err(|report| Answer::report(&report))?;
+    let admitted = admit(&CATALOG, target.kind, None, value).map_err(|report| Answer::report(&report))?;
     if admitted.id.is_some() {
         return Err(Answer::bad(&format!("wrong {} id, do not need it", target.kind.singular)));
     }
-    if admitted.has_secrets {
-        return post_sealed(desk, call, target.kind, &admitted, &terms).await;
+    if terms.if_match.is_some() {
+        return Err(Answer::bad("If-Match names a resource that is there, and POST makes a new one"));
     }
-    let any = ResourceKey::new(target.kind.name, "");
-    let draft = draft(desk, &any, &mut admitted, terms.ttl_seconds)?;
-    let action = Action::Write(Write::Post { kind: Kind::new(target.kind.name), draft });
-    let (position, done) = write::propose_one(desk, call, &terms, Vec::new(), action).await?;
-    let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
-    Ok(wait::settle(desk, &terms, position, &[done], answer).await)
+    if !admitted.has_secrets {
+        let any = ResourceKey::new(target.kind.name, "");
+        let mut admitted = admitted.clone();
+        let draft = draft(desk, &any, &mut admitted, terms.ttl_seconds)?;
+        let action = Action::Write(Write::Post { kind: Kind::new(target.kind.name), draft });
+        let before = desk.feed.position();
+        match write::propose_one(desk, call, &terms, Vec::new(), action).await {
+            Ok(done) => return Ok(written(desk, call, &terms, before, done, &admitted).await),
+            // Somebody has PUT something under the id that the log would have given.
+            Err(refused) if refused.is_taken() => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    post_under_chosen(desk, call, target.kind, &admitted, &terms).await
 }
 
-/// A secret is sealed for the id under which it will stand, so that here the id is chosen before the proposal: the
-/// revision that would be the next. When that is taken by the time it is decided, another one is tried.
-async fn post_sealed(
+/// A secret is sealed for the id under which it will stand, so that here the id is chosen before the proposal: the first
+/// that is free from the next revision on. When it is taken by the time it is decided, another one is tried, from more and
+/// more of them, so that those who post at the same time part.
+async fn post_under_chosen(
     desk: &Desk,
     call: &Call,
     kind: &KindInfo,
@@ -183,15 +222,15 @@ async fn post_sealed(
     for attempt in 0..POST_ATTEMPTS {
         let config = desk.config(false).await?;
         let mut admitted = admitted.clone();
-        let key = ResourceKey::new(kind.name, &format!("{:020}", config.position().revision + 1 + attempt));
+        let all = (config.position().revision + 1..).map(|n| ResourceKey::new(kind.name, &format!("{n:020}")));
+        let passed = usize::try_from(desk.random.below(1 << attempt.min(POST_SPREAD_MAX))).unwrap_or(0);
+        let mut free = all.filter(|key| config.get(key).is_none()).skip(passed);
+        let key = free.next().expect("there are more numbers than resources");
         let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds)?;
         let action = Action::Write(Write::Put { key, draft, if_match: None, only_new: true });
         match write::propose_one(desk, call, terms, Vec::new(), action).await {
-            Ok((position, done)) => {
-                let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
-                return Ok(wait::settle(desk, terms, position, &[done], answer).await);
-            }
-            Err(refused) if refused.status == StatusCode::CONFLICT => {}
+            Ok(done) => return Ok(written(desk, call, terms, config.position(), done, &admitted).await),
+            Err(refused) if refused.is_taken() => {}
             Err(refused) => return Err(refused),
         }
     }
@@ -226,22 +265,54 @@ async fn patch(
     let key = ResourceKey::new(target.kind.name, id);
     for _ in 0..ATTEMPTS {
         let config = desk.config(false).await?;
-        let Some(entry) = config.get(&key) else { return Err(Answer::missing().at(config.position())) };
-        let mut admitted = merged(target.kind, id, &entry.body, &target.sub_path, value.clone())?;
+        let merged = match config.get(&key) {
+            Some(entry) => {
+                merged(target.kind, id, &entry.body, &target.sub_path, value.clone()).map(|new| (entry, new))
+            }
+            None => Err(Answer::missing().at(config.position())),
+        };
+        let (entry, mut admitted) = match merged {
+            Ok(merged) => merged,
+            Err(refused) => return refused_unless_done(desk, call, &terms, &key, refused).await,
+        };
         let draft = draft(desk, &key, &mut admitted, terms.ttl_seconds.or(entry.ttl_seconds))?;
         let based_on = vec![BasedOn { key: key.clone(), modified: Some(entry.modified.revision) }];
         let action = Action::Write(Write::Put { key: key.clone(), draft, if_match: terms.if_match, only_new: false });
         match write::propose_one(desk, call, &terms, based_on, action).await {
-            Ok((position, done)) => {
-                let answer = write::answer(&done, &admitted.body).at(position).warn(&admitted.warnings);
-                return Ok(wait::settle(desk, &terms, position, &[done], answer).await);
-            }
-            Err(refused) if refused.is_stale => {}
+            Ok(done) => return Ok(written(desk, call, &terms, config.position(), done, &admitted).await),
+            Err(refused) if refused.is_stale() => {}
             Err(refused) => return Err(refused),
         }
     }
     let sentence = format!("{key} was changed by others each time this patch was about to be applied");
     Err(Answer::error(StatusCode::CONFLICT, &sentence))
+}
+
+/// The answer to a patch that cannot be made now: what it came to when it was made before under its `Idempotency-Key`.
+/// The log alone knows, so it is asked by a proposal that does nothing otherwise: to delete the resource if there is none.
+///
+/// # Errors
+/// `refused`, when it was not made before.
+async fn refused_unless_done(
+    desk: &Desk,
+    call: &Call,
+    terms: &WriteTerms,
+    key: &ResourceKey,
+    refused: Answer,
+) -> Result<Answer, Answer> {
+    if terms.idempotency.is_none() {
+        return Err(refused);
+    }
+    let if_missing = vec![BasedOn { key: key.clone(), modified: None }];
+    let action = Action::Write(Write::Delete { key: key.clone(), if_match: None, force: false });
+    match write::propose_one(desk, call, terms, if_missing, action).await {
+        Ok((position, done)) => {
+            let answer = history::answer_again(desk, position, &done).await;
+            Ok(wait::settle(desk, terms, position, &[done], answer).await)
+        }
+        Err(asked) if asked.is_stale() || asked.not_found().is_some() => Err(refused),
+        Err(asked) => Err(asked),
+    }
 }
 
 fn merged(kind: &KindInfo, id: &str, body: &str, sub_path: &[String], value: Value) -> Result<Admitted, Answer> {

@@ -33,7 +33,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     };
     let body = read_body(body, desk.settings.transaction_max.0).await?;
     let terms = call.terms(desk, &body).await?;
-    terms.check_for_all()?;
+    terms.check_for_several()?;
     let expected = Expected { cluster: Some(desk.describe.peering.cluster), view: None };
     let (trusted, limits) = (archiver.trusted(), archiver.limits());
     let opening = aside(move || {
@@ -47,7 +47,7 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
         let now = config.clone();
         let writes = aside(move || plan(&now, &from, &secrets)).await?;
         let transaction = Transaction { writes, if_revision: Some(config.position().revision) };
-        if call.query.get("dry_run") == Some("true") {
+        if call.query.is_dry_run()? {
             return aside(move || Ok(dry_run::answer(&config, transaction, &[]))).await;
         }
         let restored = backup.position();

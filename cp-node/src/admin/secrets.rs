@@ -158,6 +158,20 @@ impl View<'_> {
     }
 }
 
+/// Whether two bodies of a resource, as they are stored, hold other secrets. One that was sealed anew counts as another:
+/// only who has the keyring could tell.
+pub(super) fn differ(kind: &str, old: &str, new: &str) -> bool {
+    if ![old, new].iter().any(|body| body.contains(seal::PREFIX)) {
+        return false;
+    }
+    let sealed = |body: &str| {
+        let mut body = serde_json::from_str(body).unwrap_or_default();
+        let secrets = resource::secrets(&CATALOG, kind, &mut body).into_iter();
+        secrets.map(|(path, secret)| (path, secret.clone())).collect::<Vec<_>>()
+    };
+    sealed(old) != sealed(new)
+}
+
 fn without_keyring(kind: &str, path: Path) -> Problem {
     let what = if kind == "ssls" { "a private key" } else { "a secret" };
     let sentence = format!("{what} is stored sealed only, and this node has no keyring: set secrets.keyring_file");
@@ -173,4 +187,22 @@ fn open(keyring: &Keyring, key: &ResourceKey, path: &Path, token: &str) -> Resul
     let token: SealedToken = token.parse().map_err(|e: seal::TokenError| e.to_string())?;
     let opened = keyring.open(key, path, &token).map_err(|e| e.to_string())?;
     String::from_utf8(opened).map_err(|_| "the sealed secret is no text".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_secrets_are_told_apart_without_being_shown() {
+        let ssl = |key: &str, sni: &str| format!(r#"{{"cert":"c","key":"$sealed$1$k1${key}","sni":"{sni}"}}"#);
+        let jack =
+            |key: &str| format!(r#"{{"plugins":{{"key-auth":{{"key":"$sealed$1$k1${key}"}}}},"username":"jack"}}"#);
+        assert!(differ("ssls", &ssl("a", "x"), &ssl("b", "x")));
+        assert!(!differ("ssls", &ssl("a", "x"), &ssl("a", "y")));
+        assert!(differ("consumers", &jack("a"), &jack("b")));
+        assert!(!differ("consumers", &jack("a"), &jack("a")));
+        assert!(differ("consumers", &jack("a"), r#"{"username":"jack"}"#));
+        assert!(!differ("routes", r#"{"uri":"/a"}"#, r#"{"uri":"/b"}"#));
+    }
 }

@@ -94,7 +94,8 @@ async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
     } else {
         dispatch(&desk, request).await.unwrap_or_else(|refused| refused)
     };
-    let is_write = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let answer = answer.at_unless_named(|| desk.feed.position());
+    let is_write = is_write(&method);
     desk.metrics.answered(method.as_str(), answer.status.as_u16(), is_write.then(|| began.elapsed()));
     let mut response = answer.into_response();
     let headers = response.headers_mut();
@@ -122,6 +123,19 @@ async fn handle(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
     response
 }
 
+fn is_write(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether a request on this path takes `dry_run`, or writes nothing anyway. Elsewhere the argument is refused: who asks for
+/// a trial must not get the real thing.
+fn can_be_tried(path: &[&str]) -> bool {
+    matches!(
+        path,
+        ["v1", "transactions" | "revert" | "restore" | "backup"] | ["apisix", "admin", "configs" | "schema", ..]
+    )
+}
+
 /// The answer to a request; a refusal is an answer too.
 async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer> {
     let (parts, body) = request.into_parts();
@@ -142,6 +156,9 @@ async fn dispatch(desk: &Desk, request: Request<Body>) -> Result<Answer, Answer>
     }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let principal = desk.keys.check(&parts.method, &parts.headers, &query, || desk.feed.config(), desk.clock.now())?;
+    if is_write(&parts.method) && query.is_dry_run()? && !can_be_tried(&words) {
+        return Err(Answer::bad("invalid argument dry_run: this cannot be tried without being done"));
+    }
     let is_admin = words[0] == "apisix";
     let skip = if is_admin { 2 } else { 1 };
     let path = path[skip..].to_vec();

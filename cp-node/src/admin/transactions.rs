@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use bytes::Bytes;
 use plugins::CATALOG;
 use protocol::command::{Action, BasedOn, Transaction, Write};
 use protocol::json::{self, Value};
@@ -76,18 +77,14 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     }
     let body = read_body(body, desk.settings.transaction_max.0).await?;
     let terms = call.terms(desk, &body).await?;
-    if terms.if_match.is_some() {
-        return Err(Answer::bad(
-            "If-Match names one resource: a transaction has if_revision, and if_match in its operations",
-        ));
-    }
+    terms.check_for_several()?;
     let looked_at = body.clone();
     let (is_dry, needs_read) = aside(move || {
         let document = read(&looked_at)?;
         Ok((document.dry_run, document.operations.iter().any(|operation| operation.op == Op::Patch)))
     })
     .await?;
-    if is_dry || call.query.get("dry_run") == Some("true") {
+    if is_dry || call.query.is_dry_run()? {
         let config = desk.config(call.wants_stale()?).await?;
         let secrets = desk.secrets.clone();
         let trying = aside(move || {
@@ -98,10 +95,9 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
     }
     for _ in 0..ATTEMPTS {
         let config = if needs_read { Some(desk.config(false).await?) } else { None };
-        let body = body.clone();
-        let (secrets, known) = (desk.secrets.clone(), desk.feed.config());
+        let (secrets, known, admitted) = (desk.secrets.clone(), desk.feed.config(), body.clone());
         let admitting = aside(move || {
-            let parsed = read(&body)?;
+            let parsed = read(&admitted)?;
             admit_all(&parsed, config.as_ref(), &known, &secrets)
         });
         let (transaction, based_on, mut warnings) = admitting.await?;
@@ -128,11 +124,22 @@ pub(super) async fn serve(desk: &Desk, call: Call, body: Body) -> Result<Answer,
                 return Ok(wait::settle(desk, &terms, position, &written, answer).await);
             }
             // Only a patch reads; what it read has changed.
-            Err(refused) if refused.is_stale && needs_read => {}
-            Err(refused) => return Err(refused),
+            Err(refused) if refused.is_stale() && needs_read => {}
+            Err(refused) => return Err(located(body, refused).await),
         }
     }
     Err(Answer::error(StatusCode::CONFLICT, "what the transaction's patches read was changed by others each time"))
+}
+
+/// A refusal because of a resource that is not there says which operation names it.
+async fn located(body: Bytes, refused: Answer) -> Answer {
+    let Some(key) = refused.not_found().cloned() else { return refused };
+    let wanted = key.clone();
+    let names = move |operation: &Operation<'_>| wanted.kind.as_str() == operation.kind && *wanted.id == *operation.id;
+    match aside(move || Ok(read(&body)?.operations.iter().position(names))).await {
+        Ok(Some(index)) => refused.in_operation(index, &key),
+        _ => refused,
+    }
 }
 
 /// What it takes to serve everything that is written.
@@ -193,7 +200,7 @@ fn admit_all(
                 json::merge(&mut base, value);
                 base
             }
-            (Op::Patch, None) => return Err(Answer::missing()),
+            (Op::Patch, None) => return Err(Answer::missing_in(index, &key)),
             _ => value,
         };
         let mut admitted: Admitted =

@@ -26,11 +26,8 @@ use tokio::time::Instant;
 
 use super::Desk;
 use super::answer::Answer;
-use super::limits::{WAIT_MILLIS_MAX, WAITS_MAX};
+use super::limits::{NAMED_MAX, WAIT_MILLIS_MAX, WAITS_MAX};
 use super::request::{Call, Query, WriteTerms};
-
-/// Proxies that an answer names; of the rest it has the number.
-const NAMED_MAX: usize = 100;
 
 /// What a client waits for.
 pub(super) struct Wait {

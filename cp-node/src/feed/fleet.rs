@@ -43,6 +43,7 @@ struct Inner {
     /// By name.
     lost: BTreeMap<String, (Instant, Connected)>,
     connected_ever: u64,
+    asked_ever: u64,
 }
 
 struct Connected {
@@ -122,6 +123,7 @@ impl Fleet {
     /// Everybody, once all who are connected serve `serving` and something is new since the version `seen`; at the latest
     /// after `wait`.
     pub(crate) async fn look(&self, node: u64, serving: Position, seen: u64, wait: Duration) -> FleetReply {
+        self.inner().asked_ever += 1;
         let mut changes = self.changes.subscribe();
         let until = Instant::now() + wait;
         loop {
@@ -180,6 +182,11 @@ impl Fleet {
     /// How many connections there have been.
     pub(crate) fn connected_ever(&self) -> u64 {
         self.inner().connected_ever
+    }
+
+    /// How often somebody looked: whoever waits for the fleet, or shows it.
+    pub(crate) fn asked_ever(&self) -> u64 {
+        self.inner().asked_ever
     }
 
     /// The lowest revision that a connected proxy serves.

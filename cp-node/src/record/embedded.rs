@@ -85,6 +85,7 @@ fn told(id: RowId, row: Row) -> HistoryRow {
         time_ms: row.time.cast_signed(),
         old_body: json(row.before.as_deref()),
         body: json(row.entry.as_deref()),
+        secrets_changed: false,
         kind: row.key.kind.as_str().to_owned(),
         id: row.key.id.as_str().to_owned(),
         old_entry: row.before.as_deref().cloned(),

@@ -48,6 +48,8 @@ pub(crate) struct HistoryRow {
     pub(crate) time_ms: i64,
     pub(crate) old_body: Option<Box<serde_json::value::RawValue>>,
     pub(crate) body: Option<Box<serde_json::value::RawValue>>,
+    /// Whether the bodies differ in secrets, which nobody is shown. Filled in by whoever shows the row.
+    pub(crate) secrets_changed: bool,
     /// All that was there before, where one revision was asked for. Its body is `old_body`.
     #[serde(skip)]
     pub(crate) old_entry: Option<Entry>,
@@ -251,6 +253,7 @@ fn row(row: &tokio_postgres::Row) -> Result<HistoryRow, tokio_postgres::Error> {
         time_ms: row.try_get(8)?,
         old_body: json(row.try_get(9)?),
         body: json(row.try_get(10)?),
+        secrets_changed: false,
         // One that a hand has spoiled is as good as none.
         old_entry: row.try_get::<_, Option<Vec<u8>>>(11)?.and_then(|meta| codec::open(&meta).ok()),
     })

@@ -37,7 +37,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use embedded::Holds;
-pub(crate) use history::{HistoryError, HistoryFilter, PAGE_MAX, Told};
+pub(crate) use history::{HistoryError, HistoryFilter, HistoryRow, PAGE_MAX, Told};
 pub use hosts::{Answer, Hosts, Tables};
 pub use judge::{Cursor, Found};
 pub(crate) use lag::Lag;

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::node::settings;
+use super::node::{KEY, request, settings};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -182,6 +182,40 @@ async fn a_node_that_hears_nobody_deposes_nobody_and_a_leader_that_hears_nobody_
     assert_eq!(three.knows(other), after, "the deaf old leader has deposed the new one");
     three.nodes[leader].1.send_replace(false);
     until("the old leader follows the new one", async || three.knows(leader) == after).await;
+    for (node, _) in three.nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_with_a_time_goes_once_and_everywhere_though_its_leader_is_replaced() {
+    let three = Three::start().await;
+    let leader = three.leader().unwrap();
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let call = async |index: usize, method: &str, path: &str, body: &str| {
+        let address = &three.nodes[index].0.addresses.admin;
+        let (status, _, answer) = request(address, method, path, &[("x-api-key", KEY)], body.as_bytes()).await;
+        (status, serde_json::from_str::<serde_json::Value>(&answer).unwrap())
+    };
+    let route = r#"{"uri":"/a","upstream":{"nodes":{}}}"#;
+    let path = "/apisix/admin/routes/short";
+    assert_eq!(call(leader, "PUT", &format!("{path}?ttl=2"), route).await.0, 201);
+    let before = three.knows(leader);
+    three.nodes[leader].1.send_replace(true);
+    until("the others elect another leader", async || {
+        let (term, elected) = three.knows(other);
+        term > before.0 && elected.is_some_and(|elected| Some(elected) != before.1)
+    })
+    .await;
+    let gone = async |index: usize| call(index, "GET", &format!("{path}?consistency=stale"), "").await.0 == 404;
+    until("it goes away under the new leader", async || gone(one).await && gone(other).await).await;
+    three.nodes[leader].1.send_replace(false);
+    until("the old leader follows", async || gone(leader).await).await;
+    for index in 0..3 {
+        let (_, told) = call(index, "GET", "/v1/history?kind=routes&id=short", "").await;
+        let ops: Vec<_> = told["list"].as_array().unwrap().iter().map(|row| row["op"].as_str().unwrap()).collect();
+        assert_eq!(ops, ["delete", "create"], "node {index}: {told}");
+    }
     for (node, _) in three.nodes {
         node.stop().await;
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::node::Api;
+use super::ssls::{ONE, start as start_with_keyring};
 
 fn route(desc: &str) -> String {
     json!({"uri": "/a", "desc": desc, "upstream": {"nodes": {"127.0.0.1:1": 1}}}).to_string()
@@ -114,4 +115,20 @@ async fn a_node_that_shall_keep_nothing_says_so() {
     let (status, body) = api.call("GET", "/v1/history", "").await;
     assert!(status == 400 && body.to_string().contains("record.embedded_changes"), "{body}");
     assert!(!api.settings.data_dir.0.join("history").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_secret_has_changed_is_told_and_the_secret_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start_with_keyring(dir.path(), ONE).await;
+    for (key, desc) in [("jacks-key-1", "a"), ("jacks-key-2", "a"), ("jacks-key-2", "b")] {
+        let jack = json!({"username": "jack", "desc": desc, "plugins": {"key-auth": {"key": key}}}).to_string();
+        assert!(api.call("PUT", "/apisix/admin/consumers", &jack).await.0 < 300);
+    }
+    let told = history(&api, "").await;
+    let changed: Vec<&Value> = told["list"].as_array().unwrap().iter().map(|row| &row["secrets_changed"]).collect();
+    assert_eq!(changed, [&json!(false), &json!(true), &json!(false)], "{told}");
+    let row = &told["list"][1];
+    assert_eq!(row["old_body"], row["body"], "both are masked");
+    assert!(!told.to_string().contains("jacks-key") && !told.to_string().contains("$sealed$"), "{told}");
 }

@@ -15,6 +15,8 @@ mod node;
 mod openapi;
 mod plugins;
 mod races;
+mod refusals;
+mod reverts;
 mod ssls;
 mod transcript;
 mod users;

@@ -111,7 +111,7 @@ fn json(body: &str) -> Value {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's client is no part of the node")]
-async fn request(
+pub(crate) async fn request(
     address: &str,
     method: &str,
     path: &str,

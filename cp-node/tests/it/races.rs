@@ -12,7 +12,7 @@ use super::ssls::{ONE, start};
 const CLIENTS: u64 = 8;
 
 /// Requests of each client.
-const REQUESTS: u64 = 60;
+const REQUESTS: u64 = 90;
 
 /// Numbers from a seed (SplitMix64): the same seed asks for the same.
 struct Luck(u64);
@@ -29,8 +29,9 @@ impl Luck {
 /// A request that may break a reference, or take a key that somebody has.
 fn request(luck: &mut Luck) -> (&'static str, String, Value) {
     let (route, upstream, consumer) = (luck.below(6), luck.below(3), luck.below(4));
+    let (config, rule) = (luck.below(2), luck.below(3));
     let key = json!({ "key-auth": { "key": format!("key-{}", luck.below(3)) } });
-    match luck.below(9) {
+    match luck.below(15) {
         0 => ("PUT", format!("/apisix/admin/upstreams/u{upstream}"), json!({ "nodes": {} })),
         1 => ("DELETE", format!("/apisix/admin/upstreams/u{upstream}"), Value::Null),
         2 => (
@@ -49,6 +50,15 @@ fn request(luck: &mut Luck) -> (&'static str, String, Value) {
         }
         6 => ("DELETE", format!("/apisix/admin/consumers/c{consumer}"), Value::Null),
         7 => ("PUT", format!("/apisix/admin/consumers/c{consumer}/credentials/x"), json!({ "plugins": key })),
+        8 => ("PUT", format!("/apisix/admin/plugin_configs/p{config}"), json!({ "plugins": { "cors": {} } })),
+        9 => ("DELETE", format!("/apisix/admin/plugin_configs/p{config}"), Value::Null),
+        10 => ("PATCH", format!("/apisix/admin/routes/r{route}"), json!({ "plugin_config_id": format!("p{config}") })),
+        // Each plugin may stand in one global rule.
+        11 | 12 => {
+            let plugin = ["cors", "request-id"][usize::from(luck.below(2) == 0)];
+            ("PUT", format!("/apisix/admin/global_rules/g{rule}"), json!({ "plugins": { plugin: {} } }))
+        }
+        13 => ("DELETE", format!("/apisix/admin/global_rules/g{rule}"), Value::Null),
         _ => (
             "PUT",
             format!("/apisix/admin/consumers/c{consumer}"),
@@ -60,9 +70,18 @@ fn request(luck: &mut Luck) -> (&'static str, String, Value) {
 async fn check(api: &Api) {
     let (_, all) = api.call("GET", "/apisix/admin/configs", "").await;
     let list = |kind: &str| all[kind].as_array().cloned().unwrap_or_default();
-    let upstreams: Vec<Value> = list("upstreams").iter().map(|upstream| upstream["id"].clone()).collect();
+    let ids = |kind: &str| list(kind).iter().map(|resource| resource["id"].clone()).collect::<Vec<Value>>();
+    let (upstreams, configs) = (ids("upstreams"), ids("plugin_configs"));
     for route in list("routes") {
         assert!(upstreams.contains(&route["upstream_id"]), "{route} leads nowhere");
+        let config = &route["plugin_config_id"];
+        assert!(config.is_null() || configs.contains(config), "{route} leads nowhere");
+    }
+    let mut rules: BTreeMap<String, Value> = BTreeMap::new();
+    for rule in list("global_rules") {
+        for plugin in rule["plugins"].as_object().unwrap().keys() {
+            assert_eq!(rules.insert(plugin.clone(), rule["id"].clone()), None, "{plugin} stands in two global rules");
+        }
     }
     let consumers = list("consumers");
     let names: BTreeSet<&str> = consumers.iter().filter_map(|consumer| consumer["username"].as_str()).collect();

@@ -13,7 +13,8 @@ use super::node::Api;
 pub(crate) const ONE: &str = "k1 1111111111111111111111111111111111111111111111111111111111111111";
 pub(crate) const TWO: &str = "k2 2222222222222222222222222222222222222222222222222222222222222222";
 
-fn pair(names: &[&str]) -> (String, String) {
+/// A certificate of these names, signed by itself, and its key.
+pub(crate) fn pair(names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let pair = rcgen::generate_simple_self_signed(names).unwrap();
     (pair.cert.pem(), pair.signing_key.serialize_pem())

@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::node::{KEY, VIEWER};
-use super::ssls::{ONE, start as start_with_keyring};
+use super::ssls::{ONE, pair, start as start_with_keyring};
 
 /// Stands in the file for a page of the web server below APISIX.
 const PAGE: &str = "…html…";
 
 /// What a rewritten difference has for a reason. The test fails while there is one.
 const UNEXPLAINED: &str = "?";
+
+/// The head of most answers: the version of the API, and a body of JSON.
+const HEAD: &str = "v3 json";
 
 #[derive(Default)]
 struct Exchange {
@@ -27,6 +30,22 @@ struct Exchange {
     body: String,
     theirs: String,
     ours: Option<(String, String)>,
+    /// Where it is not [`HEAD`].
+    their_head: Option<String>,
+    our_head: Option<(String, String)>,
+}
+
+/// What stands in the file for what is made anew at each run.
+struct Filling(Vec<(&'static str, String)>);
+
+impl Filling {
+    fn fill(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+
+    fn empty(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, name))
+    }
 }
 
 fn file() -> PathBuf {
@@ -50,10 +69,15 @@ fn parse(text: &str) -> (String, Vec<Exchange>) {
             } else {
                 request.clone_into(&mut all.last_mut().unwrap().body);
             }
+        } else if let Some(head) = line.strip_prefix("< @ ") {
+            all.last_mut().unwrap().their_head = Some(head.to_owned());
         } else if let Some(answer) = line.strip_prefix("< ") {
             answer.clone_into(&mut all.last_mut().unwrap().theirs);
         } else if let Some(why) = line.strip_prefix("! why: ") {
-            all.last_mut().unwrap().ours.as_mut().unwrap().1 = why.to_owned();
+            let exchange = all.last_mut().unwrap();
+            exchange.our_head.as_mut().or(exchange.ours.as_mut()).unwrap().1 = why.to_owned();
+        } else if let Some(head) = line.strip_prefix("! @ ") {
+            all.last_mut().unwrap().our_head = Some((head.to_owned(), UNEXPLAINED.to_owned()));
         } else if let Some(answer) = line.strip_prefix("! ") {
             all.last_mut().unwrap().ours = Some((answer.to_owned(), UNEXPLAINED.to_owned()));
         } else if !line.is_empty() {
@@ -78,8 +102,14 @@ fn print(preface: &str, all: &[Exchange]) -> String {
             text.push_str(&format!("> {}\n", exchange.body));
         }
         text.push_str(&format!("< {}\n", exchange.theirs));
+        if let Some(head) = &exchange.their_head {
+            text.push_str(&format!("< @ {head}\n"));
+        }
         if let Some((answer, why)) = &exchange.ours {
             text.push_str(&format!("! {answer}\n! why: {why}\n"));
+        }
+        if let Some((head, why)) = &exchange.our_head {
+            text.push_str(&format!("! @ {head}\n! why: {why}\n"));
         }
         text.push('\n');
     }
@@ -92,6 +122,18 @@ fn plain(answer: &str) -> (u16, Value) {
     let mut value = serde_json::from_str(body).unwrap_or_else(|_| json!(body));
     blur(&mut value);
     (status.parse().unwrap(), value)
+}
+
+/// What is compared of an answer's headers. Of an answer without a body nothing is said of the body.
+fn head(headers: &hyper::HeaderMap, body: &str) -> String {
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let body = match kind.split(';').next() {
+        _ if body.is_empty() => "",
+        Some("application/json") => "json",
+        _ => "text",
+    };
+    let version = headers.get("x-api-version").map_or("", |_| "v3");
+    format!("{version} {body}").trim().to_owned()
 }
 
 fn blur(value: &mut Value) {
@@ -126,6 +168,9 @@ async fn what_apisix_was_seen_to_answer_is_answered() {
     assert!(rewrite || print(&preface, &all) == text, "the file is not as it would be written: something is not read");
     let dir = tempfile::tempdir().unwrap();
     let api = start_with_keyring(dir.path(), ONE).await;
+    let ((cert, key), (_, other_key)) = (pair(&["test.com", "*.test.com"]), pair(&["test.com"]));
+    let pem = |text: &str| json!(text).to_string().trim_matches('"').to_owned();
+    let pems = Filling(vec![("{cert}", pem(&cert)), ("{key}", pem(&key)), ("{other_key}", pem(&other_key))]);
     let mut posted = String::new();
     let mut differences = Vec::new();
     for exchange in &mut all {
@@ -143,7 +188,9 @@ async fn what_apisix_was_seen_to_answer_is_answered() {
         }
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let (status, got, body) =
-            api.raw(&exchange.method, &fill(&exchange.path), &headers, exchange.body.as_bytes()).await;
+            api.raw(&exchange.method, &fill(&exchange.path), &headers, pems.fill(&exchange.body).as_bytes()).await;
+        let server = got["server"].to_str().unwrap();
+        assert!(server.starts_with("APISIX/3.18.0"), "line {}: {server}", exchange.line);
         for (name, value) in [("access-control-allow-origin", "*"), ("access-control-allow-credentials", "true")] {
             assert_eq!(got[name], value, "line {}", exchange.line);
         }
@@ -153,6 +200,21 @@ async fn what_apisix_was_seen_to_answer_is_answered() {
         }
         let theirs = exchange.theirs.replace(PAGE, "");
         let wanted = exchange.ours.as_ref().map_or(theirs.as_str(), |(answer, _)| answer);
+        let answer = pems.empty(&answer);
+        if exchange.ours.is_none() {
+            let their_head = exchange.their_head.as_deref().unwrap_or(HEAD);
+            let wanted = exchange.our_head.as_ref().map_or(their_head, |(head, _)| head);
+            let got = head(&got, &body);
+            let said = |head: &str| match body.is_empty() {
+                true => head.replace("json", "").replace("text", "").trim().to_owned(),
+                false => head.to_owned(),
+            };
+            let is_same = |wanted: &str| got == said(wanted);
+            if !is_same(wanted) {
+                differences.push(format!("transcript.txt:{}: headers: want {wanted}, got {got}", exchange.line));
+                exchange.our_head = (!is_same(their_head)).then(|| (got.clone(), UNEXPLAINED.to_owned()));
+            }
+        }
         if plain(&answer) != plain(wanted) {
             differences.push(format!(
                 "transcript.txt:{}: {} {} {}\n  want {wanted}\n  got  {answer}",
@@ -166,7 +228,8 @@ async fn what_apisix_was_seen_to_answer_is_answered() {
     }
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     for exchange in &all {
-        let reason = exchange.ours.as_ref().map_or("", |(_, why)| why);
-        assert_ne!(reason, UNEXPLAINED, "line {}: why does it differ?", exchange.line);
+        for (_, reason) in exchange.ours.iter().chain(&exchange.our_head) {
+            assert_ne!(reason, UNEXPLAINED, "line {}: why does it differ?", exchange.line);
+        }
     }
 }

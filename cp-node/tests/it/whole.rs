@@ -220,6 +220,10 @@ async fn published_limits_are_those_that_hold() {
     assert_eq!(status, 200);
     assert_eq!(api.call("GET", "/v1/limits.json", "").await, (200, limits.clone()), "by its other name");
     let max = |name: &str| limits[name]["max"].as_u64().unwrap_or_else(|| panic!("{name} is missing in {limits}"));
+    for name in ["pem", "proto", "conditions", "history_page", "wait_named"] {
+        assert!(max(name) >= 100, "{name}");
+    }
+    assert_eq!((&limits["page_size"]["min"], &limits["key"]["min"]), (&json!(10), &json!(16)));
     let body = |fill: usize| format!("{{\"nodes\":{{}},\"desc\":\"\"}}{}", " ".repeat(fill - 22));
     let at = usize::try_from(max("body")).unwrap();
     assert_eq!(api.call("PUT", "/apisix/admin/upstreams/u", &body(at)).await.0, 201);
@@ -232,6 +236,8 @@ async fn published_limits_are_those_that_hold() {
         }
         let body = json!({"nodes": {}, "labels": {"a": text("label", more)}}).to_string();
         assert_eq!(api.call("PUT", "/apisix/admin/upstreams/u", &body).await.0 < 300, good, "label");
+        let consumer = json!({"username": text("username", more)}).to_string();
+        assert_eq!(api.call("PUT", "/apisix/admin/consumers", &consumer).await.0 < 300, good, "username");
         let path = format!("/apisix/admin/upstreams/{}", text("id", more));
         assert_eq!(api.call("PUT", &path, "{\"nodes\":{}}").await.0 < 300, good, "id");
         let key = text("idempotency_key", more);
@@ -250,6 +256,22 @@ async fn published_limits_are_those_that_hold() {
         let (status, answer) = api.call("PUT", "/apisix/admin/upstreams/u", &deep).await;
         assert_eq!(status < 300, good, "depth {answer}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_wait_asks_nothing_of_the_fleet() {
+    let api = Api::start().await;
+    let asked = async || {
+        let (_, text) = api.status("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix("holdfast_cp_feed_questions_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    for n in 0..100 {
+        assert_eq!(api.call("PUT", &format!("/apisix/admin/upstreams/u{n}"), "{\"nodes\":{}}").await.0, 201);
+    }
+    assert_eq!(asked().await, 0);
+    assert_eq!(api.call("PUT", "/apisix/admin/upstreams/u0?wait=1000", "{\"nodes\":{}}").await.0, 200);
+    assert!(asked().await > 0, "who waits does");
 }
 
 #[tokio::test(flavor = "multi_thread")]

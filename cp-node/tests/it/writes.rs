@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::node::{Api, KEY};
+use super::ssls::{ONE, start as start_with_keyring};
 
 const ROUTE: &str = r#"{"uri":"/x","upstream":{"nodes":{"a:1":1}}}"#;
 
@@ -42,14 +43,72 @@ async fn an_idempotency_key_makes_a_retry_harmless() {
         (status, answer["error_msg"].as_str().unwrap()),
         (422, "the Idempotency-Key \"job-17\" was used for another request")
     );
-    for (header, path) in
-        [(("if-match", "1"), "routes"), (("x", "y"), "routes?ttl=60"), (("x", "y"), "routes?force=true")]
-    {
+    for (header, path) in [
+        (("content-type", "text/plain"), "routes"),
+        (("x-digest", "d"), "routes"),
+        (("x", "y"), "routes?ttl=60"),
+        (("x", "y"), "routes?force=true"),
+    ] {
         let changed = api.with("POST", &format!("/apisix/admin/{path}"), &[key, header], ROUTE).await.0;
         assert_eq!(changed, 422, "{header:?} {path}");
     }
+    let put = async |headers: &[(&str, &str)]| api.with("PUT", "/apisix/admin/routes/r", headers, ROUTE).await.0;
+    let key = ("idempotency-key", "job-18");
+    assert_eq!((put(&[key]).await, put(&[key]).await, put(&[key, ("if-match", "2")]).await), (201, 201, 422));
     let long = "k".repeat(129);
     assert_eq!(api.with("POST", "/apisix/admin/routes", &[("idempotency-key", &long)], ROUTE).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_patch_answers_what_it_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start_with_keyring(dir.path(), ONE).await;
+    let path = "/apisix/admin/routes/r";
+    api.call("PUT", path, ROUTE).await;
+    let patch = async |key: &str, body: &str| api.with("PATCH", path, &[("idempotency-key", key)], body).await;
+    let first = patch("p1", r#"{"desc":"patched"}"#).await;
+    assert_eq!((first.0, &first.1["value"]["desc"], &first.1["value"]["uri"]), (200, &json!("patched"), &json!("/x")));
+    assert_eq!(patch("p1", r#"{"desc":"patched"}"#).await, first, "it stands as it was made");
+    // Something else stands there; then what cannot be merged; then nothing.
+    for other in [r#"{"uri":"/y","upstream":{"nodes":{}}}"#, r#"{"uri":"/z","upstream":{"nodes":{}},"name":"n"}"#] {
+        assert_eq!(api.call("PUT", path, other).await.0, 200);
+        assert_eq!(patch("p1", r#"{"desc":"patched"}"#).await, first);
+    }
+    let inside = async |key: &str| api.with("PATCH", &format!("{path}/name/x"), &[("idempotency-key", key)], "1").await;
+    assert_eq!(inside("p2").await.0, 400, "it was never made");
+    assert_eq!(api.call("DELETE", path, "").await.0, 200);
+    assert_eq!(patch("p1", r#"{"desc":"patched"}"#).await, first);
+    assert_eq!(patch("p1", r#"{"desc":"other"}"#).await.0, 422);
+    assert_eq!(patch("p3", r#"{"desc":"patched"}"#).await, (404, json!({"message": "Key not found"})));
+    assert_eq!(api.call("GET", "/v1/status", "").await.1["revision"], 5, "nothing of it was made again");
+    // So of a secret, which is sealed anew at each attempt.
+    let secret = r#"{"uri":"/s","upstream":{"nodes":{}},"plugins":{"csrf":{"key":"0123456789"}}}"#;
+    let post = async || api.with("POST", "/apisix/admin/routes", &[("idempotency-key", "p4")], secret).await;
+    let posted = post().await;
+    assert_eq!(posted.0, 201);
+    assert_eq!(post().await, posted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_posts_each_gets_an_id_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = start_with_keyring(dir.path(), ONE).await;
+    let sealed = r#"{"uri":"/s","upstream":{"nodes":{}},"plugins":{"csrf":{"key":"0123456789"}}}"#;
+    // Somebody has PUT what the next POST would be called.
+    for body in [ROUTE, sealed] {
+        let revision = api.call("GET", "/v1/status", "").await.1["revision"].as_u64().unwrap();
+        let ahead = format!("/apisix/admin/routes/{:020}", revision + 2);
+        assert_eq!(api.call("PUT", &ahead, ROUTE).await.0, 201);
+        assert_eq!(api.call("POST", "/apisix/admin/routes", body).await.0, 201);
+    }
+    let posts = (0..24).map(|n| api.call("POST", "/apisix/admin/routes", if n % 2 == 0 { ROUTE } else { sealed }));
+    let answers = futures_util::future::join_all(posts).await;
+    let ids: std::collections::BTreeSet<&str> =
+        answers.iter().filter_map(|(_, answer)| answer["value"]["id"].as_str()).collect();
+    assert!(answers.iter().all(|(status, _)| *status == 201), "{answers:?}");
+    assert_eq!(ids.len(), 24);
+    // An id that lies ahead of its revision is not met by a later one.
+    assert_eq!(api.call("POST", "/apisix/admin/routes", ROUTE).await.0, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]

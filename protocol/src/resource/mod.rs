@@ -32,7 +32,7 @@ pub use certificate::{BadCertificate, Certificate};
 pub use common::{DESC_CHARS_MAX, HostPattern, LABEL_CHARS_MAX, NAME_CHARS_MAX, Timeouts, net, reference};
 pub use consumer::{Consumer, USERNAME_CHARS_MAX};
 pub use credential::Credential;
-pub use expression::Expression;
+pub use expression::{CONDITIONS_MAX, Expression};
 pub use pending::{unsupported, unsupported_upstream};
 pub use plugin::{Checked, NoPlugins, PluginCatalog, PluginMarks, PluginRole, plugin_place, plugin_role};
 pub use plugin_set::PluginSet;
@@ -42,7 +42,7 @@ pub use secret::{conceal, secrets, uniques};
 pub use secret_manager::{SecretManager, Vault};
 pub use secret_reference::{BadReference, SecretReference, VaultPlace, check_around_references, secret_references};
 pub use service::Service;
-pub use ssl::{ClientAuth, KeyPair, PrivateKey, Ssl, SslRole, TlsVersion};
+pub use ssl::{ClientAuth, KeyPair, PEM_CHARS_MAX, PrivateKey, Ssl, SslRole, TlsVersion};
 pub use stream_route::StreamRoute;
 pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
 pub use upstream::{

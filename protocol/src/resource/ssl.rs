@@ -106,7 +106,8 @@ impl fmt::Debug for PrivateKey {
 
 pub(super) const PEM_CHARS_MIN: usize = 128;
 pub(super) const KEY_CHARS_MIN: usize = 64;
-pub(super) const PEM_CHARS_MAX: usize = 65_536;
+/// The longest certificate chain, key or list of authorities, in characters of PEM.
+pub const PEM_CHARS_MAX: usize = 65_536;
 pub(super) const PROTOCOLS_MAX: usize = 3;
 /// The compiled size of one expression, in bytes: a bound on what a mistyped one may cost.
 const REGEX_BYTES_MAX: usize = 256 << 10;

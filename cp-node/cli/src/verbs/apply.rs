@@ -34,17 +34,11 @@ pub(crate) struct Apply {
     apisix: bool,
     #[command(flatten)]
     waiting: Waiting,
-    /// The id of an earlier attempt whose outcome is unknown.
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
 }
 
 impl Apply {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let wanted = document::resources(&self.file, self.apisix)?;
-        if let Some(request) = &self.request_id {
-            client.request.clone_from(request);
-        }
         let changes = plan::make(client, &wanted, self.prune.as_ref())?;
         let operations: Vec<Value> = changes.iter().filter_map(plan::Change::operation).collect();
         let count = operations.len();

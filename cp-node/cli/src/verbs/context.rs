@@ -90,9 +90,10 @@ impl ContextVerb {
             }
         }
         all.write(path)?;
-        Ok(match &all.current {
-            Some(current) => format!("the current context is {current}\n"),
-            None => "there is no current context: choose one with hfctl context use <NAME>\n".to_owned(),
-        })
+        let line = match &all.current {
+            Some(current) => format!("the current context is {current}"),
+            None => "there is no current context: choose one with hfctl context use <NAME>".to_owned(),
+        };
+        Ok(render::done(&line, &json!({ "current": all.current }), format))
     }
 }

@@ -1,6 +1,7 @@
 //! `hfctl delete <kind> <id>`
 
 use clap::Args;
+use serde_json::json;
 use ureq::http::Method;
 
 use super::path;
@@ -8,6 +9,7 @@ use crate::client::Client;
 use crate::document;
 use crate::failure::Failure;
 use crate::fleet::Waiting;
+use crate::render::{self, Format};
 
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
@@ -23,17 +25,11 @@ pub(crate) struct Delete {
     force: bool,
     #[command(flatten)]
     waiting: Waiting,
-    /// The id of an earlier attempt whose outcome is unknown.
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
 }
 
 impl Delete {
-    pub(crate) fn run(&self, client: &mut Client) -> Result<String, Failure> {
+    pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let kind = document::kind(&self.kind)?;
-        if let Some(request) = &self.request_id {
-            client.request.clone_from(request);
-        }
         let force = if self.force { "?force=true" } else { "" };
         let if_match = self.if_match.map(|revision| ("if-match", format!("\"{revision}\"")));
         let headers: Vec<_> = if_match.into_iter().collect();
@@ -41,6 +37,9 @@ impl Delete {
         let answer = client.send(&Method::DELETE, &path, &headers, None)?;
         let key = format!("{}/{}", kind.name, self.id);
         let waited = self.waiting.follow(client, &answer, std::slice::from_ref(&key))?;
+        if format != Format::Table {
+            return Ok(render::value(&json!({"key": key, "result": "deleted", "position": answer.position}), format));
+        }
         Ok(format!("{key} deleted at {}\n{waited}", answer.position.unwrap_or_default()))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::document;
 use crate::failure::Failure;
-use crate::plan;
+use crate::plan::{self, Sides};
 use crate::render::{self, Format};
 
 /// Rows of the history that are fetched at once.
@@ -29,33 +29,33 @@ pub(crate) struct Diff {
     file: Option<PathBuf>,
 }
 
-/// A resource on both sides.
-type Sides = BTreeMap<String, (Option<Value>, Option<Value>)>;
+/// Resources by `<kind>/<id>`.
+type All = BTreeMap<String, Sides>;
 
 impl Diff {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
-        let mut sides = match (&self.file, self.from) {
+        let mut all = match (&self.file, self.from) {
             (Some(file), _) => from_file(client, std::slice::from_ref(file))?,
             (None, from) => from_history(client, from.unwrap_or_default(), self.to)?,
         };
-        sides.retain(|_, (before, after)| before != after);
-        let text = if format == Format::Table { for_people(&sides) } else { for_programs(&sides, format) };
-        if sides.is_empty() { Ok(text) } else { Err(Failure::Differs(text)) }
+        all.retain(|_, sides| sides.secrets_differ || sides.before != sides.after);
+        let text = if format == Format::Table { for_people(&all) } else { for_programs(&all, format) };
+        if all.is_empty() { Ok(text) } else { Err(Failure::Differs(text)) }
     }
 }
 
-fn from_file(client: &mut Client, file: &[PathBuf]) -> Result<Sides, Failure> {
+fn from_file(client: &mut Client, file: &[PathBuf]) -> Result<All, Failure> {
     let wanted = document::resources(file, false)?;
     let changes = plan::make(client, &wanted, None)?;
     Ok(changes.into_iter().map(|change| (change.key(), change.into_sides())).collect())
 }
 
 /// Folds the history between two revisions: the newest change of a resource says what it is, the oldest what it was.
-fn from_history(client: &mut Client, from: u64, to: Option<u64>) -> Result<Sides, Failure> {
+fn from_history(client: &mut Client, from: u64, to: Option<u64>) -> Result<All, Failure> {
     if to.is_some_and(|to| to < from) {
         return Err(Failure::Usage("the earlier revision comes first".to_owned()));
     }
-    let mut sides = Sides::new();
+    let mut all = All::new();
     let mut before = String::new();
     let mut lives = Lives::default();
     loop {
@@ -77,13 +77,21 @@ fn from_history(client: &mut Client, from: u64, to: Option<u64>) -> Result<Sides
             }
             let key = format!("{}/{}", row["kind"].as_str().unwrap_or("?"), row["id"].as_str().unwrap_or("?"));
             let some = |name: &str| Some(row[name].clone()).filter(|body| !body.is_null());
-            sides.entry(key).or_insert_with(|| (None, some("body"))).0 = some("old_body");
+            let sides = all.entry(key).or_insert_with(|| Sides { after: some("body"), ..Sides::default() });
+            sides.before = some("old_body");
+            sides.secrets_differ |= row["secrets_changed"] == true;
         }
         match answer["next"].as_str() {
             Some(next) => next.clone_into(&mut before),
-            None => return Ok(sides),
+            None => return Ok(settled(all)),
         }
     }
+}
+
+/// Of what came or went as a whole, its secrets are a part.
+fn settled(mut all: All) -> All {
+    all.values_mut().for_each(|sides| sides.secrets_differ &= sides.before.is_some() && sides.after.is_some());
+    all
 }
 
 /// The lives of the cluster that a history goes through, newest first.
@@ -130,19 +138,22 @@ fn word(before: Option<&Value>, after: Option<&Value>) -> &'static str {
     }
 }
 
-fn for_programs(sides: &Sides, format: Format) -> String {
-    let change = |(key, (before, after)): (&String, &(Option<Value>, Option<Value>))| json!({"key": key, "change": word(before.as_ref(), after.as_ref()), "before": before, "after": after});
-    let changes: Vec<Value> = sides.iter().map(change).collect();
+fn for_programs(all: &All, format: Format) -> String {
+    let change = |(key, Sides { before, after, secrets_differ }): (&String, &Sides)| {
+        let word = word(before.as_ref(), after.as_ref());
+        json!({"key": key, "change": word, "before": before, "after": after, "secrets_differ": secrets_differ})
+    };
+    let changes: Vec<Value> = all.iter().map(change).collect();
     render::value(&json!({ "changes": changes }), format)
 }
 
 /// A line for each resource, and one for each field that differs.
-fn for_people(sides: &Sides) -> String {
-    if sides.is_empty() {
+fn for_people(all: &All) -> String {
+    if all.is_empty() {
         return "nothing differs\n".to_owned();
     }
     let mut text = String::new();
-    for (key, (before, after)) in sides {
+    for (key, Sides { before, after, secrets_differ }) in all {
         let sign = match word(before.as_ref(), after.as_ref()) {
             "created" => '+',
             "deleted" => '-',
@@ -150,6 +161,9 @@ fn for_people(sides: &Sides) -> String {
         };
         text.push_str(&format!("{sign} {key}\n"));
         fields("$", before.as_ref(), after.as_ref(), &mut text);
+        if *secrets_differ {
+            text.push_str("    $: a secret\n");
+        }
     }
     text
 }
@@ -181,12 +195,17 @@ mod tests {
     fn every_field_that_differs_is_named() {
         let before = json!({"uri": "/a", "desc": "x", "upstream": {"nodes": {"a:1": 1, "b:1": 1}}, "list": [1]});
         let after = json!({"uri": "/a", "upstream": {"nodes": {"a:1": 2, "b:1": 1}, "retries": 3}, "list": [1, 2]});
-        let sides = Sides::from([
-            ("routes/r1".to_owned(), (Some(before), Some(after))),
-            ("routes/r2".to_owned(), (None, Some(json!({"uri": "/new"})))),
-            ("routes/r3".to_owned(), (Some(json!({"uri": "/old"})), None)),
+        let sides = |before: Option<Value>, after: Option<Value>| Sides { before, after, secrets_differ: false };
+        let jack = Some(json!({"username": "jack"}));
+        let all = All::from([
+            ("consumers/jack".to_owned(), Sides { before: jack.clone(), after: jack, secrets_differ: true }),
+            ("routes/r1".to_owned(), sides(Some(before), Some(after))),
+            ("routes/r2".to_owned(), sides(None, Some(json!({"uri": "/new"})))),
+            ("routes/r3".to_owned(), sides(Some(json!({"uri": "/old"})), None)),
         ]);
-        let expected = "~ routes/r1
+        let expected = "~ consumers/jack
+    $: a secret
+~ routes/r1
     $.desc: \"x\" -> nothing
     $.list: [1] -> [1,2]
     $.upstream.nodes.a:1: 1 -> 2
@@ -196,7 +215,7 @@ mod tests {
 - routes/r3
     $.uri: \"/old\" -> nothing
 ";
-        assert_eq!(for_people(&sides), expected);
+        assert_eq!(for_people(&all), expected);
     }
 
     #[test]

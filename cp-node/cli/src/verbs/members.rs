@@ -1,7 +1,7 @@
 //! `hfctl members`, `hfctl members promote|demote|remove <id>`
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::http::Method;
 
 use crate::client::Client;
@@ -35,20 +35,16 @@ enum Change {
 
 impl Members {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
-        let (method, path, done) = match &self.change {
+        let (method, path, id, done) = match &self.change {
             None => return show(client, format),
-            Some(Change::Promote { id }) => {
-                (Method::POST, format!("/v1/cluster/members/{id}/promote"), format!("node {id} votes"))
-            }
+            Some(Change::Promote { id }) => (Method::POST, format!("/v1/cluster/members/{id}/promote"), id, "votes"),
             Some(Change::Demote { id }) => {
-                (Method::POST, format!("/v1/cluster/members/{id}/demote"), format!("node {id} is a learner"))
+                (Method::POST, format!("/v1/cluster/members/{id}/demote"), id, "is a learner")
             }
-            Some(Change::Remove { id }) => {
-                (Method::DELETE, format!("/v1/cluster/members/{id}"), format!("node {id} is removed"))
-            }
+            Some(Change::Remove { id }) => (Method::DELETE, format!("/v1/cluster/members/{id}"), id, "is removed"),
         };
         client.send(&method, &path, &[], None)?;
-        Ok(format!("{done}\n"))
+        Ok(render::done(&format!("node {id} {done}"), &json!({"node_id": id, "result": done}), format))
     }
 }
 

@@ -89,7 +89,7 @@ impl Verb {
         match self {
             Self::Apply(verb) => verb.run(client, format),
             Self::Backup(verb) => verb.run(client, format),
-            Self::Delete(verb) => verb.run(client),
+            Self::Delete(verb) => verb.run(client, format),
             Self::Diff(verb) => verb.run(client, format),
             Self::Fleet(verb) => verb.run(client, format),
             Self::Get(verb) => verb.run(client, format),

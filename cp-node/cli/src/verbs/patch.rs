@@ -33,9 +33,6 @@ pub(crate) struct Patch {
     if_match: Option<u64>,
     #[command(flatten)]
     waiting: Waiting,
-    /// The id of an earlier attempt whose outcome is unknown.
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
 }
 
 impl Patch {
@@ -49,9 +46,6 @@ impl Patch {
             (None, Some(file)) => document::value(file)?.to_string(),
             (None, None) => return Err(Failure::Usage("a change is needed: --patch or --file".to_owned())),
         };
-        if let Some(request) = &self.request_id {
-            client.request.clone_from(request);
-        }
         let if_match = self.if_match.map(|revision| ("if-match", format!("\"{revision}\"")));
         let headers: Vec<_> = if_match.into_iter().collect();
         let at = self.at.as_ref().map_or(String::new(), |at| format!("/{}", at.trim_matches('/')));

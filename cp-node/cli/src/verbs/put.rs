@@ -26,9 +26,6 @@ pub(crate) struct Put {
     if_match: Option<u64>,
     #[command(flatten)]
     waiting: Waiting,
-    /// The id of an earlier attempt whose outcome is unknown.
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
 }
 
 impl Put {
@@ -36,9 +33,6 @@ impl Put {
         let kind = document::kind(&self.kind)?;
         let body = document::value(&self.file)?;
         document::check(&self.file.display().to_string(), kind, &self.id, &body)?;
-        if let Some(request) = &self.request_id {
-            client.request.clone_from(request);
-        }
         let if_match = self.if_match.map(|revision| ("if-match", format!("\"{revision}\"")));
         let headers: Vec<_> = if_match.into_iter().collect();
         let answer = client.send(&Method::PUT, &path(kind.name, Some(&self.id)), &headers, Some(&body.to_string()))?;

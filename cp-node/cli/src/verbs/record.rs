@@ -129,11 +129,11 @@ impl Record {
                 }
                 return Ok(format!("{}{} rows rewritten\n", named(&current), cell(&current["repaired"])));
             }
-            Some(Change::Release) => ("/v1/record/release", "the record may be on another PostgreSQL system now\n"),
-            Some(Change::Off) => ("/v1/record/off", "the cluster has no record any more\n"),
+            Some(Change::Release) => ("/v1/record/release", "the record may be on another PostgreSQL system now"),
+            Some(Change::Off) => ("/v1/record/off", "the cluster has no record any more"),
         };
         client.send(&Method::POST, path, &[], None)?;
-        Ok(done.to_owned())
+        Ok(render::done(done, &json!({"result": done}), format))
     }
 }
 

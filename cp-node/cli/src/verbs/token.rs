@@ -70,8 +70,8 @@ impl Token {
             }
             What::List { user } => list(client, user.as_deref(), format),
             What::Revoke { user, id } => {
-                client.send(&Method::DELETE, &format!("/v1/users/{user}/tokens/{id}"), &[], None)?;
-                Ok(format!("token {id} of {user} is revoked\n"))
+                let answer = client.send(&Method::DELETE, &format!("/v1/users/{user}/tokens/{id}"), &[], None)?;
+                Ok(render::done(&format!("token {id} of {user} is revoked"), &answer.body, format))
             }
         }
     }

@@ -51,11 +51,11 @@ impl User {
                 let body = json!({ "role": role }).to_string();
                 let answer = client.send(&Method::PUT, &format!("/v1/users/{name}"), &[], Some(&body))?;
                 let how = if answer.status == 201 { "is created" } else { "is changed" };
-                Ok(format!("user {name} {how}: {role}\n"))
+                Ok(render::done(&format!("user {name} {how}: {role}"), &answer.body, format))
             }
             Some(Change::Delete { name }) => {
-                client.send(&Method::DELETE, &format!("/v1/users/{name}"), &[], None)?;
-                Ok(format!("user {name} and its tokens are deleted\n"))
+                let answer = client.send(&Method::DELETE, &format!("/v1/users/{name}"), &[], None)?;
+                Ok(render::done(&format!("user {name} and its tokens are deleted"), &answer.body, format))
             }
         }
     }

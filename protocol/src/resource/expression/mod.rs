@@ -16,6 +16,7 @@ mod tests;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
+pub use self::read::CONDITIONS_MAX;
 use super::variable::{Values, Variable};
 
 /// A condition that was checked.

@@ -10,7 +10,7 @@ use crate::resource::scope::Scope;
 use crate::resource::variable::Variable;
 
 /// Conditions in one expression: each costs a look at the request.
-const CONDITIONS_MAX: usize = 512;
+pub const CONDITIONS_MAX: usize = 512;
 /// The longest pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 4096;
 /// What one compiled pattern may take, in bytes, and its cache as much again.
