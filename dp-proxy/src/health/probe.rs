@@ -121,12 +121,7 @@ async fn connect(monitor: &Monitor) -> Result<TcpStream, Outcome> {
             found.map_err(|_| Outcome::TcpFailure)?.collect()
         }
     };
-    for address in addresses {
-        if let Ok(stream) = net::connect(address).await {
-            return Ok(stream);
-        }
-    }
-    Err(Outcome::TcpFailure)
+    net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)
 }
 
 fn request(check: &ActiveCheck, authority: &str) -> String {

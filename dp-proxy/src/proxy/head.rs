@@ -40,16 +40,33 @@ pub(crate) fn find_strict_end(input: &[u8], seen: usize) -> Result<Option<usize>
 }
 
 /// The lines of a head, without their ends, up to the empty one.
-pub(crate) struct Lines<'h>(pub(crate) &'h [u8]);
+pub(crate) struct Lines<'h> {
+    rest: &'h [u8],
+    had_lone_newline: bool,
+}
+
+impl<'h> Lines<'h> {
+    pub(crate) fn of(head: &'h [u8]) -> Self {
+        Self { rest: head, had_lone_newline: false }
+    }
+
+    /// Whether one of those so far, or the empty one, ended in a lone LF: others may have seen another head.
+    pub(crate) fn had_lone_newline(&self) -> bool {
+        self.had_lone_newline
+    }
+}
 
 impl<'h> Iterator for Lines<'h> {
     type Item = &'h [u8];
 
     fn next(&mut self) -> Option<&'h [u8]> {
-        let newline = memchr::memchr(b'\n', self.0)?;
-        let (line, rest) = (&self.0[..newline], &self.0[newline + 1..]);
-        self.0 = rest;
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let newline = memchr::memchr(b'\n', self.rest)?;
+        let (line, rest) = (&self.rest[..newline], &self.rest[newline + 1..]);
+        self.rest = rest;
+        let line = line.strip_suffix(b"\r").unwrap_or_else(|| {
+            self.had_lone_newline = true;
+            line
+        });
         (!line.is_empty()).then_some(line)
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: H
         return Err(BadHead::TooLarge);
     }
     let head = input.split_to(end).freeze();
-    let mut lines = Lines(&head);
+    let mut lines = Lines::of(&head);
     let (status, is_1_1) = read_status(lines.next().unwrap_or_default()).map_err(BadHead::Malformed)?;
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Read::Informational);
@@ -105,7 +105,7 @@ fn read_status(line: &[u8]) -> Result<(StatusCode, bool), Malformed> {
 
 fn collect(
     head: &Bytes,
-    lines: Lines<'_>,
+    mut lines: Lines<'_>,
     status: StatusCode,
     is_1_1: bool,
     method: &Method,
@@ -115,7 +115,10 @@ fn collect(
     let mut connection = ConnectionHeader::default();
     let mut length = None;
     let mut encoding: Option<HeaderValue> = None;
-    for (number, line) in lines.enumerate() {
+    // Whoever is odd about where a head or a body ends has it from somebody who may see another end: the answer is passed
+    // on, and nothing behind it is believed.
+    let mut is_odd = false;
+    for (number, line) in lines.by_ref().enumerate() {
         if number == headers_max {
             return Err(BadHead::TooLarge);
         }
@@ -130,8 +133,10 @@ fn collect(
                 if length.is_some_and(|before| before != announced) {
                     return Err(BadHead::Framing);
                 }
+                let is_list = value.as_bytes().contains(&b',');
+                is_odd |= is_list || length.is_some();
                 length = Some(announced);
-                let value = if value.as_bytes().contains(&b',') { announced.into() } else { value };
+                let value = if is_list { announced.into() } else { value };
                 headers.insert(name, value);
                 continue;
             }
@@ -154,6 +159,7 @@ fn collect(
     for name in &connection.named {
         headers.remove(name);
     }
+    is_odd |= lines.had_lone_newline();
     let mut keep_alive = if is_1_1 { !connection.close } else { connection.keep_alive && !connection.close };
     let without_body = *method == Method::HEAD
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
@@ -179,7 +185,7 @@ fn collect(
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    let keep_alive = keep_alive && framing != Framing::UntilClose;
+    let keep_alive = keep_alive && !is_odd && framing != Framing::UntilClose;
     Ok(ResponseHead { status, headers, framing, keep_alive })
 }
 
@@ -212,8 +218,12 @@ mod tests {
         let ok = "HTTP/1.1 200 OK\r\n";
         for (head, expected) in [
             (format!("{ok}Content-Length: 5\r\n\r\n"), Ok((Length(5), true))),
-            (format!("{ok}Content-Length: 5\r\nContent-Length: 5\r\n\r\n"), Ok((Length(5), true))),
-            (format!("{ok}Content-Length: 5, 5\r\n\r\n"), Ok((Length(5), true))),
+            (format!("{ok}Content-Length: 5\r\nContent-Length: 5\r\n\r\n"), Ok((Length(5), false))),
+            (format!("{ok}Content-Length: 5, 5\r\n\r\n"), Ok((Length(5), false))),
+            // A lone LF, at the end of whichever line.
+            ("HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\n".into(), Ok((Length(5), false))),
+            (format!("{ok}Content-Length: 5\n\r\n"), Ok((Length(5), false))),
+            (format!("{ok}Content-Length: 5\r\n\n"), Ok((Length(5), false))),
             (format!("{ok}Content-Length: 5\r\nConnection: close\r\n\r\n"), Ok((Length(5), false))),
             (format!("{ok}Transfer-Encoding: Chunked\r\n\r\n"), Ok((Chunked, true))),
             (format!("{ok}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"), Ok((Chunked, false))),

@@ -122,7 +122,7 @@ pub(crate) fn read(input: &mut BytesMut, mut seen: usize, limits: HeadLimits) ->
         return if input.len() > limits.bytes { Err(BadHead::TooLarge) } else { Ok(Read::More) };
     };
     let head = input.split_to(end).freeze();
-    let mut lines = Lines(&head);
+    let mut lines = Lines::of(&head);
     let (method, target, version) = split_request_line(lines.next().unwrap_or_default()).ok_or(BadHead::Line)?;
     let version = match version {
         b"HTTP/1.1" => Version::HTTP_11,
