@@ -131,7 +131,7 @@ impl<'r> Outbound<'r> {
                 Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
             }
         }
-        // Nothing was sent: what was not touched of the body is still there.
+        // The request may be sent: all of its body is still there.
         let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
         let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
@@ -153,7 +153,8 @@ impl<'r> Outbound<'r> {
         let body = self.body.take();
         let had_body = body.is_some();
         let chunked = self.framing == BodyFraming::Chunked;
-        let exchange = Exchange::new(connection, body, chunked, self.upgrade, self.limits());
+        let may_go_twice = is_idempotent(&self.parts.method);
+        let exchange = Exchange::new(connection, body, chunked, may_go_twice, self.upgrade, self.limits());
         exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
     }
 
@@ -164,7 +165,10 @@ impl<'r> Outbound<'r> {
     /// What an attempt leaves behind: why it failed, and whether the request may be sent once more.
     pub(in crate::proxy) fn failed(&mut self, failed: Failed, had_body: bool) -> (Failure, bool) {
         let whole = !had_body || failed.body.is_some();
-        let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
+        // What the client sends no further is of no use to another node either.
+        let is_clients = matches!(failed.why, Failure::Client(_));
+        let may_go = !failed.sent || is_idempotent(&self.parts.method);
+        let replayable = whole && !is_clients && !failed.answered && may_go;
         self.body = failed.body;
         (failed.why, replayable)
     }

@@ -1,7 +1,8 @@
 //! One request and its response on one connection.
 //!
 //! The request's body and the response are under way at the same time: an upstream may answer before it has read
-//! everything. Nothing is buffered: what came from one side waits until the other side takes it.
+//! everything. What came from one side waits until the other side takes it; nothing is buffered but the little of a body
+//! that may have to be sent once more.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -14,6 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::AnswerHead;
 use super::connection::Connection;
+use super::replay::Replay;
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
 use crate::proxy::downstream::body::{BodyError, RequestBody};
 use crate::proxy::framing::{BadBody, Decoded, Decoder};
@@ -53,7 +55,7 @@ pub(crate) struct Failed {
     /// Whether the node can have acted on it.
     pub(crate) sent: bool,
     pub(crate) answered: bool,
-    /// The body, as far as it was not asked for.
+    /// The body, if all of it is still there.
     pub(crate) body: Option<Box<RequestBody>>,
 }
 
@@ -82,16 +84,18 @@ pub(crate) enum Failure {
 }
 
 impl<'r> Exchange<'r> {
-    /// A request whose head stands in the connection's buffer already. `upgrade` is the protocol to which it asks the node
-    /// to switch.
+    /// A request whose head stands in the connection's buffer already. Where it `may_go_twice`, what is sent of its body is
+    /// kept, if that is little. `upgrade` is the protocol to which it asks the node to switch.
     pub(crate) fn new(
         connection: Box<Connection>,
         body: Option<Box<RequestBody>>,
         chunked: bool,
+        may_go_twice: bool,
         upgrade: Option<&'r HeaderValue>,
         limits: ExchangeLimits,
     ) -> Self {
-        Self { connection, upload: Upload::new(body, chunked), upgrade, limits, sent: false, answered: false }
+        let replay = body.as_ref().filter(|_| may_go_twice).and_then(|body| Replay::of(body));
+        Self { connection, upload: Upload::new(body, replay, chunked), upgrade, limits, sent: false, answered: false }
     }
 
     /// Sends the request and waits for the response's head.
@@ -101,6 +105,8 @@ impl<'r> Exchange<'r> {
         let result = poll_fn(|cx| self.poll_head(cx, method, &mut seen, &mut informational)).await;
         match result {
             Ok(head) => {
+                // Whatever comes of it, the request is not sent once more.
+                self.upload.replay = None;
                 let receiving = Receiving {
                     decoder: Decoder::new(head.framing),
                     keep_alive: head.keep_alive,
@@ -112,7 +118,7 @@ impl<'r> Exchange<'r> {
                 Ok((AnswerHead { status: head.status, headers: head.headers }, receiving))
             }
             Err(why) => {
-                let body = self.upload.body.filter(|body| !body.is_touched());
+                let body = Replay::take_back(self.upload.replay, self.upload.body);
                 Err(Failed { why, sent: self.sent, answered: self.answered, body })
             }
         }
@@ -180,6 +186,8 @@ impl<'r> Exchange<'r> {
 #[derive(Debug)]
 struct Upload {
     body: Option<Box<RequestBody>>,
+    /// What was sent of it, where it may have to be sent once more.
+    replay: Option<Box<Replay>>,
     chunked: bool,
     /// Bytes of the connection's `out` that were sent.
     out_sent: usize,
@@ -206,9 +214,10 @@ enum WaitsFor {
 }
 
 impl Upload {
-    fn new(body: Option<Box<RequestBody>>, chunked: bool) -> Self {
+    fn new(body: Option<Box<RequestBody>>, replay: Option<Box<Replay>>, chunked: bool) -> Self {
         Self {
             body,
+            replay,
             chunked,
             out_sent: 0,
             data: Bytes::new(),
@@ -259,6 +268,7 @@ impl Upload {
                         connection.out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
                         self.tail = b"\r\n";
                     }
+                    self.replay.take_if(|replay| !replay.keep(&data));
                     self.data = data;
                 }
                 Poll::Ready(Some(Err(e))) => return Progress::Client(e),
@@ -272,6 +282,9 @@ impl Upload {
                         }
                         _ if self.chunked => self.tail = b"0\r\n\r\n",
                         _ => {}
+                    }
+                    if let (Some(replay), Some(body)) = (&mut self.replay, body) {
+                        replay.hold(body);
                     }
                 }
                 Poll::Pending => break,
