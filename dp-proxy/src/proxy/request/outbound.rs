@@ -16,11 +16,13 @@ use crate::proxy::account::Tries;
 use crate::proxy::balance::{Pick, Tried, UnderWay};
 use crate::proxy::body::Receiving;
 use crate::proxy::downstream::body::RequestBody;
+use crate::proxy::downstream::client::Client;
 use crate::proxy::error::Refusal;
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::connection::Connection;
 use crate::proxy::upstream::exchange::{self, Exchange, ExchangeLimits, Failed, Failure};
 use crate::proxy::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
+use crate::proxy::upstream::response_head::ResponseHead;
 use crate::proxy::values::RequestValues;
 use crate::proxy::worker::Worker;
 use crate::table::{Balancing, Node, Upstream};
@@ -48,6 +50,8 @@ pub(in crate::proxy) struct Outbound<'r> {
     /// Until it is sent.
     pub(in crate::proxy) body: Option<Box<RequestBody>>,
     pub(in crate::proxy) timeouts: Timeouts,
+    /// Who is told what nodes say before they answer (1xx): a client of HTTP/1.1.
+    pub(in crate::proxy) told_before: Option<&'r Client>,
 }
 
 impl<'r> Outbound<'r> {
@@ -155,7 +159,13 @@ impl<'r> Outbound<'r> {
         let chunked = self.framing == BodyFraming::Chunked;
         let may_go_twice = is_idempotent(&self.parts.method);
         let exchange = Exchange::new(connection, body, chunked, may_go_twice, self.upgrade, self.limits());
-        exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
+        let pass = |head: &ResponseHead| {
+            if let Some(client) = self.told_before {
+                client.tell_before(head.status, &head.headers);
+            }
+        };
+        let answered = exchange.head(&self.parts.method, pass).await;
+        answered.map_err(|failed| self.failed(failed, had_body))
     }
 
     pub(in crate::proxy) fn limits(&self) -> ExchangeLimits {
@@ -220,7 +230,7 @@ fn sign_of(refusal: &Refusal) -> Option<Outcome> {
         Refusal::ConnectTimeout(_) | Refusal::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => {
             Some(Outcome::Timeout)
         }
-        Refusal::Upstream(Failure::Head(_) | Failure::Informational | Failure::Http2(_)) => Some(Outcome::HttpFailure),
+        Refusal::Upstream(Failure::Head(_) | Failure::Interims | Failure::Http2(_)) => Some(Outcome::HttpFailure),
         _ => None,
     }
 }

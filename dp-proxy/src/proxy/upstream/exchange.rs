@@ -23,7 +23,7 @@ use crate::proxy::head::write_trailers;
 use crate::proxy::link::Link;
 
 /// Responses of the kind that comes before the real one (1xx) that are waited through.
-const INFORMATIONAL_MAX: u32 = 32;
+const INTERIMS_MAX: u32 = 32;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -36,6 +36,16 @@ pub(crate) struct Exchange<'r> {
     sent: bool,
     /// Whether anything of a response came.
     answered: bool,
+}
+
+/// What came before the response's head.
+struct Before<P> {
+    /// Bytes of the input that were looked at without finding the end of a head.
+    seen: usize,
+    interims: u32,
+    /// Whether the connection may be used again, as far as they say.
+    keep_alive: bool,
+    pass: P,
 }
 
 /// How long the node may take.
@@ -75,7 +85,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Head(#[from] BadHead),
     #[error("the upstream sends one 1xx response after the other")]
-    Informational,
+    Interims,
     /// By HTTP/2, the node said so: it can be sent elsewhere, whatever it is.
     #[error("the upstream did not take the request: {0}")]
     NotTaken(#[source] h2::Error),
@@ -98,18 +108,22 @@ impl<'r> Exchange<'r> {
         Self { connection, upload: Upload::new(body, replay, chunked), upgrade, limits, sent: false, answered: false }
     }
 
-    /// Sends the request and waits for the response's head.
-    pub(crate) async fn head(mut self, method: &Method) -> Result<(AnswerHead, Receiving), Failed> {
-        let mut seen = 0;
-        let mut informational = 0;
-        let result = poll_fn(|cx| self.poll_head(cx, method, &mut seen, &mut informational)).await;
+    /// Sends the request and waits for the response's head. What comes before it (1xx) is handed to `pass`, but for what is
+    /// about the request's body (100): the client's is asked for here.
+    pub(crate) async fn head(
+        mut self,
+        method: &Method,
+        pass: impl Fn(&ResponseHead),
+    ) -> Result<(AnswerHead, Receiving), Failed> {
+        let mut before = Before { seen: 0, interims: 0, keep_alive: true, pass };
+        let result = poll_fn(|cx| self.poll_head(cx, method, &mut before)).await;
         match result {
             Ok(head) => {
                 // Whatever comes of it, the request is not sent once more.
                 self.upload.replay = None;
                 let receiving = Receiving {
                     decoder: Decoder::new(head.framing),
-                    keep_alive: head.keep_alive,
+                    keep_alive: head.keep_alive && before.keep_alive,
                     connection: self.connection,
                     upload: self.upload,
                     read: self.limits.read,
@@ -137,27 +151,30 @@ impl<'r> Exchange<'r> {
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        seen: &mut usize,
-        informational: &mut u32,
+        before: &mut Before<impl Fn(&ResponseHead)>,
     ) -> Poll<Result<Box<ResponseHead>, Failure>> {
         if let Progress::Client(e) = self.upload.poll(cx, &mut self.connection) {
             return Poll::Ready(Err(e.into()));
         }
         self.sent |= self.upload.sent;
         loop {
-            while self.connection.input.len() > *seen {
+            while self.connection.input.len() > before.seen {
                 self.answered = true;
-                match response_head::read(&mut self.connection.input, *seen, method, self.limits.head)? {
-                    Read::More => *seen = self.connection.input.len(),
+                match response_head::read(&mut self.connection.input, before.seen, method, self.limits.head)? {
+                    Read::More => before.seen = self.connection.input.len(),
                     Read::Head(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.agrees(&head) => {
                         return Poll::Ready(Err(BadHead::Upgrade.into()));
                     }
                     Read::Head(head) => return Poll::Ready(Ok(head)),
-                    Read::Informational => {
-                        *seen = 0;
-                        *informational += 1;
-                        if *informational > INFORMATIONAL_MAX {
-                            return Poll::Ready(Err(Failure::Informational));
+                    Read::Interim(head) => {
+                        before.seen = 0;
+                        before.interims += 1;
+                        before.keep_alive &= head.keep_alive;
+                        if before.interims > INTERIMS_MAX {
+                            return Poll::Ready(Err(Failure::Interims));
+                        }
+                        if head.status != StatusCode::CONTINUE {
+                            (before.pass)(&head);
                         }
                     }
                 }

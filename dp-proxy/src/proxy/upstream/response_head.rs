@@ -24,8 +24,8 @@ pub(crate) struct ResponseHead {
 pub(crate) enum Read {
     /// Not a whole head yet.
     More,
-    /// A head of the kind that comes before the real one (1xx); it is dropped.
-    Informational,
+    /// A head of the kind that comes before the real one (1xx, but not 101).
+    Interim(Box<ResponseHead>),
     /// The head. With a status of 101 what follows is no HTTP any more.
     Head(Box<ResponseHead>),
 }
@@ -81,10 +81,9 @@ pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: H
     let head = input.split_to(end).freeze();
     let mut lines = Lines::of(&head);
     let (status, is_1_1) = read_status(lines.next().unwrap_or_default()).map_err(BadHead::Malformed)?;
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Read::Informational);
-    }
-    collect(&head, lines, status, is_1_1, method, limits.headers).map(|head| Read::Head(Box::new(head)))
+    let is_interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    let head = Box::new(collect(&head, lines, status, is_1_1, method, limits.headers)?);
+    Ok(if is_interim { Read::Interim(head) } else { Read::Head(head) })
 }
 
 /// The status, and whether it is HTTP/1.1 (RFC 9112 §4).
@@ -162,7 +161,8 @@ fn collect(
     is_odd |= lines.had_lone_newline();
     let mut keep_alive = if is_1_1 { !connection.close } else { connection.keep_alive && !connection.close };
     let without_body = *method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (&encoding, length) {
         // A chunked response to HEAD has no body either, and must not be announced as one.
         _ if without_body => Framing::None,
@@ -182,7 +182,7 @@ fn collect(
         (None, None) => Framing::UntilClose,
     };
     // RFC 9110 §8.6.
-    if matches!(status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS) {
+    if status == StatusCode::NO_CONTENT || status.is_informational() {
         headers.remove(header::CONTENT_LENGTH);
     }
     let keep_alive = keep_alive && !is_odd && framing != Framing::UntilClose;
@@ -272,14 +272,17 @@ mod tests {
     fn heads_come_in_pieces_and_after_others() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok";
         let mut input = BytesMut::new();
-        let (mut seen, mut informational) = (0, 0);
+        let (mut seen, mut interim) = (0, Vec::new());
         for byte in text.bytes() {
             input.extend_from_slice(&[byte]);
             match read(&mut input, seen, &Method::GET, LIMITS).unwrap() {
                 Read::More => seen = input.len(),
-                Read::Informational => (seen, informational) = (0, informational + 1),
+                Read::Interim(head) => {
+                    seen = 0;
+                    interim.push((head.status.as_u16(), head.headers.len()));
+                }
                 Read::Head(head) => {
-                    assert_eq!((head.framing, informational), (Framing::Length(2), 2));
+                    assert_eq!((head.framing, &interim[..]), (Framing::Length(2), &[(100, 0), (103, 1)][..]));
                     assert!(input.is_empty());
                     return;
                 }

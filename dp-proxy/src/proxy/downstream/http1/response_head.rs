@@ -77,11 +77,7 @@ pub(crate) fn write(
     connection: Connection,
     date: &str,
 ) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    write_status(out, status);
     let mut has_date = false;
     for (name, value) in headers {
         match name.as_str() {
@@ -105,6 +101,23 @@ pub(crate) fn write(
     if !has_date {
         line(out, b"date", date.as_bytes());
     }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a head that comes before that of the answer (1xx, but not 101).
+pub(in crate::proxy::downstream) fn write_interim(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
+    write_status(out, status);
+    for (name, value) in headers {
+        line(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_status(out: &mut Vec<u8>, status: StatusCode) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
