@@ -75,6 +75,7 @@ impl Means<'_> {
             upgrade: None,
             body: body.map(Box::new),
             timeouts: upstream.timeouts.unwrap_or(Timeouts::DEFAULT),
+            told_before: None,
         };
         let reply = async {
             let (head, receiving, node, under_way) =
