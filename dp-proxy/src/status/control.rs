@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Sources;
-use crate::table::{NodeHost, Upstream};
+use crate::table::Upstream;
 
 /// Every upstream whose nodes are checked.
 pub(super) fn all(sources: &Sources) -> Value {
