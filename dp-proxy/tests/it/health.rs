@@ -204,8 +204,7 @@ async fn a_probe_that_is_not_answered_in_time_is_a_bad_sign() {
         std::future::pending::<()>().await;
     })
     .await;
-    let active =
-        json!({"timeout": 0.2, "unhealthy": {"interval": 1, "timeouts": 1, "tcp_failures": 0, "http_failures": 0}});
+    let active = json!({"timeout": 0.2, "unhealthy": {"interval": 1, "timeouts": 1}});
     let upstream = json!({"nodes": nodes(&[hangs.address]), "checks": {"active": active}});
     let scene = Scene::with(&[("upstreams", "u", upstream)]).await;
     until("it is down", async || is(&scene, hangs.address, "unhealthy").await).await;
