@@ -23,12 +23,14 @@ use tokio::sync::{Notify, Semaphore};
 pub(crate) use monitor::{Monitor, Outcome, Source};
 pub(crate) use probe::run;
 
-use crate::table::NodeHost;
+use crate::table::{Alpn, ClientTls, NodeHost};
 
 /// Everything that is watched. A monitor lives as long as a table that holds its node.
 #[derive(Debug, Default)]
 pub struct Registry {
     watched: Mutex<Watched>,
+    /// What nodes are shown that ask for a certificate, by the id of its ssl. An edit holds from the next probe on.
+    identities: Mutex<HashMap<Text, Arc<ClientTls>>>,
     /// Told when there is a new monitor.
     added: Notify,
 }
@@ -52,12 +54,26 @@ struct Watching {
     owner: Text,
     /// The checks, told as their text.
     checks: String,
+    /// The ssl that probes show.
+    shown: Option<Text>,
     monitor: Weak<Monitor>,
 }
 
+/// How probes by https make TLS.
+#[derive(Clone, Debug)]
+pub(crate) enum ProbeTls {
+    /// The node is shown nothing.
+    Anonymous(Arc<ClientConfig>),
+    /// The node is shown the certificate of the ssl with this id, as it stands when it is probed.
+    Showing(Text),
+}
+
+/// The ssl that a node is to be shown is not there, or is of no use: requests to it are not sent either.
+struct NoIdentity;
+
 impl Registry {
     /// The monitor of an address under these checks, asked for by the upstream `owner`; `tls` is how its probes make TLS,
-    /// where the checks ask for that.
+    /// where the checks ask for that. Who shows another certificate probes for itself.
     pub(crate) fn watch(
         &self,
         owner: &str,
@@ -65,15 +81,19 @@ impl Registry {
         port: u16,
         authority: &str,
         checks: &Checks,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<ProbeTls>,
     ) -> Arc<Monitor> {
         let text = format!("{checks:?}");
+        let shown = match &tls {
+            Some(ProbeTls::Showing(ssl)) => Some(ssl.clone()),
+            _ => None,
+        };
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let address = (host.clone(), port);
         let mut was_up = None;
         for watching in watched.monitors.get(&address).into_iter().flatten() {
             let Some(monitor) = watching.monitor.upgrade() else { continue };
-            if watching.checks == text {
+            if watching.checks == text && watching.shown == shown {
                 return monitor;
             }
             // What another's checks found says nothing: they may look at something else.
@@ -89,12 +109,39 @@ impl Registry {
         watched.slots.insert(group, Arc::downgrade(&slots));
         let was_up = was_up.unwrap_or(true);
         let monitor = Arc::new(Monitor::new(host.clone(), port, authority, checks.clone(), tls, slots, was_up));
-        let watching = Watching { owner: owner.into(), checks: text, monitor: Arc::downgrade(&monitor) };
+        let watching = Watching { owner: owner.into(), checks: text, shown, monitor: Arc::downgrade(&monitor) };
         watched.monitors.entry(address).or_default().push(watching);
         watched.new.push(Arc::downgrade(&monitor));
         drop(watched);
         self.added.notify_one();
         monitor
+    }
+
+    /// Lets probes show this from now on, where the ssl of this id is to be shown; `None`: there is no such ssl.
+    pub(crate) fn set_identity(&self, ssl: &Text, tls: Option<Arc<ClientTls>>) {
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        match tls {
+            Some(tls) => identities.insert(ssl.clone(), tls),
+            None => identities.remove(ssl),
+        };
+    }
+
+    /// Forgets what nodes are shown: it is all told anew.
+    pub(crate) fn forget_identities(&self) {
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// How a probe of this node makes TLS now, where it does.
+    fn tls_for(&self, monitor: &Monitor) -> Result<Option<Arc<ClientConfig>>, NoIdentity> {
+        match &monitor.tls {
+            None => Ok(None),
+            Some(ProbeTls::Anonymous(config)) => Ok(Some(config.clone())),
+            Some(ProbeTls::Showing(ssl)) => {
+                let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+                let tls = identities.get(ssl).ok_or(NoIdentity)?;
+                Ok(Some(tls.config(monitor.checks.active.https_verify_certificate, Alpn::Http1).clone()))
+            }
+        }
     }
 
     /// Takes the monitors that nobody probes yet, and forgets those that are gone.
@@ -173,6 +220,22 @@ mod tests {
             registry.watch("u1", &host, 80, "10.0.0.1", &checks(1), None).is_up(),
             "nobody remembers what nobody uses"
         );
+    }
+
+    #[test]
+    fn probes_that_show_another_certificate_are_others() {
+        let registry = Registry::default();
+        let host = NodeHost::parse("10.0.0.1");
+        let showing = |ssl: &str| Some(ProbeTls::Showing(ssl.into()));
+        let watch = |owner, tls| registry.watch(owner, &host, 443, "10.0.0.1", &checks(1), tls);
+        let (a, b, nobody) = (watch("u1", showing("a")), watch("u2", showing("b")), watch("u3", None));
+        assert!(!Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &nobody));
+        assert!(Arc::ptr_eq(&a, &watch("u4", showing("a"))));
+        assert!(registry.tls_for(&a).is_err(), "there is no such ssl yet");
+        registry.set_identity(&"a".into(), Some(Arc::default()));
+        let first = registry.tls_for(&a).ok().flatten().unwrap();
+        registry.set_identity(&"a".into(), Some(Arc::default()));
+        assert!(!Arc::ptr_eq(&first, &registry.tls_for(&a).ok().flatten().unwrap()), "an edit holds at once");
     }
 
     #[test]

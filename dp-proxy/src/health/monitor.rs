@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::resource::Checks;
-use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use super::ProbeTls;
 use crate::table::NodeHost;
 
 /// One node under one set of checks.
@@ -19,7 +19,7 @@ pub(crate) struct Monitor {
     pub(crate) authority: Box<str>,
     pub(crate) checks: Checks,
     /// How a probe makes TLS, where it does.
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) tls: Option<ProbeTls>,
     /// Probes at once, over all nodes with these checks.
     pub(super) slots: Arc<Semaphore>,
     up: AtomicBool,
@@ -64,7 +64,7 @@ impl Monitor {
         port: u16,
         authority: &str,
         checks: Checks,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<ProbeTls>,
         slots: Arc<Semaphore>,
         up: bool,
     ) -> Self {

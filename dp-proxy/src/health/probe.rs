@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::resource::{ActiveCheck, CheckType};
 use protocol::seam::Random;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,7 +34,7 @@ pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
     loop {
         for monitor in registry.take_new() {
             let seed = u64::from_be_bytes(random.bytes16()[..8].try_into().expect("8 of 16 bytes"));
-            probing.spawn(probe_on(monitor, all.clone(), Jitter(seed)));
+            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Jitter(seed)));
         }
         tokio::select! {
             () = registry.added.notified() => {}
@@ -43,37 +44,43 @@ pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
 }
 
 /// Asks one node until nobody uses it any more.
-async fn probe_on(monitor: Weak<Monitor>, all: Arc<Semaphore>, mut jitter: Jitter) {
+async fn probe_on(monitor: Weak<Monitor>, registry: Arc<Registry>, all: Arc<Semaphore>, mut jitter: Jitter) {
     let mut wait = SPREAD.mul_f64(jitter.next());
     loop {
         sleep(wait).await;
         let Some(monitor) = monitor.upgrade() else { return };
-        let check = &monitor.checks.active;
-        {
-            let _own = monitor.slots.acquire().await;
-            let _all = all.acquire().await;
-            match timeout(check.timeout, ask(&monitor)).await {
-                Ok(Ok(Some(status))) => monitor.report_status(status, Source::Active),
-                Ok(Ok(None)) => monitor.report(Outcome::Success, Source::Active),
-                Ok(Err(outcome)) => monitor.report(outcome, Source::Active),
-                Err(_) => monitor.report(Outcome::Timeout, Source::Active),
-            }
+        // Without what it is to be shown a node is not asked, and nothing is learned of it.
+        if let Ok(tls) = registry.tls_for(&monitor) {
+            probe(&monitor, tls, &all).await;
         }
+        let check = &monitor.checks.active;
         let interval = if monitor.is_up() { check.healthy_interval } else { check.unhealthy_interval };
         // A tenth more or less: nodes that were asked together drift apart.
         wait = interval.mul_f64(0.9 + 0.2 * jitter.next());
     }
 }
 
+/// Asks the node once, when it is its turn, and reports what comes of it.
+async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, all: &Semaphore) {
+    let _own = monitor.slots.acquire().await;
+    let _all = all.acquire().await;
+    match timeout(monitor.checks.active.timeout, ask(monitor, tls)).await {
+        Ok(Ok(Some(status))) => monitor.report_status(status, Source::Active),
+        Ok(Ok(None)) => monitor.report(Outcome::Success, Source::Active),
+        Ok(Err(outcome)) => monitor.report(outcome, Source::Active),
+        Err(_) => monitor.report(Outcome::Timeout, Source::Active),
+    }
+}
+
 /// The status of the answer; `None` where a connection is all that is asked for.
-async fn ask(monitor: &Monitor) -> Result<Option<u16>, Outcome> {
+async fn ask(monitor: &Monitor, tls: Option<Arc<ClientConfig>>) -> Result<Option<u16>, Outcome> {
     let stream = connect(monitor).await?;
-    match (monitor.checks.active.kind, &monitor.tls) {
+    match (monitor.checks.active.kind, tls) {
         (CheckType::Tcp, _) => Ok(None),
         (CheckType::Http, _) => ask_over(stream, monitor).await.map(Some),
         (CheckType::Https, tls) => {
             // One that no TLS was made for is a bug of the compiler's, and no verdict over the node.
-            let tls = tls.clone().expect("checks by https come with TLS");
+            let tls = tls.expect("checks by https come with TLS");
             let name = ServerName::try_from(name_for(monitor)).map_err(|_| Outcome::TcpFailure)?;
             let shaken = TlsConnector::from(tls).connect(name, stream).await;
             ask_over(shaken.map_err(|_| Outcome::TcpFailure)?, monitor).await.map(Some)
@@ -121,12 +128,7 @@ async fn connect(monitor: &Monitor) -> Result<TcpStream, Outcome> {
             found.map_err(|_| Outcome::TcpFailure)?.collect()
         }
     };
-    for address in addresses {
-        if let Ok(stream) = net::connect(address).await {
-            return Ok(stream);
-        }
-    }
-    Err(Outcome::TcpFailure)
+    net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)
 }
 
 fn request(check: &ActiveCheck, authority: &str) -> String {

@@ -231,7 +231,7 @@ fn upstream_error(failure: &Failure) -> Option<UpstreamError> {
         Failure::SendTimeout => Some(UpstreamError::SendTimeout),
         Failure::ReadTimeout => Some(UpstreamError::ReadTimeout),
         Failure::Closed | Failure::Io(_) => Some(UpstreamError::Broken),
-        Failure::Head(_) | Failure::Informational => Some(UpstreamError::BadResponse),
+        Failure::Head(_) | Failure::Interims => Some(UpstreamError::BadResponse),
         Failure::NotTaken(_) => Some(UpstreamError::Refused),
         Failure::Http2(_) => Some(UpstreamError::Reset),
     }

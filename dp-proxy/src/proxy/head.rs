@@ -63,6 +63,13 @@ pub(crate) struct LineEnd {
     pub(crate) next: usize,
 }
 
+impl LineEnd {
+    /// Whether it ends in a lone LF: others may see no end there.
+    pub(crate) fn is_lone_newline(self) -> bool {
+        self.next - self.text == 1
+    }
+}
+
 /// The end of the line that begins at `start`; `None` where it is not there.
 pub(crate) fn line_end(head: &[u8], start: usize) -> Option<LineEnd> {
     let newline = start + memchr::memchr(b'\n', &head[start..])?;

@@ -206,6 +206,7 @@ async fn forward<'r>(
         upgrade: upgrade.filter(|_| body.is_ended()),
         body: (!body.is_ended()).then(|| Box::new(body)),
         timeouts: timeouts(found.route, upstream),
+        told_before: (parts.version == Version::HTTP_11).then_some(&**client),
     };
     account.upstream_begins();
     let result = outbound.send(tries).await;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Sources;
-use crate::table::{NodeHost, Upstream};
+use crate::table::Upstream;
 
 /// Every upstream whose nodes are checked.
 pub(super) fn all(sources: &Sources) -> Value {
@@ -22,10 +22,7 @@ fn tell(upstream: &Upstream) -> Value {
     let nodes: Vec<Value> = watched
         .map(|(node, monitor)| {
             let counts = monitor.counts();
-            let host = match &node.host {
-                NodeHost::Name(name) => name.to_string(),
-                NodeHost::Address(address) => address.to_string(),
-            };
+            let host = node.host.to_string();
             json!({
                 "ip": host,
                 "hostname": host,

@@ -297,3 +297,26 @@ fn plugins_may_send_requests_elsewhere() {
     it.put("upstreams", "w", nodes("4.4.4.4:4"));
     assert_eq!(it.compiler.table().upstreams.len(), 1, "nobody refers to the place of the one that is gone");
 }
+
+#[test]
+fn clients_of_ipv6_are_known_by_their_networks() {
+    let mut it = Growing::new();
+    for (id, remote) in [("net", json!("2001:db8::/32")), ("one", json!("::1"))] {
+        it.put(
+            "routes",
+            id,
+            json!({"uri": "/", "remote_addrs": [remote, "192.0.2.0/24"], "upstream": nodes("127.0.0.1:80")}),
+        );
+    }
+    let table = it.compiler.table();
+    for (remote, expected) in [
+        ("2001:db8:1::7", Some("net")),
+        ("2001:db9::1", None),
+        ("::1", Some("one")),
+        ("192.0.2.9", Some("net")),
+        ("10.0.0.1", None),
+    ] {
+        let ask = Ask { remote: remote.parse().unwrap(), ..ask("GET", "x.com", "/") };
+        assert_eq!(table.find(&ask).map(|found| found.route.id.as_str()), expected, "{remote}");
+    }
+}

@@ -1,5 +1,6 @@
 //! An upstream as the request path sees it.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
@@ -115,6 +116,15 @@ pub enum NodeHost {
 pub(super) const HTTP_PORT: u16 = 80;
 /// The port of `https` and `grpcs`.
 pub(super) const HTTPS_PORT: u16 = 443;
+
+impl fmt::Display for NodeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
 
 impl NodeHost {
     pub(crate) fn parse(text: &str) -> Self {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::harness::client::{Client, send};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
+use crate::harness::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_requests_are_refused_and_reach_nobody() {
@@ -149,4 +151,45 @@ async fn informational_answers_and_answers_without_a_body_keep_their_frame() {
         assert_eq!((answer.status, answer.header("content-length")), (200, Some("9")));
     }
     assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_hints_reach_the_client_before_the_answer_is_there() {
+    let (answer_now, may_answer) = tokio::sync::watch::channel(false);
+    let origin = Origin::with(move |mut conversation| {
+        let mut may_answer = may_answer.clone();
+        async move {
+            while conversation.request().await.is_some() {
+                conversation
+                    .send(
+                        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-Hop\r\n\
+                        X-Hop: 1\r\nContent-Length: 3\r\n\r\n",
+                    )
+                    .await;
+                may_answer.wait_for(|may| *may).await.unwrap();
+                conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    let scene =
+        Scene::tuned(&[("routes", "r", route("/*", origin.address))], |settings| settings.proxy.workers = 1).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut came = Vec::new();
+    until("the hints come", async || {
+        came.extend(client.take_some(Duration::from_millis(10)).await);
+        came.ends_with(b"\r\n\r\n")
+    })
+    .await;
+    assert_eq!(String::from_utf8(came).unwrap(), "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+    answer_now.send(true).unwrap();
+    assert_eq!(client.response().await.unwrap().text(), "ok");
+    // With the answer right behind them they come too, on the same connections.
+    let answer = client.get("x", "/").await;
+    assert_eq!((answer.text().as_str(), client.interims.len()), ("ok", 1));
+    assert_eq!(origin.connections(), 1);
+    // HTTP/1.0 knows none.
+    client.send("GET / HTTP/1.0\r\nHost: x\r\n\r\n").await;
+    assert_eq!((client.response().await.unwrap().text().as_str(), client.interims.len()), ("ok", 1));
 }

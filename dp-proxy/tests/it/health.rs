@@ -1,13 +1,14 @@
 //! Health: nodes that die and come back, seen by probes and by the traffic.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::client::{Client, get};
-use crate::harness::origin::Origin;
+use crate::harness::origin::{Origin, Request};
 use crate::harness::proxy::Scene;
 use crate::harness::until;
 
@@ -161,4 +162,118 @@ async fn one_key_stays_with_one_node() {
         seen.insert(first);
     }
     assert_eq!(seen.len(), 3, "forty keys reach every node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_made_as_the_checks_say() {
+    let traffic = origin("traffic", 200).await;
+    let asked = Arc::new(Mutex::new(Vec::<Request>::new()));
+    let seen = asked.clone();
+    let prober = Origin::with(move |mut conversation| {
+        let seen = seen.clone();
+        async move {
+            while let Some(request) = conversation.request().await {
+                seen.lock().unwrap().push(request);
+                conversation.send("HTTP/1.1 204 x\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let active = json!({
+        "port": prober.address.port(), "http_path": "/health?a=b", "host": "probe.example:81", "http_method": "POST",
+        "http_req_body": "are you there", "req_headers": ["X-Probe: yes", "Accept: text/plain"],
+        "healthy": {"interval": 1, "successes": 1, "http_statuses": [204]},
+    });
+    let upstream = json!({"nodes": nodes(&[traffic.address]), "checks": {"active": active}});
+    let scene = Scene::with(&[("upstreams", "u", upstream)]).await;
+    until("it is probed", async || !asked.lock().unwrap().is_empty()).await;
+    let request = asked.lock().unwrap()[0].clone();
+    assert_eq!(request.line, "POST /health?a=b HTTP/1.1");
+    for (name, expected) in [("host", "probe.example:81"), ("x-probe", "yes"), ("accept", "text/plain")] {
+        assert_eq!(request.header(name), Some(expected), "{request:?}");
+    }
+    assert_eq!(request.body, b"are you there");
+    assert_eq!(traffic.connections(), 0, "the probe's port is another");
+    assert!(is(&scene, traffic.address, "healthy").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_is_not_answered_in_time_is_a_bad_sign() {
+    let hangs = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let active = json!({"timeout": 0.2, "unhealthy": {"interval": 1, "timeouts": 1}});
+    let upstream = json!({"nodes": nodes(&[hangs.address]), "checks": {"active": active}});
+    let scene = Scene::with(&[("upstreams", "u", upstream)]).await;
+    until("it is down", async || is(&scene, hangs.address, "unhealthy").await).await;
+    let node = told(&scene, "upstreams/u").await["nodes"][0].clone();
+    let metric =
+        format!("apisix_upstream_status{{name=\"/apisix/upstreams/u\",ip=\"127.0.0.1\",port=\"{}\"}}", node["port"]);
+    let page = get(scene.dp.proxy.metrics_address(), "metrics", "/metrics").await.text();
+    assert!(page.contains(&format!("{metric} 0\n")), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_traffic_notices_nodes_that_break_and_nodes_that_hang() {
+    let breaks = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        conversation.reset();
+    })
+    .await;
+    let hangs = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let good = origin("good", 200).await;
+    for (bad, sign) in [(&breaks, "tcp_failures"), (&hangs, "timeouts")] {
+        let none = json!({"http_failures": 0, "tcp_failures": 0, "timeouts": 0});
+        let mut unhealthy = none.clone();
+        unhealthy[sign] = json!(2);
+        // Probes say nothing bad.
+        let active = json!({"type": "tcp", "healthy": {"interval": 60}, "unhealthy": {"interval": 60}});
+        let upstream = json!({
+            "nodes": nodes(&[bad.address, good.address]), "timeout": {"connect": 5, "send": 5, "read": 0.2},
+            "checks": {"active": active, "passive": {"unhealthy": unhealthy}},
+        });
+        let scene = Scene::tuned(
+            &[("upstreams", "u", upstream), ("routes", "r", json!({"uri": "/", "upstream_id": "u"}))],
+            |settings| settings.proxy.workers = 1,
+        )
+        .await;
+        assert_eq!(origins_of(&scene, 8).await, ["good"]);
+        assert!(is(&scene, bad.address, "unhealthy").await, "{sign}");
+        let tried = bad.connections();
+        assert_eq!(origins_of(&scene, 8).await, ["good"]);
+        assert_eq!(bad.connections(), tried, "{sign}: nobody goes there any more");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_probed_once_for_all_routes_that_name_it() {
+    let probed = Arc::new(AtomicUsize::new(0));
+    let count = probed.clone();
+    let node = Origin::with(move |mut conversation| {
+        let count = count.clone();
+        async move {
+            while conversation.request().await.is_some() {
+                count.fetch_add(1, Ordering::Relaxed);
+                conversation.send("HTTP/1.1 200 x\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let checks = json!({"active": {"healthy": {"interval": 60}, "unhealthy": {"interval": 60}}});
+    let upstream = json!({"nodes": nodes(&[node.address]), "checks": checks});
+    let routes: Vec<_> =
+        (0..20).map(|n| (format!("r{n}"), json!({"uri": format!("/{n}"), "upstream": upstream}))).collect();
+    let resources: Vec<_> = routes.iter().map(|(id, route)| ("routes", id.as_str(), route.clone())).collect();
+    let scene = Scene::with(&resources).await;
+    until("it is probed", async || probed.load(Ordering::Relaxed) > 0).await;
+    // Whoever was probed for itself would be within the second in which first probes are spread.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(probed.load(Ordering::Relaxed), 1);
+    assert_eq!(told(&scene, "routes/r7").await["nodes"][0]["status"], "healthy");
 }

@@ -4,6 +4,7 @@
 mod abuse;
 mod access_log;
 mod archive;
+mod balancing;
 mod behind;
 mod bodies;
 mod feed;

@@ -246,3 +246,26 @@ async fn a_node_that_does_not_speak_it_is_an_error_of_the_node() {
     let scene = scene(&[node.address]).await;
     assert_eq!(send(scene.dp.address(), POST).await.unwrap().status, StatusCode::BAD_GATEWAY);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_gone_without_a_word_is_noticed_by_a_ping() {
+    // It takes everything, and says nothing but its settings.
+    let gone = Node::with(async |_, mut stream: TcpStream| {
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut came = Vec::new();
+        while let Ok(1..) = stream.read_buf(&mut came).await {}
+    })
+    .await;
+    let live = Node::with(|_, stream| serve(stream, async |_, request, respond| echo(request, respond).await)).await;
+    let mut only_gone = grpc(&[gone.address]);
+    only_gone["uri"] = json!("/gone");
+    let resources = [("routes", "r", grpc(&[gone.address, live.address])), ("routes", "gone", only_gone)];
+    let scene = Scene::tuned(&resources, |settings| settings.proxy.workers = 1).await;
+    let address = scene.dp.address();
+    let get = "GET /x HTTP/1.1\r\nHost: a.com\r\n\r\n";
+    // Long before the read timeout of a minute: one of the two goes on to the other node.
+    let (a, b, post) = tokio::join!(send(address, get), send(address, get), send(address, POST.replace("/x", "/gone")));
+    assert_eq!([a, b, post].map(|answer| answer.unwrap().status), [200, 200, 504]);
+    assert_eq!(gone.connections(), 1);
+    assert!(scene.dp.metric("holdfast_dp_retries_total").await >= 1.0);
+}

@@ -281,3 +281,24 @@ async fn probes_by_https_judge_by_the_answer_and_by_the_certificate() {
     .await;
     assert_eq!(good.seen()[0].name.as_deref(), Some("a.com"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_by_https_show_the_certificate_that_requests_show() {
+    let (authority, clients, origin) = (Authority::new("root"), Authority::new("clients"), Origin::echo().await);
+    let node = TlsOrigin::before(origin.address, &authority.issue(&["a.com"]), Some(&clients)).await;
+    let (first, second) = (clients.issue(&["one"]), clients.issue(&["two"]));
+    let dir = tempfile::tempdir().unwrap();
+    let every_second = json!({"interval": 1, "successes": 1});
+    let active = json!({"type": "https", "https_verify_certificate": false, "healthy": every_second,
+        "unhealthy": {"interval": 1, "tcp_failures": 1}});
+    let upstream = json!({"scheme": "https", "nodes": {node.address.to_string(): 1}, "checks": {"active": active},
+        "tls": {"client_cert_id": "me"}});
+    let resources = [("upstreams", "u", upstream), ("ssls", "me", client_ssl("me", &first, json!({})))];
+    let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
+    let was_shown = |pair: &Pair| node.seen().iter().any(|seen| seen.shown.as_deref() == Some(&*der(pair)));
+    until("a probe shows it", async || was_shown(&first)).await;
+    scene.put("ssls", "me", client_ssl("me", &second, json!({}))).await;
+    until("a probe shows what is there now", async || was_shown(&second)).await;
+    let told = get(scene.dp.proxy.control_address(), "control", "/v1/healthcheck/upstreams/u").await.json();
+    assert_eq!(told["nodes"][0]["status"], "healthy", "{told}");
+}

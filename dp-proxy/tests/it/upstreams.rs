@@ -132,3 +132,49 @@ async fn a_node_that_resets_is_a_502() {
     let scene = Scene::with(&[("routes", "r", route("/", origin.address))]).await;
     assert_eq!(scene.dp.get("/").await.status, 502);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_with_a_body_outlives_a_kept_connection_that_ends() {
+    // One answer on each connection; the next request on it is read, and the connection ends.
+    let once = Origin::with(|mut conversation| async move {
+        let request = conversation.request().await.unwrap();
+        let body = String::from_utf8(request.body).unwrap();
+        conversation.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        conversation.request().await;
+    })
+    .await;
+    let scene = Scene::tuned(&[("routes", "r", route("/", once.address))], |settings| settings.proxy.workers = 1).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    for (framing, status) in [
+        ("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello body", 200),
+        ("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello body", 200),
+        ("PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello \r\n4\r\nbody\r\n0\r\n\r\n", 200),
+        // It may have been acted on.
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello body", 502),
+    ] {
+        client.send(framing).await;
+        let answer = client.response().await.unwrap();
+        assert_eq!(answer.status, status, "{framing}");
+        assert!(status != 200 || answer.text() == "hello body", "{framing}: {}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_goes_to_another_node_if_it_is_small() {
+    let breaks = Origin::with(|mut conversation| async move {
+        conversation.request().await;
+        conversation.reset();
+    })
+    .await;
+    let alive = Origin::named("alive").await;
+    let body = json!({"uri": "/", "upstream": {"nodes": nodes(&[(&breaks, 1_000_000), (&alive, 1)])}});
+    let scene = Scene::tuned(&[("routes", "r", body)], |settings| settings.proxy.workers = 1).await;
+    for (bytes, status) in [(10, 200), (64 << 10, 200), ((64 << 10) + 1, 502)] {
+        let body = "x".repeat(bytes);
+        let request = format!("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n{body}");
+        let answer = send(scene.dp.address(), request).await.unwrap();
+        assert_eq!(answer.status, status, "{bytes} bytes");
+        assert!(status != 200 || answer.json()["body"] == body, "{bytes} bytes");
+    }
+    assert_eq!(breaks.connections(), 3, "each was tried there first");
+}

@@ -141,9 +141,12 @@ impl RequestBody {
         self.touched
     }
 
-    /// Puts back all that came of it so far: it is as it was.
+    /// Puts back all that was taken of it since it was untouched: it is as it was. What was put back before and not taken
+    /// since stays behind that.
     pub(crate) fn put_back(&mut self, came: Vec<Bytes>) {
-        self.again = came.into();
+        for piece in came.into_iter().rev() {
+            self.again.push_front(piece);
+        }
         self.touched = false;
     }
 

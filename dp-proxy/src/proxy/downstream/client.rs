@@ -12,13 +12,19 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http1;
 use super::tls::Session;
 use crate::proxy::account::Account;
+use crate::proxy::fields::Fields;
 use crate::proxy::figures::Rows;
 use crate::proxy::tunnel::Tunnel;
 use crate::proxy::wheel::{Alarm, Wheel};
+
+/// What waits to be told a client before its answer, beside one last head.
+const BEFORE_BYTES_MAX: usize = 16 << 10;
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +71,8 @@ pub(crate) struct Client {
     egress: RefCell<Option<Rc<Rows>>>,
     /// Requests so far.
     requests: Cell<u64>,
+    /// What is to be told before the answer.
+    before: RefCell<Vec<u8>>,
     /// What becomes of the connection when the 101 is written.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -109,8 +117,23 @@ impl Client {
             sent: Cell::new(0),
             egress: RefCell::default(),
             requests: Cell::new(0),
+            before: RefCell::default(),
             tunnel: RefCell::default(),
         }
+    }
+
+    /// Lets a client of HTTP/1.1 be told this before its answer (RFC 9110 §15.2). Past [`BEFORE_BYTES_MAX`] that wait to be
+    /// sent it is left out: all of it is optional.
+    pub(crate) fn tell_before(&self, status: StatusCode, fields: &Fields) {
+        let mut before = self.before.borrow_mut();
+        if before.len() < BEFORE_BYTES_MAX {
+            http1::write_interim(&mut before, status, fields);
+        }
+    }
+
+    /// What is to be told before the answer and was not yet.
+    pub(super) fn before(&self) -> &RefCell<Vec<u8>> {
+        &self.before
     }
 
     /// From its answer on, which is a 101, the connection is a tunnel.

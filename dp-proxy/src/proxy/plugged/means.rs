@@ -101,6 +101,7 @@ impl Means<'_> {
             upgrade: None,
             body: body.map(Box::new),
             timeouts: upstream.timeouts.unwrap_or(Timeouts::DEFAULT),
+            told_before: None,
         };
         let mut reply = None;
         let asking = async {

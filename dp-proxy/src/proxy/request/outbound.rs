@@ -16,11 +16,13 @@ use crate::proxy::account::Tries;
 use crate::proxy::balance::{Pick, Tried, UnderWay};
 use crate::proxy::body::Receiving;
 use crate::proxy::downstream::body::RequestBody;
+use crate::proxy::downstream::client::Client;
 use crate::proxy::error::Refusal;
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::connection::Connection;
 use crate::proxy::upstream::exchange::{self, Exchange, ExchangeLimits, Failed, Failure};
 use crate::proxy::upstream::request_head::{BodyFraming, Forwarded, RequestHead};
+use crate::proxy::upstream::response_head::ResponseHead;
 use crate::proxy::values::RequestValues;
 use crate::proxy::worker::Worker;
 use crate::table::{Balancing, Node, Upstream};
@@ -48,6 +50,8 @@ pub(in crate::proxy) struct Outbound<'r> {
     /// Until it is sent.
     pub(in crate::proxy) body: Option<Box<RequestBody>>,
     pub(in crate::proxy) timeouts: Timeouts,
+    /// Who is told what nodes say before they answer (1xx): a client of HTTP/1.1.
+    pub(in crate::proxy) told_before: Option<&'r Client>,
 }
 
 impl<'r> Outbound<'r> {
@@ -131,8 +135,8 @@ impl<'r> Outbound<'r> {
                 Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
             }
         }
-        // Nothing was sent: what was not touched of the body is still there.
-        // What a handshake needs is not to make the state of every request larger.
+        // The request may be sent: all of its body is still there. What a handshake needs is not to make the state of every
+        // request larger.
         let connecting = Box::pin(self.connect(node, secured.as_ref()));
         let link = connecting.await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
@@ -155,8 +159,15 @@ impl<'r> Outbound<'r> {
         let body = self.body.take();
         let had_body = body.is_some();
         let chunked = self.framing == BodyFraming::Chunked;
-        let exchange = Exchange::new(connection, body, chunked, self.upgrade, self.limits());
-        exchange.head(&self.parts.method).await.map_err(|failed| self.failed(failed, had_body))
+        let may_go_twice = is_idempotent(&self.parts.method);
+        let exchange = Exchange::new(connection, body, chunked, may_go_twice, self.upgrade, self.limits());
+        let pass = |head: &ResponseHead| {
+            if let Some(client) = self.told_before {
+                client.tell_before(head.status, &head.fields);
+            }
+        };
+        let answered = exchange.head(&self.parts.method, pass).await;
+        answered.map_err(|failed| self.failed(failed, had_body))
     }
 
     pub(in crate::proxy) fn limits(&self) -> ExchangeLimits {
@@ -166,7 +177,10 @@ impl<'r> Outbound<'r> {
     /// What an attempt leaves behind: why it failed, and whether the request may be sent once more.
     pub(in crate::proxy) fn failed(&mut self, failed: Failed, had_body: bool) -> (Failure, bool) {
         let whole = !had_body || failed.body.is_some();
-        let replayable = whole && !failed.answered && (!failed.sent || is_idempotent(&self.parts.method));
+        // What the client sends no further is of no use to another node either.
+        let is_clients = matches!(failed.why, Failure::Client(_));
+        let may_go = !failed.sent || is_idempotent(&self.parts.method);
+        let replayable = whole && !is_clients && !failed.answered && may_go;
         self.body = failed.body;
         (failed.why, replayable)
     }
@@ -218,7 +232,7 @@ fn sign_of(refusal: &Refusal) -> Option<Outcome> {
         Refusal::ConnectTimeout(_) | Refusal::Upstream(Failure::SendTimeout | Failure::ReadTimeout) => {
             Some(Outcome::Timeout)
         }
-        Refusal::Upstream(Failure::Head(_) | Failure::Informational | Failure::Http2(_)) => Some(Outcome::HttpFailure),
+        Refusal::Upstream(Failure::Head(_) | Failure::Interims | Failure::Http2(_)) => Some(Outcome::HttpFailure),
         _ => None,
     }
 }

@@ -1,7 +1,8 @@
 //! One request and its response on one connection.
 //!
 //! The request's body and the response are under way at the same time: an upstream may answer before it has read
-//! everything. Nothing is buffered: what came from one side waits until the other side takes it.
+//! everything. What came from one side waits until the other side takes it; nothing is buffered but the little of a body
+//! that may have to be sent once more.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -14,6 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::AnswerHead;
 use super::connection::Connection;
+use super::replay::Replay;
 use super::response_head::{self, BadHead, HeadLimits, Read, ResponseHead};
 use crate::proxy::downstream::body::{BodyError, RequestBody};
 use crate::proxy::framing::{BadBody, Decoded, Decoder};
@@ -21,7 +23,7 @@ use crate::proxy::head::write_trailers;
 use crate::proxy::link::Link;
 
 /// Responses of the kind that comes before the real one (1xx) that are waited through.
-const INFORMATIONAL_MAX: u32 = 32;
+const INTERIMS_MAX: u32 = 32;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -34,6 +36,16 @@ pub(crate) struct Exchange<'r> {
     sent: bool,
     /// Whether anything of a response came.
     answered: bool,
+}
+
+/// What came before the response's head.
+struct Before<P> {
+    /// Bytes of the input that were looked at without finding the end of a head.
+    seen: usize,
+    interims: u32,
+    /// Whether the connection may be used again, as far as they say.
+    keep_alive: bool,
+    pass: P,
 }
 
 /// How long the node may take.
@@ -53,7 +65,7 @@ pub(crate) struct Failed {
     /// Whether the node can have acted on it.
     pub(crate) sent: bool,
     pub(crate) answered: bool,
-    /// The body, as far as it was not asked for.
+    /// The body, if all of it is still there.
     pub(crate) body: Option<Box<RequestBody>>,
 }
 
@@ -73,7 +85,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Head(#[from] BadHead),
     #[error("the upstream sends one 1xx response after the other")]
-    Informational,
+    Interims,
     /// By HTTP/2, the node said so: it can be sent elsewhere, whatever it is.
     #[error("the upstream did not take the request: {0}")]
     NotTaken(#[source] h2::Error),
@@ -82,28 +94,36 @@ pub(crate) enum Failure {
 }
 
 impl<'r> Exchange<'r> {
-    /// A request whose head stands in the connection's buffer already. `upgrade` is the protocol to which it asks the node
-    /// to switch.
+    /// A request whose head stands in the connection's buffer already. Where it `may_go_twice`, what is sent of its body is
+    /// kept, if that is little. `upgrade` is the protocol to which it asks the node to switch.
     pub(crate) fn new(
         connection: Box<Connection>,
         body: Option<Box<RequestBody>>,
         chunked: bool,
+        may_go_twice: bool,
         upgrade: Option<&'r HeaderValue>,
         limits: ExchangeLimits,
     ) -> Self {
-        Self { connection, upload: Upload::new(body, chunked), upgrade, limits, sent: false, answered: false }
+        let replay = body.as_ref().filter(|_| may_go_twice).and_then(|body| Replay::of(body));
+        Self { connection, upload: Upload::new(body, replay, chunked), upgrade, limits, sent: false, answered: false }
     }
 
-    /// Sends the request and waits for the response's head.
-    pub(crate) async fn head(mut self, method: &Method) -> Result<(AnswerHead, Receiving), Failed> {
-        let mut seen = 0;
-        let mut informational = 0;
-        let result = poll_fn(|cx| self.poll_head(cx, method, &mut seen, &mut informational)).await;
+    /// Sends the request and waits for the response's head. What comes before it (1xx) is handed to `pass`, but for what is
+    /// about the request's body (100): the client's is asked for here.
+    pub(crate) async fn head(
+        mut self,
+        method: &Method,
+        pass: impl Fn(&ResponseHead),
+    ) -> Result<(AnswerHead, Receiving), Failed> {
+        let mut before = Before { seen: 0, interims: 0, keep_alive: true, pass };
+        let result = poll_fn(|cx| self.poll_head(cx, method, &mut before)).await;
         match result {
             Ok(head) => {
+                // Whatever comes of it, the request is not sent once more.
+                self.upload.replay = None;
                 let receiving = Receiving {
                     decoder: Decoder::new(head.framing),
-                    keep_alive: head.keep_alive,
+                    keep_alive: head.keep_alive && before.keep_alive,
                     connection: self.connection,
                     upload: self.upload,
                     read: self.limits.read,
@@ -112,7 +132,7 @@ impl<'r> Exchange<'r> {
                 Ok((AnswerHead { status: head.status, fields: head.fields }, receiving))
             }
             Err(why) => {
-                let body = self.upload.body.filter(|body| !body.is_touched());
+                let body = Replay::take_back(self.upload.replay, self.upload.body);
                 Err(Failed { why, sent: self.sent, answered: self.answered, body })
             }
         }
@@ -131,27 +151,30 @@ impl<'r> Exchange<'r> {
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        seen: &mut usize,
-        informational: &mut u32,
+        before: &mut Before<impl Fn(&ResponseHead)>,
     ) -> Poll<Result<ResponseHead, Failure>> {
         if let Progress::Client(e) = self.upload.poll(cx, &mut self.connection) {
             return Poll::Ready(Err(e.into()));
         }
         self.sent |= self.upload.sent;
         loop {
-            while self.connection.input.len() > *seen {
+            while self.connection.input.len() > before.seen {
                 self.answered = true;
-                match response_head::read(&mut self.connection.input, *seen, method, self.limits.head)? {
-                    Read::More => *seen = self.connection.input.len(),
+                match response_head::read(&mut self.connection.input, before.seen, method, self.limits.head)? {
+                    Read::More => before.seen = self.connection.input.len(),
                     Read::Head(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.agrees(&head) => {
                         return Poll::Ready(Err(BadHead::Upgrade.into()));
                     }
                     Read::Head(head) => return Poll::Ready(Ok(head)),
-                    Read::Informational => {
-                        *seen = 0;
-                        *informational += 1;
-                        if *informational > INFORMATIONAL_MAX {
-                            return Poll::Ready(Err(Failure::Informational));
+                    Read::Interim(head) => {
+                        before.seen = 0;
+                        before.interims += 1;
+                        before.keep_alive &= head.keep_alive;
+                        if before.interims > INTERIMS_MAX {
+                            return Poll::Ready(Err(Failure::Interims));
+                        }
+                        if head.status != StatusCode::CONTINUE {
+                            (before.pass)(&head);
                         }
                     }
                 }
@@ -180,6 +203,8 @@ impl<'r> Exchange<'r> {
 #[derive(Debug)]
 struct Upload {
     body: Option<Box<RequestBody>>,
+    /// What was sent of it, where it may have to be sent once more.
+    replay: Option<Box<Replay>>,
     chunked: bool,
     /// Bytes of the connection's `out` that were sent.
     out_sent: usize,
@@ -206,9 +231,10 @@ enum WaitsFor {
 }
 
 impl Upload {
-    fn new(body: Option<Box<RequestBody>>, chunked: bool) -> Self {
+    fn new(body: Option<Box<RequestBody>>, replay: Option<Box<Replay>>, chunked: bool) -> Self {
         Self {
             body,
+            replay,
             chunked,
             out_sent: 0,
             data: Bytes::new(),
@@ -259,6 +285,7 @@ impl Upload {
                         connection.out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
                         self.tail = b"\r\n";
                     }
+                    self.replay.take_if(|replay| !replay.keep(&data));
                     self.data = data;
                 }
                 Poll::Ready(Some(Err(e))) => return Progress::Client(e),
@@ -272,6 +299,9 @@ impl Upload {
                         }
                         _ if self.chunked => self.tail = b"0\r\n\r\n",
                         _ => {}
+                    }
+                    if let (Some(replay), Some(body)) = (&mut self.replay, body) {
+                        replay.hold(body);
                     }
                 }
                 Poll::Pending => break,

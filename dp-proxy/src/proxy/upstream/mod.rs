@@ -12,6 +12,7 @@ pub(super) mod http2;
 pub(super) mod names;
 pub(super) mod pool;
 pub(super) mod proxy_header;
+mod replay;
 pub(super) mod request_head;
 pub(super) mod response_head;
 

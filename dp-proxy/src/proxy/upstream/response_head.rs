@@ -24,8 +24,8 @@ pub(crate) struct ResponseHead {
 pub(crate) enum Read {
     /// Not a whole head yet.
     More,
-    /// A head of the kind that comes before the real one (1xx); it is dropped.
-    Informational,
+    /// A head of the kind that comes before the real one (1xx, but not 101).
+    Interim(ResponseHead),
     /// The head. With a status of 101 what follows is no HTTP any more.
     Head(ResponseHead),
 }
@@ -87,10 +87,9 @@ pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: H
     let head = input.split_to(end);
     let first = line_end(&head, 0).ok_or(BadHead::Malformed(Malformed::Version))?;
     let (status, is_1_1) = read_status(&head[..first.text]).map_err(BadHead::Malformed)?;
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Read::Informational);
-    }
-    collect(head, first.next, status, is_1_1, method, limits.headers).map(Read::Head)
+    let is_interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    let head = collect(head, first, status, is_1_1, method, limits.headers)?;
+    Ok(if is_interim { Read::Interim(head) } else { Read::Head(head) })
 }
 
 /// The status, and whether it is HTTP/1.1 (RFC 9112 §4).
@@ -109,10 +108,10 @@ fn read_status(line: &[u8]) -> Result<(StatusCode, bool), Malformed> {
     Ok((StatusCode::from_bytes(code).map_err(|_| Malformed::Status)?, is_1_1))
 }
 
-/// Reads the headers of a head, which begin at `at`.
+/// Reads the headers of a head, which come behind its `first` line.
 fn collect(
     mut head: BytesMut,
-    mut at: usize,
+    first: LineEnd,
     status: StatusCode,
     is_1_1: bool,
     method: &Method,
@@ -121,16 +120,21 @@ fn collect(
     let mut lines = Lines::new();
     let mut connection = ConnectionHeader::default();
     let mut length = None;
+    // Whoever is odd about where a head or a body ends has it from somebody who may see another end: the answer is passed
+    // on, and nothing behind it is believed.
+    let mut is_odd = first.is_lone_newline();
     // Whether there is a `Transfer-Encoding`, and whether it is the one that we ask for.
     let mut chunked = None;
     let mut number = 0;
-    while let Some(LineEnd { text, next }) = line_end(&head, at).filter(|end| end.text > at) {
+    let mut at = first.next;
+    while let Some(end) = line_end(&head, at).filter(|end| end.text > at) {
         if number == headers_max {
             return Err(BadHead::TooLarge);
         }
         number += 1;
-        let line = Line::read(&mut head, at, text).map_err(|bad| BadHead::Malformed(bad.into()))?;
-        at = next;
+        let line = Line::read(&mut head, at, end.text).map_err(|bad| BadHead::Malformed(bad.into()))?;
+        is_odd |= end.is_lone_newline();
+        at = end.next;
         let value = line.value(&head);
         match line.name(&head) {
             b"content-length" => {
@@ -139,6 +143,7 @@ fn collect(
                 if length.is_some_and(|before| before != announced) {
                     return Err(BadHead::Framing);
                 }
+                is_odd |= length.is_some() || value.contains(&b',');
                 length = Some(announced);
             }
             b"transfer-encoding" => {
@@ -155,9 +160,11 @@ fn collect(
     for name in &connection.named {
         lines.retain(|line| line.name(&head) != name.as_str().as_bytes());
     }
+    is_odd |= head[at..] != *b"\r\n";
     let mut keep_alive = if is_1_1 { !connection.close } else { connection.keep_alive && !connection.close };
     let without_body = *method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (chunked, length) {
         // A chunked response to HEAD has no body either, and must not be announced as one.
         _ if without_body => Framing::None,
@@ -177,10 +184,10 @@ fn collect(
         (None, None) => Framing::UntilClose,
     };
     // RFC 9110 §8.6.
-    if matches!(status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS) {
+    if status == StatusCode::NO_CONTENT || status.is_informational() {
         length = None;
     }
-    let keep_alive = keep_alive && framing != Framing::UntilClose;
+    let keep_alive = keep_alive && !is_odd && framing != Framing::UntilClose;
     Ok(ResponseHead { status, fields: Fields::sent(head, lines, length), framing, keep_alive })
 }
 
@@ -213,8 +220,12 @@ mod tests {
         let ok = "HTTP/1.1 200 OK\r\n";
         for (head, expected) in [
             (format!("{ok}Content-Length: 5\r\n\r\n"), Ok((Length(5), true))),
-            (format!("{ok}Content-Length: 5\r\nContent-Length: 5\r\n\r\n"), Ok((Length(5), true))),
-            (format!("{ok}Content-Length: 5, 5\r\n\r\n"), Ok((Length(5), true))),
+            (format!("{ok}Content-Length: 5\r\nContent-Length: 5\r\n\r\n"), Ok((Length(5), false))),
+            (format!("{ok}Content-Length: 5, 5\r\n\r\n"), Ok((Length(5), false))),
+            // A lone LF, at the end of whichever line.
+            ("HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\n".into(), Ok((Length(5), false))),
+            (format!("{ok}Content-Length: 5\n\r\n"), Ok((Length(5), false))),
+            (format!("{ok}Content-Length: 5\r\n\n"), Ok((Length(5), false))),
             (format!("{ok}Content-Length: 5\r\nConnection: close\r\n\r\n"), Ok((Length(5), false))),
             (format!("{ok}Transfer-Encoding: Chunked\r\n\r\n"), Ok((Chunked, true))),
             (format!("{ok}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"), Ok((Chunked, false))),
@@ -264,14 +275,17 @@ mod tests {
     fn heads_come_in_pieces_and_after_others() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok";
         let mut input = BytesMut::new();
-        let (mut seen, mut informational) = (0, 0);
+        let (mut seen, mut interim) = (0, Vec::new());
         for byte in text.bytes() {
             input.extend_from_slice(&[byte]);
             match read(&mut input, seen, &Method::GET, LIMITS).unwrap() {
                 Read::More => seen = input.len(),
-                Read::Informational => (seen, informational) = (0, informational + 1),
+                Read::Interim(head) => {
+                    seen = 0;
+                    interim.push((head.status.as_u16(), head.fields.into_map().len()));
+                }
                 Read::Head(head) => {
-                    assert_eq!((head.framing, informational), (Framing::Length(2), 2));
+                    assert_eq!((head.framing, &interim[..]), (Framing::Length(2), &[(100, 0), (103, 1)][..]));
                     assert!(input.is_empty());
                     return;
                 }

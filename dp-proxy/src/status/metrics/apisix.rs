@@ -25,6 +25,7 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
     }
     write_statuses(sources, page);
     write_routes(sources, page);
+    write_upstreams(sources, page);
     let standing = sources.board.read();
     let connected = u8::from(standing.connected.is_some());
     page.single("apisix_etcd_reachable", Type::Gauge, "Whether a control plane is followed.", connected);
@@ -56,6 +57,20 @@ fn write_statuses(sources: &Sources, page: &mut Page) {
         ];
         let labels: Vec<_> = labels.iter().map(|(label, text)| (*label, text.as_str())).collect();
         page.sample(name, &labels, count);
+    }
+}
+
+/// The health of checked nodes, as `/v1/healthcheck` tells it.
+fn write_upstreams(sources: &Sources, page: &mut Page) {
+    let name = "apisix_upstream_status";
+    page.family(name, Type::Gauge, "Whether a checked node is up.");
+    let table = sources.cell.load();
+    for upstream in table.upstreams().filter(|upstream| upstream.is_watched) {
+        let of = format!("/apisix/{}", upstream.label);
+        for node in &upstream.nodes {
+            let (ip, port) = (node.host.to_string(), node.port.to_string());
+            page.sample(name, &[("name", &of), ("ip", &ip), ("port", &port)], u8::from(node.watch.is_up()));
+        }
     }
 }
 

@@ -268,8 +268,7 @@ impl Compiler {
             Ready::Ssl(patterns, ssl) => return self.put_ssl(&key.id, patterns, &SslSlot::Ready(ssl)),
             Ready::ClientTls(tls) => {
                 self.remove_ssl(&key.id);
-                self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Ready(tls));
-                return;
+                return self.set_client_tls(&key.id, Some(ClientTlsSlot::Ready(tls)));
             }
             Ready::Metadata(metadata) => return self.table.access.set_metadata(&key.id, metadata),
             Ready::Manager(vault) => return self.secrets.set_manager(&key.id, vault.map(Ok)),
@@ -301,7 +300,7 @@ impl Compiler {
             STREAM_ROUTES => self.put_stream(&key.id, StreamPlan::sealed(body, reason)),
             SSLS => {
                 self.put_ssl(&key.id, ssl::outline(body), &SslSlot::Sealed(key.id.clone()));
-                self.table.client_tls.insert(key.id.clone(), ClientTlsSlot::Sealed(reason.into()));
+                self.set_client_tls(&key.id, Some(ClientTlsSlot::Sealed(reason.into())));
             }
             UPSTREAMS => self.upstreams.put(&key.id, Err(reason), &mut self.table.upstreams),
             SECRETS => self.secrets.set_manager(&key.id, Some(Err(reason.to_owned()))),
@@ -351,8 +350,21 @@ impl Compiler {
         self.ssls.insert(id.clone(), patterns);
     }
 
+    /// What nodes are shown where an upstream names this ssl: requests by the table, probes by what stands now.
+    fn set_client_tls(&mut self, id: &Text, slot: Option<ClientTlsSlot>) {
+        let ready = match &slot {
+            Some(ClientTlsSlot::Ready(tls)) => Some(tls.clone()),
+            _ => None,
+        };
+        self.upstreams.set_identity(id, ready);
+        match slot {
+            Some(slot) => self.table.client_tls.insert(id.clone(), slot),
+            None => self.table.client_tls.remove(id),
+        };
+    }
+
     fn remove_ssl(&mut self, id: &Text) {
-        self.table.client_tls.remove(id);
+        self.set_client_tls(id, None);
         if let Some(patterns) = self.ssls.remove(id) {
             self.table.ssls.remove(&patterns, id);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::Vector;
 use protocol::Text;
-use protocol::resource::{self, Algorithm, CheckType, Endpoints, Scheme};
+use protocol::resource::{self, ActiveCheck, Algorithm, CheckType, Endpoints, Scheme};
 
 use super::super::Handle;
 use super::super::client_tls::{Alpn, ClientTls};
@@ -13,7 +13,7 @@ use super::super::slots::Slots;
 use super::super::ticket::{NamedTickets, Tickets};
 use super::super::upstream::{Balancing, HTTP_PORT, HTTPS_PORT, Node, NodeHost, NodeTls, Upstream, tiers};
 use super::UPSTREAMS;
-use crate::health::{Registry, Watch};
+use crate::health::{ProbeTls, Registry, Watch};
 
 type Slab = Vector<Option<Arc<Upstream>>>;
 
@@ -30,12 +30,18 @@ pub(super) struct Upstreams {
 impl Upstreams {
     /// Upstreams whose nodes are watched there.
     pub(super) fn watching(health: Arc<Registry>) -> Self {
+        health.forget_identities();
         Self { health, ..Self::default() }
     }
 
     /// TLS to nodes that are shown nothing.
     pub(super) fn set_anonymous(&mut self, tls: Arc<ClientTls>) {
         self.anonymous = tls;
+    }
+
+    /// What probes show where an upstream names this ssl; `None`: there is no such ssl.
+    pub(super) fn set_identity(&self, ssl: &Text, tls: Option<Arc<ClientTls>>) {
+        self.health.set_identity(ssl, tls);
     }
 
     /// Puts a shared upstream in place, or seals it for a reason.
@@ -102,10 +108,9 @@ impl Upstreams {
         });
         let (mut nodes, tiers) = tiers(compiled.collect());
         if let Some(checks) = &model.checks {
-            let by_tls = checks.active.kind == CheckType::Https;
-            let tls = by_tls.then(|| self.anonymous.config(checks.active.https_verify_certificate, Alpn::Http1));
+            let tls = self.probe_tls(model, &checks.active);
             for node in &mut nodes {
-                let monitor = self.health.watch(label, &node.host, node.port, &node.authority, checks, tls.cloned());
+                let monitor = self.health.watch(label, &node.host, node.port, &node.authority, checks, tls.clone());
                 node.watch = Watch(Some(monitor));
             }
         }
@@ -127,6 +132,17 @@ impl Upstreams {
             tls,
             keepalive: model.keepalive_pool,
             sealed: None,
+        })
+    }
+
+    /// How probes make TLS: they show what requests show.
+    fn probe_tls(&self, model: &resource::Upstream, check: &ActiveCheck) -> Option<ProbeTls> {
+        if check.kind != CheckType::Https {
+            return None;
+        }
+        Some(match shown(model) {
+            Some(ssl) => ProbeTls::Showing(ssl),
+            None => ProbeTls::Anonymous(self.anonymous.config(check.https_verify_certificate, Alpn::Http1).clone()),
         })
     }
 
@@ -172,11 +188,12 @@ fn node_tls(model: &resource::Upstream) -> Option<NodeTls> {
     if !matches!(model.scheme, Scheme::Https | Scheme::Grpcs | Scheme::Tls) {
         return None;
     }
-    let asked = model.tls.as_ref();
-    Some(NodeTls {
-        verify: asked.is_some_and(|tls| tls.verify),
-        shown: asked.and_then(|tls| tls.client_cert_id.as_ref()).map(|ssl| ssl.id.clone()),
-    })
+    Some(NodeTls { verify: model.tls.as_ref().is_some_and(|tls| tls.verify), shown: shown(model) })
+}
+
+/// The ssl whose certificate the nodes are shown.
+fn shown(model: &resource::Upstream) -> Option<Text> {
+    model.tls.as_ref()?.client_cert_id.as_ref().map(|ssl| ssl.id.clone())
 }
 
 fn balancing(model: &resource::Upstream) -> Balancing {

@@ -14,6 +14,8 @@ use super::SOON;
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     read: Vec<u8>,
+    /// What came before answers: 1xx, but for 100 and 101.
+    pub(crate) interims: Vec<Response>,
 }
 
 /// A response.
@@ -47,7 +49,7 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = timeout(SOON, TcpStream::connect(address)).await.unwrap().unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        Self { stream, read: Vec::new(), interims: Vec::new() }
     }
 
     /// Whether anybody takes a connection there.
@@ -77,6 +79,16 @@ impl Client {
     }
 
     async fn read_response(&mut self, method: &str) -> Option<Response> {
+        loop {
+            let response = self.read_any_response(method).await?;
+            if !(102..200).contains(&response.status) {
+                return Some(response);
+            }
+            self.interims.push(response);
+        }
+    }
+
+    async fn read_any_response(&mut self, method: &str) -> Option<Response> {
         let end = loop {
             if let Some(end) = find(&self.read, b"\r\n\r\n") {
                 break end;

@@ -154,7 +154,10 @@ async fn exchange(worker: &Rc<Worker>, client: &Rc<Client>, wire: &Rc<Wire>, hea
         let mut answer = pin!(answer(worker.clone(), client.clone(), parts, incoming));
         let given = poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => wire.poll_gone(cx).map(|()| None),
+            Poll::Pending => match wire.poll_before(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(None),
+                _ => wire.poll_gone(cx).map(|()| None),
+            },
         });
         given.await
     };

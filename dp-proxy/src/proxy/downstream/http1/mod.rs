@@ -21,4 +21,5 @@ mod wire;
 
 pub(crate) use connection::serve;
 pub(crate) use incoming::Incoming;
+pub(super) use response_head::write_interim;
 pub(crate) use wire::Arena;

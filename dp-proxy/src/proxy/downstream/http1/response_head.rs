@@ -78,11 +78,7 @@ pub(crate) fn write(
     connection: Connection,
     add_date: impl FnOnce(&mut Vec<u8>),
 ) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    write_status(out, status);
     let has_date = fields.write(out, |name| match name {
         b"transfer-encoding" => false,
         b"connection" => connection == Connection::Switches,
@@ -101,6 +97,21 @@ pub(crate) fn write(
     if !has_date {
         add_date(out);
     }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a head that comes before that of the answer (1xx, but not 101).
+pub(in crate::proxy::downstream) fn write_interim(out: &mut Vec<u8>, status: StatusCode, fields: &Fields) {
+    write_status(out, status);
+    fields.write(out, |_| true);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_status(out: &mut Vec<u8>, status: StatusCode) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

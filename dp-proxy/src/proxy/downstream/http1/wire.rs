@@ -149,7 +149,7 @@ impl Wire {
                     Ok(Decoded::More) => {}
                     Err(e) => return Poll::Ready(Some(Err(e))),
                 }
-                if ready!(inner.poll_interim(cx)).is_err() {
+                if ready!(self.poll_interim(inner, cx)).is_err() {
                     return Poll::Ready(Some(Err(BadBody::Short)));
                 }
             }
@@ -182,7 +182,23 @@ impl Wire {
         if !inner.interim_begun {
             inner.interim = b"";
         }
-        inner.poll_interim(cx)
+        self.poll_interim(inner, cx)
+    }
+
+    /// Sends what is to be told before the answer, as far as the client takes it.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) fn poll_before(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client.before().borrow().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        // That the body may come is for whoever reads it to say.
+        if inner.interim_begun {
+            ready!(inner.poll_continue(cx))?;
+        }
+        self.poll_told(inner, cx)
     }
 
     /// Writes some of the slices.
@@ -240,6 +256,34 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// Sends all that comes before the answer. What was begun comes to its end first.
+    fn poll_interim(&self, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if inner.interim_begun {
+            ready!(inner.poll_continue(cx))?;
+        }
+        ready!(self.poll_told(inner, cx))?;
+        inner.poll_continue(cx)
+    }
+
+    /// Sends what the node says before its answer.
+    fn poll_told(&self, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut before = self.client.before().borrow_mut();
+        if before.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !before.is_empty() {
+            let result = inner.poll_write(cx, &[IoSlice::new(&before)]);
+            let written = ready!(self.client.wrote(cx, result))?;
+            before.drain(..written);
+        }
+        // A connection that waits holds no buffer.
+        *before = Vec::new();
+        let _ = Pin::new(&mut inner.link).poll_flush(cx)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Inner {
     fn poll_read(&mut self, cx: &mut Context<'_>, arena: &Arena) -> Poll<io::Result<usize>> {
         if self.input.is_empty() && self.read_bytes == READ_BYTES_MIN {
@@ -273,7 +317,7 @@ impl Inner {
         }
     }
 
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim.is_empty() {
             let written = ready!(self.poll_write(cx, &[IoSlice::new(self.interim)]))?;
             self.interim_begun = true;

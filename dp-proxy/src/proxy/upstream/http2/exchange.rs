@@ -46,6 +46,7 @@ pub(crate) async fn exchange(
     let result = poll_fn(|cx| poll_head(cx, &mut answer, upload.as_mut(), limits, &alarm)).await;
     match result {
         Ok(head) => {
+            place.beat();
             let (parts, incoming) = head.into_parts();
             let mut headers = parts.headers;
             drop_hop_by_hop(&mut headers);
@@ -59,6 +60,8 @@ pub(crate) async fn exchange(
             Ok((AnswerHead { status: parts.status, fields: Fields::Made(headers) }, receiving))
         }
         Err(why) => {
+            // How the connection then ended is our own doing.
+            let why = if place.is_lost() { Failure::ReadTimeout } else { why };
             if matches!(why, Failure::ReadTimeout | Failure::SendTimeout) {
                 place.retire();
             }
@@ -180,6 +183,7 @@ impl Receiving {
         match self.poll_incoming(cx) {
             Poll::Ready(next) => {
                 self.alarm.clear();
+                self.place.beat();
                 self.ended = next.is_none();
                 Poll::Ready(next)
             }

@@ -6,4 +6,5 @@
 
 pub(crate) mod exchange;
 pub(crate) mod pool;
+mod pulse;
 mod upload;

@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::pulse::Pulse;
 use crate::proxy::link::{Link, Secured};
 use crate::table::Ticket;
 
@@ -47,7 +48,8 @@ pub(crate) struct Http2Connection {
     secured: Option<Secured>,
     /// Whether it takes requests.
     open: Rc<Cell<bool>>,
-    streams: Cell<usize>,
+    /// Its requests, and what comes of them.
+    pulse: Rc<Pulse>,
     /// Requests that it was given so far.
     requests: Cell<u32>,
     /// When it is closed unless it is used again.
@@ -73,7 +75,7 @@ impl Http2Pools {
         // With as many as there may be, requests wait for their turn on the one with the fewest.
         let crowded = || {
             let full = of_kind().count() >= keepalive.size as usize;
-            usable().filter(|_| full).min_by_key(|connection| connection.streams.get())
+            usable().filter(|_| full).min_by_key(|connection| connection.pulse.waiting())
         };
         free.or_else(crowded).map(|connection| Place::on(connection.clone(), *keepalive))
     }
@@ -102,18 +104,23 @@ impl Http2Pools {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_header_list_size(u32::try_from(header_bytes_max).unwrap_or(u32::MAX));
-        let (sender, connection) = builder.handshake::<_, Bytes>(link).await?;
+        let (sender, mut connection) = builder.handshake::<_, Bytes>(link).await?;
+        let ping_pong = connection.ping_pong().expect("it is taken once");
         let open = Rc::new(Cell::new(true));
-        let ended = open.clone();
+        let pulse = Rc::new(Pulse::default());
+        let (ended, watched) = (open.clone(), pulse.clone());
         spawn_local(async move {
-            if let Err(e) = connection.await {
-                debug!(error = %e, "a connection to a node ended");
+            // Without its connection every request that waits on it fails.
+            tokio::select! {
+                end = connection => if let Err(e) = end {
+                    debug!(error = %e, "a connection to a node ended");
+                },
+                () = watched.lost(ping_pong) => debug!("a node does not answer a PING: its connection is ended"),
             }
             ended.set(false);
         });
         let until = Cell::new(Instant::now());
-        let connection =
-            Rc::new(Http2Connection { sender, secured, open, streams: Cell::new(0), requests: Cell::new(0), until });
+        let connection = Rc::new(Http2Connection { sender, secured, open, pulse, requests: Cell::new(0), until });
         self.pools.borrow_mut().entry(endpoint).or_default().connections.push(connection.clone());
         Ok(Place::on(connection, *keepalive))
     }
@@ -123,7 +130,7 @@ impl Http2Pools {
         let mut waiting = 0;
         self.pools.borrow_mut().retain(|_, pool| {
             pool.connections.retain(|connection| {
-                let idle = connection.streams.get() == 0;
+                let idle = connection.pulse.waiting() == 0;
                 let stays = connection.is_open() && (!idle || connection.until.get() > now);
                 waiting += u64::from(stays && idle);
                 stays
@@ -148,19 +155,29 @@ impl Http2Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.get() < self.sender.current_max_send_streams().min(STREAMS_MAX)
+        self.pulse.waiting() < self.sender.current_max_send_streams().min(STREAMS_MAX)
     }
 }
 
 impl Place {
     fn on(connection: Rc<Http2Connection>, keepalive: KeepalivePool) -> Self {
-        connection.streams.set(connection.streams.get() + 1);
+        connection.pulse.begin();
         connection.requests.set(connection.requests.get() + 1);
         Self { connection, keepalive }
     }
 
     pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.connection.sender.clone()
+    }
+
+    /// Something of the answer came.
+    pub(super) fn beat(&self) {
+        self.connection.pulse.beat();
+    }
+
+    /// Whether the connection was ended because its node does not answer any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.connection.pulse.is_lost()
     }
 
     /// The node did not answer in time: it may be gone without a word, and nobody else should wait for it.
@@ -172,7 +189,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let connection = &self.connection;
-        connection.streams.set(connection.streams.get() - 1);
+        connection.pulse.end();
         connection.until.set(Instant::now() + self.keepalive.idle_timeout);
     }
 }

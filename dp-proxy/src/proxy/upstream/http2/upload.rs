@@ -6,9 +6,7 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 
 use crate::proxy::downstream::body::{BodyError, RequestBody};
-
-/// What is kept of a body for the case that the node refuses the request unseen: most calls of gRPC are smaller.
-const REPLAY_BYTES_MAX: usize = 64 << 10;
+use crate::proxy::upstream::replay::Replay;
 
 /// What is still to be sent.
 #[derive(Debug)]
@@ -17,7 +15,8 @@ pub(super) struct Upload {
     body: Box<RequestBody>,
     /// What came of it and was not sent yet.
     data: Bytes,
-    replay: Replay,
+    /// What was sent of it, for the case that the node refuses the request unseen.
+    replay: Option<Box<Replay>>,
     state: State,
 }
 
@@ -30,17 +29,10 @@ pub(super) enum State {
     Ended,
 }
 
-/// What was sent, as long as it is little.
-#[derive(Debug, Default)]
-struct Replay {
-    sent: Vec<Bytes>,
-    bytes: usize,
-    too_much: bool,
-}
-
 impl Upload {
     pub(super) fn new(stream: SendStream<Bytes>, body: Box<RequestBody>) -> Self {
-        Self { stream, body, data: Bytes::new(), replay: Replay::default(), state: State::Client }
+        let replay = Replay::of(&body);
+        Self { stream, body, data: Bytes::new(), replay, state: State::Client }
     }
 
     pub(super) fn state(&self) -> State {
@@ -79,7 +71,7 @@ impl Upload {
             self.state = State::Client;
             match self.body.poll_next(cx) {
                 Poll::Ready(Some(Ok(data))) => {
-                    self.replay.keep(&data);
+                    self.replay.take_if(|replay| !replay.keep(&data));
                     self.data = data;
                 }
                 Poll::Ready(Some(Err(e))) => {
@@ -113,23 +105,6 @@ impl Upload {
 
     /// The body as it was before, when all that came of it is still there.
     pub(super) fn take_back(self) -> Option<Box<RequestBody>> {
-        let Self { mut body, replay, .. } = self;
-        if replay.too_much {
-            return None;
-        }
-        body.put_back(replay.sent);
-        Some(body)
-    }
-}
-
-impl Replay {
-    fn keep(&mut self, data: &Bytes) {
-        self.bytes += data.len();
-        if self.bytes > REPLAY_BYTES_MAX {
-            self.too_much = true;
-            self.sent = Vec::new();
-        } else {
-            self.sent.push(data.clone());
-        }
+        Replay::take_back(self.replay, Some(self.body))
     }
 }
