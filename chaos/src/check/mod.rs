@@ -10,7 +10,7 @@ mod monotonic;
 mod order;
 mod routed;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod search;
 mod stream;
 mod terms;

@@ -21,7 +21,7 @@ pub(super) fn transaction(writes: &[(&str, Value)], from: Micros, to: Micros, re
     op(Call::Write { writes, if_match: None, request: None }, outcome, from, to)
 }
 
-pub(super) fn write(key: &str, value: Value, from: Micros, to: Micros, revision: Option<u64>) -> Event {
+pub(crate) fn write(key: &str, value: Value, from: Micros, to: Micros, revision: Option<u64>) -> Event {
     transaction(&[(key, value)], from, to, revision)
 }
 

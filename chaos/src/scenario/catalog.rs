@@ -31,6 +31,7 @@ const SHORT_LOG: Needs = Needs { settings: &["raft.snapshot_entries=200", "raft.
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
 const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
+const ALL_OUTSIDE: Needs = Needs { archive: true, ..RECORD };
 /// Archived all the time, so that whoever stops is in the middle of it.
 const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARCHIVE };
 const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
@@ -112,6 +113,13 @@ pub const ALL: &[Scenario] = &[
         archive_faults,
         &[Election, S3Hit],
     ),
+    plain(
+        "overlapping",
+        "nodes, record and archive fail at the same time, and are healed in any order",
+        ALL_OUTSIDE,
+        overlapping,
+        &[Election, RecordLag, S3Hit],
+    ),
     plain("herd", "every node dies, and 2,000 subscribers come back at once", HERD, herd, &[Resume]),
     plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
     plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
@@ -135,7 +143,15 @@ const fn plain(
 }
 
 fn step(luck: &mut Luck, fault: Fault, lasts_ms: (u64, u64)) -> Step {
-    Step { after_ms: luck.between(300, 1200), fault, lasts_ms: luck.between(lasts_ms.0, lasts_ms.1) }
+    Step { after_ms: luck.between(300, 1200), fault, lasts_ms: luck.between(lasts_ms.0, lasts_ms.1), beside: false }
+}
+
+fn place(luck: &mut Luck, of: usize) -> usize {
+    usize::try_from(luck.below(of as u64)).expect("a place in a list")
+}
+
+fn any<T: Copy>(luck: &mut Luck, of: &[T]) -> T {
+    of[place(luck, of.len())]
 }
 
 fn calm(_luck: &mut Luck) -> Vec<Step> {
@@ -305,6 +321,39 @@ fn archive_faults(luck: &mut Luck) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// In each round nodes, record and archive fail at the same time, one after the other in some order.
+fn overlapping(luck: &mut Luck) -> Vec<Step> {
+    use s3::{Call, Fault as How};
+    let nodes = [
+        Kill { whom: Leader },
+        Kill { whom: Follower },
+        Pause { whom: Leader },
+        Isolate { whom: Leader },
+        Mute { whom: Leader },
+        Partial,
+        Delay { ms: 20 },
+    ];
+    let archive = [
+        S3 { call: None, how: How::Status(403) },
+        S3 { call: Some(Call::Put), how: How::Silence },
+        S3 { call: Some(Call::Put), how: How::LostAnswer(500) },
+        S3 { call: Some(Call::Get), how: How::FlippedBit },
+    ];
+    let round = |number: u64, luck: &mut Luck| {
+        // One election there is in any case.
+        let node = if number == 0 { Kill { whom: Leader } } else { any(luck, &nodes) };
+        let mut left = vec![node, any(luck, &[KillPostgres, FreezePostgres]), any(luck, &archive)];
+        let mut steps = Vec::new();
+        while !left.is_empty() {
+            let fault = left.swap_remove(place(luck, left.len()));
+            let lasts_ms = if left.is_empty() { (1500, 3000) } else { (200, 1000) };
+            steps.push(Step { beside: !steps.is_empty(), ..step(luck, fault, lasts_ms) });
+        }
+        steps
+    };
+    (0..4).flat_map(|number| round(number, luck)).collect()
 }
 
 fn herd(luck: &mut Luck) -> Vec<Step> {

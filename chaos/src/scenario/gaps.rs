@@ -2,8 +2,8 @@
 
 use crate::history::{BEGUN, Call, Event, Micros, Outcome, ops};
 
-/// For each fault of a history, the longest time without an acknowledged write that ends after the fault's beginning, and
-/// begins before its heal. What was before the fault does not count.
+/// For each fault of a history, or for all of those that overlap, the longest time without an acknowledged write that ends after
+/// the beginning and begins before the heal. What was before does not count.
 pub(super) fn in_faults(history: &[Event]) -> Vec<Micros> {
     let mut answers: Vec<Micros> = ops(history)
         .filter(|op| matches!((&op.call, &op.outcome), (Call::Write { .. }, Outcome::Ok { .. })))
@@ -12,15 +12,16 @@ pub(super) fn in_faults(history: &[Event]) -> Vec<Micros> {
     answers.sort_unstable();
     let marks = history.iter().filter_map(|event| if let Event::Fault(mark) = event { Some(mark) } else { None });
     let mut gaps = Vec::new();
-    let mut begun = None;
+    let (mut from, mut open) = (0, 0_usize);
     for mark in marks.filter(|mark| !mark.what.ends_with(BEGUN)) {
-        match (mark.begins, begun) {
-            (true, _) => begun = Some(mark.at),
-            (false, Some(from)) => {
+        match (mark.begins, open) {
+            (true, 0) => (from, open) = (mark.at, 1),
+            (true, _) => open += 1,
+            (false, 1) => {
                 gaps.extend(longest(&answers, from, mark.at));
-                begun = None;
+                open = 0;
             }
-            (false, None) => {}
+            (false, _) => open = open.saturating_sub(1),
         }
     }
     gaps
@@ -44,6 +45,19 @@ fn longest(answers: &[Micros], from: Micros, to: Micros) -> Option<Micros> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::sample::write;
+    use crate::history::FaultMark;
+
+    #[test]
+    fn faults_that_overlap_have_one_gap() {
+        let mark = |at, what: &str, begins| Event::Fault(FaultMark { at, what: what.to_owned(), begins });
+        let write = |n: u64, at| write("c", n, at - 1, at, Some(n));
+        let faults =
+            [mark(10, "a", true), mark(20, "b", true), mark(60, "a", false), mark(80, "b", false), mark(90, "c", true)];
+        let writes = [write(1, 15), write(2, 75), write(3, 95)];
+        let history = [&faults[..], &[mark(100, "c", false)], &writes].concat();
+        assert_eq!(in_faults(&history), [60, 5]);
+    }
 
     #[test]
     fn the_longest_silence_from_the_beginning_of_a_fault_counts() {

@@ -91,7 +91,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("cp-1.log"), printed).unwrap();
         fs::write(dir.path().join("report.md"), OURS).unwrap();
-        let schedule: Vec<Step> = faults.iter().map(|fault| Step { after_ms: 0, fault: *fault, lasts_ms: 0 }).collect();
+        let schedule: Vec<Step> =
+            faults.iter().map(|fault| Step { after_ms: 0, fault: *fault, lasts_ms: 0, beside: false }).collect();
         panics(dir.path(), &schedule).unwrap().into_iter().map(|breach| breach.what).collect()
     }
 

@@ -50,8 +50,11 @@ pub struct Step {
     pub after_ms: u64,
     /// What it is.
     pub fault: Fault,
-    /// How long it goes on.
+    /// How long it goes on, or how long until the next begins beside it.
     pub lasts_ms: u64,
+    /// Whether it begins before what came before it is healed; all of them are healed together, in any order.
+    #[serde(default)]
+    pub beside: bool,
 }
 
 /// Whether a run held, or says nothing.

@@ -91,7 +91,8 @@ fn page(order: &Order, schedule: &[Step], circumstances: &[String], outcome: &Ou
     figures.remarks.iter().for_each(|remark| line(format!("\n{remark}")));
     line("\n## Schedule\n".to_owned());
     schedule.iter().for_each(|step| {
-        line(format!("- after {} ms: {} for {} ms", step.after_ms, step.fault.describe(), step.lasts_ms));
+        let beside = if step.beside { ", beside what was before it" } else { "" };
+        line(format!("- after {} ms: {} for {} ms{beside}", step.after_ms, step.fault.describe(), step.lasts_ms));
     });
     page
 }

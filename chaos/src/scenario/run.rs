@@ -150,17 +150,30 @@ async fn go_through(
     tokio::time::sleep(WELL).await;
     workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault").context(OfTheHarness)?;
     let snapshots = logs::installed(arena.cluster.dir())?;
-    for step in schedule {
+    let mut running = Vec::new();
+    for (place, step) in schedule.iter().enumerate() {
         tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
         let what = step.fault.describe();
         mark(what.clone(), true);
-        let mut running = step.fault.start(arena, luck).await.with_context(|| format!("{what} begins"))?;
+        let begun = step.fault.start(arena, luck).await.with_context(|| format!("{what} begins"))?;
         mark(format!("{what}{BEGUN}"), true);
+        running.push((what.clone(), begun));
         tokio::time::sleep(Duration::from_millis(step.lasts_ms)).await;
+        if schedule.get(place + 1).is_some_and(|next| next.beside) {
+            continue;
+        }
         let herd = arena.herd.clone();
-        let (went, herd) = tokio::join!(running.heal(arena), come_back(herd));
-        went.with_context(|| format!("{what} is healed"))?;
-        mark(what.clone(), false);
+        let heals = async {
+            while !running.is_empty() {
+                let any = usize::try_from(luck.below(running.len() as u64)).expect("a place in a list");
+                let (what, mut fault) = running.swap_remove(any);
+                fault.heal(arena).await.with_context(|| format!("{what} is healed"))?;
+                mark(what, false);
+            }
+            anyhow::Ok(())
+        };
+        let (went, herd) = tokio::join!(heals, come_back(herd));
+        went?;
         if let Some(back) = herd.with_context(|| format!("the herd after {what}"))? {
             notes.remarks.push(format!("from the heal of {what} on, {}", followed(back)));
             notes.remarks.extend(gather(arena, &format!("after {what}")).await?);
