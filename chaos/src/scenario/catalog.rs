@@ -28,6 +28,8 @@ const PLAIN: Needs = Needs {
 };
 /// The log is cut off early, so that who was away needs a snapshot.
 const SHORT_LOG: Needs = Needs { settings: &["raft.snapshot_entries=200", "raft.keep_entries=100"], ..PLAIN };
+/// A node syncs nothing but its log: whatever fails is the log's.
+const LOG_ALONE: Needs = Needs { settings: &["record.embedded_changes=0"], ..PLAIN };
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
 const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
@@ -82,7 +84,7 @@ pub const ALL: &[Scenario] = &[
     plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[FoundOut]),
-    plain("failed-sync", "a sync of a node's disk fails", PLAIN, failed_sync, &[Ended]),
+    plain("failed-sync", "a sync of a node's log fails", LOG_ALONE, failed_sync, &[Ended]),
     plain("full-disk", "nothing can be written to a node's disk any more", PLAIN, full_disk, &[Ended]),
     plain("read-only-disk", "nothing on a node's disk can be changed any more", PLAIN, read_only, &[Ended]),
     plain(
