@@ -28,13 +28,17 @@ struct Cut {
     met: u64,
 }
 
+/// The id of the node that the last proxy follows.
+pub(super) async fn followed(arena: &Arena) -> Result<u64> {
+    let follows =
+        async || arena.cluster.dps.last().context("no proxy")?.view().await?.follows.context("it follows none");
+    until("the proxy follows a node", FOLLOW_MAX, follows).await
+}
+
 /// The last proxy; where it is `one_way`, its node still hears it.
 pub(super) async fn start(arena: &mut Arena, one_way: bool) -> Result<Box<dyn Running>> {
     let dp = arena.cluster.dps.last().context("no proxy")?.number;
-    let followed = until("the proxy follows a node", FOLLOW_MAX, async || {
-        arena.cluster.dps.last().context("no proxy")?.view().await?.follows.context("it follows none")
-    })
-    .await?;
+    let followed = followed(arena).await?;
     let node = arena.cluster.number_of(followed).await?;
     let (met, cut) = (arena.wires.met(), Wire { cut: true, ..Wire::default() });
     arena.wires.set(End::Feed(node), End::Proxy(dp), cut);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
-use super::{Fault, Running, Whom};
+use super::{Fault, Running, Whom, feed};
 use crate::arena::Arena;
 use crate::luck::Luck;
 use crate::scenario::Sometimes;
@@ -57,8 +57,13 @@ impl Running for Cut {
 struct Lagging(Vec<u16>);
 
 /// A follower falls behind; then every other node dies that proxies may follow, so that it is the first that they find.
+/// Not the node that the last proxy follows: a proxy that stays with it is never ahead of it.
 pub(super) async fn lagging(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
-    let behind = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
+    let followed = arena.cluster.number_of(feed::followed(arena).await?).await?;
+    let first = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
+    let leader = arena.cluster.leader().await?;
+    let others = arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != leader && *number != followed);
+    let behind = if first == followed { others.last().context("another follower")? } else { first };
     let others: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != behind).collect();
     for other in &others {
         arena.wires.set(End::Node(*other), End::Node(behind), Wire { cut: true, ..Wire::default() });
