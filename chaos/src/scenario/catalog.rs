@@ -369,7 +369,7 @@ fn forged(luck: &mut Luck) -> Vec<Step> {
 }
 
 fn postgres_failover(luck: &mut Luck) -> Vec<Step> {
-    vec![step(luck, FailOverPostgres, (1000, 2000)), step(luck, Kill { whom: Leader }, (500, 1000))]
+    vec![step(luck, FailOverPostgres, (2500, 4000)), step(luck, Kill { whom: Leader }, (500, 1000))]
 }
 
 fn postgres_kill(luck: &mut Luck) -> Vec<Step> {
