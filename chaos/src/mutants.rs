@@ -197,6 +197,20 @@ pub const ALL: &[Mutant] = &[
         "a request takes its route and its upstream from two generations",
     ),
     mutant(
+        "rejected-is-left-out",
+        ALWAYS,
+        "poison",
+        &["proxies-route-what-they-say"],
+        "a proxy has no route where it cannot serve it",
+    ),
+    mutant(
+        "last-good-is-forgotten",
+        ALWAYS,
+        "poison",
+        &["proxies-name-what-they-reject", "proxies-route-what-they-say"],
+        "a proxy refuses what it served until it was poison",
+    ),
+    mutant(
         "proxy-goes-back",
         ALWAYS,
         "lagging-follower",

@@ -6,8 +6,10 @@ mod digest;
 mod elections;
 mod exactly_once;
 mod healing;
+mod last_good;
 mod monotonic;
 mod order;
+mod rejected;
 mod routed;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -48,6 +50,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("linearizable-by-search", wgl::check),
     ("positions-never-go-back", monotonic::check),
     ("one-order", order::check),
+    ("proxies-name-what-they-reject", rejected::check),
     ("proxies-route-what-they-say", routed::check),
     ("stream-contract", stream::check),
     ("terms-never-go-back", terms::check),

@@ -1,7 +1,7 @@
 //! Short words for hand-made histories.
 
 use super::Truth;
-use crate::history::{At, Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Value};
+use crate::history::{At, Call, Event, Found, Frame, FrameKind, Micros, Op, Outcome, Stand, Value};
 
 pub(super) fn breaches(check: fn(&[Event], &Truth) -> Vec<String>, history: &[Event]) -> usize {
     check(history, &Truth::of(history)).len()
@@ -81,4 +81,10 @@ pub(super) fn read(key: &str, found: Option<(Value, u64)>, at: u64, from: Micros
 
 pub(super) fn stale(key: &str, found: Option<(Value, u64)>, at: u64, from: Micros, to: Micros) -> Event {
     reads(&[(key, found)], at, true, from, to)
+}
+
+/// Somebody is seen at a revision.
+pub(super) fn stand_of(who: &str, revision: u64) -> Event {
+    let (who, digest) = (who.to_owned(), "x".to_owned());
+    Event::Stand(Stand { who, asked: 1, at: 1, position: At(1, revision), digest, term: 0, follows: 1 })
 }

@@ -181,6 +181,14 @@ impl Truth {
         self.writes.iter().filter(unseen).any(|write| deletes(&write))
     }
 
+    /// Whether somebody who was not told may have written this key before this time, which nothing has shown.
+    #[must_use]
+    pub fn may_differ(&self, key: &str, before: Micros) -> bool {
+        let of_key = |write: &&Write| write.writes.iter().any(|(other, _)| other == key);
+        let unseen = |write: &&Write| write.possible && write.revision.is_none() && write.invoked <= before;
+        self.writes.iter().filter(unseen).any(|write| of_key(&write))
+    }
+
     fn witness(&mut self, who: &str, key: &str, found: Option<Found>) {
         let Some(Found { value, modified }) = found else { return };
         let Some(index) = self.by_value.get(&value).copied() else {

@@ -22,8 +22,10 @@ pub enum Event {
     Frame(Frame),
     /// Where somebody says that he stands.
     Stand(Stand),
-    /// Whether a proxy knows a client's route.
+    /// Whether a proxy knows a client's route, and what it answers there.
     Routed(Routed),
+    /// What of the clients' resources a proxy says that it cannot serve.
+    Rejected(Rejections),
     /// A fault began or was healed.
     Fault(FaultMark),
     /// The harness itself has a proxy down, or lets it serve again.
@@ -55,6 +57,9 @@ pub struct Op {
 
 /// A value that one operation writes and no other ever does.
 pub type Value = u64;
+
+/// Values from here on are poison: they are written in a form that every node admits and no proxy can compile.
+pub const POISON: Value = 1_000_000_000;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -211,6 +216,22 @@ pub struct Routed {
     pub at: Micros,
     /// What it answered: 404 is to have no such route.
     pub status: u16,
+    /// The value that the answer came from; nothing where it was none of the route itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+/// What a proxy says of itself at one moment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Rejections {
+    /// The proxy.
+    pub dp: String,
+    /// Where it stands.
+    pub position: At,
+    /// When it had said so.
+    pub at: Micros,
+    /// The keys of clients whose newest entry it cannot serve, and whether the last good one is served in its place.
+    pub keys: Vec<(String, bool)>,
 }
 
 /// The beginning or the end of a fault.

@@ -1,8 +1,8 @@
 //! The scenarios. One more is an entry here.
 
 use super::Sometimes::{
-    Behind, Election, Ended, FoundOut, Lost, RecordLag, Refused, Resume, S3Hit, SlowWrites, Snapshot, Unserved,
-    Volatile, WireUsed,
+    Behind, Election, Ended, FoundOut, LastGood, Lost, RecordLag, Refused, Resume, S3Hit, Sealed, SlowWrites, Snapshot,
+    Unserved, Volatile, WireUsed,
 };
 use super::{Scenario, Sometimes, Step};
 use crate::arena::Needs;
@@ -39,6 +39,8 @@ const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARC
 const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
 /// As many as a large fleet has proxies.
 const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN };
+/// Of what clients write, some is nothing that a proxy can serve.
+const POISON: Needs = Needs { size: Size::WITH_POISON, ..PLAIN };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
@@ -125,6 +127,13 @@ pub const ALL: &[Scenario] = &[
     plain("herd", "every node dies, and 2,000 subscribers come back at once", HERD, herd, &[Resume]),
     plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
     plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
+    plain(
+        "poison",
+        "a fifth of what clients write cannot be served, and proxies die, stall, and lose their nodes",
+        POISON,
+        poison,
+        &[Election, LastGood, Sealed],
+    ),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
 
@@ -360,6 +369,16 @@ fn overlapping(luck: &mut Luck) -> Vec<Step> {
 
 fn herd(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, Kill { whom: All }, (500, 1500)), step(luck, Rolling, (100, 200))]
+}
+
+/// What is served in the place of poison has to outlive whoever serves it, with nodes and without.
+fn poison(luck: &mut Luck) -> Vec<Step> {
+    vec![
+        step(luck, KillProxies, (500, 1500)),
+        step(luck, Kill { whom: Leader }, (800, 1500)),
+        step(luck, PauseProxy, (1500, 3000)),
+        step(luck, NobodyLeft, (1000, 2000)),
+    ]
 }
 
 fn forged(luck: &mut Luck) -> Vec<Step> {

@@ -47,6 +47,10 @@ pub enum Sometimes {
     Unserved,
     /// A proxy said that a restart would take it back.
     Volatile,
+    /// A proxy served the last good value of what it could not serve as it is.
+    LastGood,
+    /// A proxy had a resource that it could not serve in any form.
+    Sealed,
 }
 
 /// What a history shows of it, each once and in order.
@@ -63,6 +67,8 @@ pub(super) fn seen(history: &[Event]) -> Vec<Sometimes> {
         (Sometimes::Behind, lagged(history)),
         (Sometimes::SlowWrites, gaps::in_faults(history).iter().any(|gap| *gap >= SLOW_MIN)),
         (Sometimes::Unserved, unserved(history)),
+        (Sometimes::LastGood, rejected(history, true)),
+        (Sometimes::Sealed, rejected(history, false)),
     ];
     let mut found: BTreeSet<Sometimes> = all.into_iter().filter(|(_, was)| *was).map(|(what, _)| what).collect();
     found.extend(noted(history));
@@ -106,6 +112,14 @@ fn lagged(history: &[Event]) -> bool {
         let lags = stand.who.starts_with("dp-") && stand.position.1 + BEHIND_MIN < head;
         head = head.max(stand.position.1);
         lags
+    })
+}
+
+/// Whether a proxy could not serve the newest of a resource, and had, or had not, a last good one in its place.
+fn rejected(history: &[Event], with_last_good: bool) -> bool {
+    history.iter().any(|event| match event {
+        Event::Rejected(told) => told.keys.iter().any(|(_, last_good)| *last_good == with_last_good),
+        _ => false,
     })
 }
 

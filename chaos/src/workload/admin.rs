@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::Shared;
 use crate::cluster::Api;
-use crate::history::{At, Call, Found, Outcome, Recorder, Value};
+use crate::history::{At, Call, Found, Outcome, POISON, Recorder, Value};
 use crate::http::{Reply, was_not_sent};
 use crate::luck::Luck;
 
@@ -23,6 +23,8 @@ const PAIRS: u64 = 3;
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Of so many writes that could as well be deletes, one is.
 const DELETES_IN: u64 = 4;
+/// What poison has in the place of a secret: no proxy has such a variable.
+const BROKEN: &str = "$env://CHAOS_SETS_NO_SUCH_VARIABLE";
 /// What a delete of nothing is answered with.
 const NOT_FOUND: u16 = 404;
 /// Attempts at one request before a client lets its outcome be.
@@ -36,10 +38,18 @@ pub(super) struct Client {
     recorder: Recorder,
     shared: Arc<Shared>,
     requests: u64,
+    poison_in: u64,
 }
 
 impl Client {
-    pub(super) fn new(number: usize, seed: u64, nodes: &[String], recorder: &Recorder, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(
+        number: usize,
+        seed: u64,
+        nodes: &[String],
+        poison_in: u64,
+        recorder: &Recorder,
+        shared: &Arc<Shared>,
+    ) -> Self {
         Self {
             name: format!("client-{number}"),
             nodes: nodes.iter().map(|node| Api::at(node).patient(ANSWER_MAX)).collect(),
@@ -48,6 +58,7 @@ impl Client {
             recorder: recorder.clone(),
             shared: shared.clone(),
             requests: 0,
+            poison_in,
         }
     }
 
@@ -114,8 +125,10 @@ impl Client {
         }
     }
 
-    fn next_value(&self) -> Value {
-        self.shared.value.fetch_add(1, Ordering::Relaxed) + 1
+    fn next_value(&mut self) -> Value {
+        let value = self.shared.value.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_poison = self.poison_in > 0 && self.luck.below(self.poison_in) == 0;
+        if is_poison { POISON + value } else { value }
     }
 
     /// A value, or nothing: one time in [`DELETES_IN`] what would be written is deleted.
@@ -196,14 +209,21 @@ fn pair(number: u64) -> Vec<String> {
     ["a", "b"].map(|half| format!("services/p{number}-{half}")).to_vec()
 }
 
-/// The body of a key that holds a value.
+/// The body of a key that holds a value. A route answers with it itself.
 fn body(key: &str, value: Value) -> Json {
-    match key.split_once('/') {
+    let text = value.to_string();
+    let mut body = match key.split_once('/') {
         Some(("routes", id)) => {
-            json!({"uri": format!("/{id}"), "desc": value.to_string(), "upstream": {"nodes": {"127.0.0.1:1": 1}}})
+            let answers = json!({"mocking": {"response_example": text}});
+            json!({"uri": format!("/{id}"), "desc": text, "upstream": {"nodes": {"127.0.0.1:1": 1}}, "plugins": answers})
         }
-        _ => json!({"desc": value.to_string()}),
+        _ => json!({"desc": text}),
+    };
+    if value >= POISON {
+        // A reference is admitted as it is written; what it leads to is the proxy's to find out.
+        body["plugins"]["csrf"] = json!({"key": BROKEN});
     }
+    body
 }
 
 /// The value of a resource that clients have written.

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
+use super::admin::is_clients;
 use crate::cluster::{Api, Cluster};
-use crate::history::{At, Event, Recorder, Stand};
+use crate::history::{At, Event, Recorder, Rejections, Stand};
 use crate::http::Client;
 use crate::scenario::Sometimes;
 
@@ -69,11 +71,12 @@ pub(super) fn start(
         tasks.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let asked = recorder.now();
-                if let Ok((position, digest, follows)) = look_at_proxy(&mut client).await
-                    && position.1 > 0
+                if let Ok(seen) = look_at_proxy(&mut client).await
+                    && seen.position.1 > 0
                 {
-                    let stand =
-                        Stand { who: who.clone(), asked, at: recorder.now(), position, digest, term: 0, follows };
+                    let (at, LookedAt { position, digest, follows, rejected: keys }) = (recorder.now(), seen);
+                    recorder.note(Event::Rejected(Rejections { dp: who.clone(), position, at, keys }));
+                    let stand = Stand { who: who.clone(), asked, at, position, digest, term: 0, follows };
                     recorder.note(Event::Stand(stand.clone()));
                     board.put(stand);
                 }
@@ -83,10 +86,27 @@ pub(super) fn start(
     }
 }
 
-/// Position, digest, and the node that it follows.
-pub(super) async fn look_at_proxy(client: &mut Client) -> Result<(At, String, u64)> {
+/// How a proxy says that it stands: all of it is of one moment.
+pub(super) struct LookedAt {
+    pub(super) position: At,
+    digest: String,
+    /// The node that it follows; 0: none.
+    follows: u64,
+    /// What of the clients' it cannot serve, and whether the last good entry is served in its place.
+    rejected: Vec<(String, bool)>,
+}
+
+pub(super) async fn look_at_proxy(client: &mut Client) -> Result<LookedAt> {
     let seen = client.get("/status/config").await?.expect(&[200])?.json()?;
     let number = |name: &str| seen[name].as_u64().with_context(|| format!("no {name}"));
-    let digest = seen["digest"].as_str().context("no digest")?.to_owned();
-    Ok((At(number("epoch")?, number("revision")?), digest, seen["control_plane"]["node_id"].as_u64().unwrap_or(0)))
+    let rejected = |item: &Value| {
+        let (kind, id) = (item["kind"].as_str()?, item["id"].as_str()?);
+        is_clients(kind, id).then(|| (format!("{kind}/{id}"), item["last_good"] == true))
+    };
+    Ok(LookedAt {
+        position: At(number("epoch")?, number("revision")?),
+        digest: seen["digest"].as_str().context("no digest")?.to_owned(),
+        follows: seen["control_plane"]["node_id"].as_u64().unwrap_or(0),
+        rejected: seen["rejected"].as_array().context("no rejected")?.iter().filter_map(rejected).collect(),
+    })
 }

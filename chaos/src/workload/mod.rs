@@ -36,15 +36,29 @@ pub struct Size {
     pub rate: u64,
     /// The pause between two generations of the route that they use.
     pub generation: Duration,
+    /// Of so many values that clients write, one is [poison](crate::history::POISON); 0: none.
+    pub poison_in: u64,
 }
 
 impl Size {
     /// Of most scenarios.
-    pub const FULL: Self =
-        Self { clients: 6, pause: Duration::from_millis(8), rate: 250, generation: Duration::from_millis(150) };
+    pub const FULL: Self = Self {
+        clients: 6,
+        pause: Duration::from_millis(8),
+        rate: 250,
+        generation: Duration::from_millis(150),
+        poison_in: 0,
+    };
     /// Where each change goes to thousands of subscribers, on the machine that all of it is on.
-    pub const FEW_CHANGES: Self =
-        Self { clients: 3, pause: Duration::from_millis(500), rate: 250, generation: Duration::from_secs(2) };
+    pub const FEW_CHANGES: Self = Self {
+        clients: 3,
+        pause: Duration::from_millis(500),
+        rate: 250,
+        generation: Duration::from_secs(2),
+        poison_in: 0,
+    };
+    /// With resources among them that no proxy can serve.
+    pub const WITH_POISON: Self = Self { poison_in: 5, ..Self::FULL };
 }
 
 /// Everything that goes on. It is stopped when this is dropped.
@@ -108,7 +122,7 @@ impl Workload {
         }
         let (mut clients, mut others) = (JoinSet::new(), JoinSet::new());
         for number in 0..size.clients {
-            let client = admin::Client::new(number, seed, &admin, recorder, &shared);
+            let client = admin::Client::new(number, seed, &admin, size.poison_in, recorder, &shared);
             clients.spawn(client.run(stop_clients.clone(), size.pause));
         }
         let doubtful = probe::Doubtful::default();

@@ -1,5 +1,5 @@
-//! Asks every proxy for clients' routes, one after the other: the origins of these listen nowhere, and only whether the
-//! proxy knows the route is of interest.
+//! Asks every proxy for clients' routes, one after the other: each answers with its value itself, so that it is seen which one
+//! is served, and no origin is needed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +8,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::admin;
-use super::looks::look_at_proxy;
+use super::looks::{LookedAt, look_at_proxy};
 use crate::cluster::Cluster;
 use crate::history::{Event, Recorder, Routed};
 use crate::http::Client;
 
 /// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The status with which a route answers with its value.
+const ANSWERED: u16 = 200;
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
@@ -29,11 +31,12 @@ pub(super) fn start(cluster: &Cluster, recorder: &Recorder, stop: &Arc<AtomicBoo
                     return;
                 }
                 // First where it stands: it may only be further when it answers.
-                if let Ok((position, ..)) = look_at_proxy(&mut status).await
+                if let Ok(LookedAt { position, .. }) = look_at_proxy(&mut status).await
                     && let Ok(reply) = traffic.get(path).await
                 {
-                    let (dp, key, status) = (dp.clone(), key.clone(), reply.status);
-                    recorder.note(Event::Routed(Routed { dp, key, position, at: recorder.now(), status }));
+                    let (dp, key, status, at) = (dp.clone(), key.clone(), reply.status, recorder.now());
+                    let value = reply.text().trim_end().parse().ok().filter(|_| status == ANSWERED);
+                    recorder.note(Event::Routed(Routed { dp, key, position, at, status, value }));
                 }
                 tokio::time::sleep(PAUSE).await;
             }

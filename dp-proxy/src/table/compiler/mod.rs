@@ -16,6 +16,7 @@ mod upstreams;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use daemon::planted;
 use plugins::{Chain, Metadata};
 use protocol::delta::Change;
 use protocol::resource::{HostPattern, KindInfo, Model, SslRole, Vault};
@@ -202,7 +203,7 @@ impl Compiler {
             Ok(ready) => return self.put(key, ready),
             Err(reason) => reason,
         };
-        let good = good.and_then(|good| {
+        let good = good.filter(|_| !planted!("last-good-is-forgotten")).and_then(|good| {
             self.secrets.note(key, &good.body);
             self.ready(kind, key, good).ok().map(|ready| (good, ready))
         });
@@ -212,6 +213,7 @@ impl Compiler {
                 self.last_good.insert(key.clone(), good.clone());
                 self.put(key, ready);
             }
+            None if planted!("rejected-is-left-out") => self.remove(key),
             None => self.seal(key, &entry.body, &reason),
         }
     }
