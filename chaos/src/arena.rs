@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::sync::watch;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
@@ -89,6 +90,8 @@ pub struct Arena {
     pub recorder: Option<Recorder>,
     /// Who looks into a node's system calls.
     pub tracer: Option<Process>,
+    /// Whether the reader of the first node's feed is to stay away.
+    pub away: watch::Sender<bool>,
 }
 
 impl Arena {
@@ -133,6 +136,7 @@ impl Arena {
             herd: None,
             recorder: None,
             tracer: None,
+            away: watch::Sender::new(false),
         };
         if needs.clocks {
             arena.take_clocks().await?;

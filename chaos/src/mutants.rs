@@ -197,6 +197,13 @@ pub const ALL: &[Mutant] = &[
         "a request takes its route and its upstream from two generations",
     ),
     mutant(
+        "full-state-loses-a-resource",
+        ALWAYS,
+        "full-state",
+        &["equal-position-equal-digest", "stream-contract"],
+        "a feed's full state lacks a resource",
+    ),
+    mutant(
         "rejected-is-left-out",
         ALWAYS,
         "poison",

@@ -2,6 +2,7 @@
 //! ([`Fault`], as a schedule's file has it), and becomes a [`Running`] one in an [`Arena`].
 
 mod archive;
+mod bury;
 mod clock;
 mod corrupt;
 mod disk;
@@ -95,6 +96,8 @@ pub enum Fault {
     NobodyLeft,
     /// A proxy is stopped and goes on at the end.
     PauseProxy,
+    /// More is deleted than nodes keep tombstones of, while a proxy is stopped and a reader of a feed away.
+    Bury,
     /// A follower cuts itself off, and proxies lose the node that they follow: the lagging one is what they find first.
     Lagging,
     /// The power goes, of every node at once where it is all: what no sync covered is lost.
@@ -204,6 +207,7 @@ impl Fault {
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),
+            Self::Bury => bury::start(arena).await,
             Self::Lagging => network::lagging(arena, luck).await,
             Self::PowerCut { whom } => power::start(arena, whom, luck).await,
             Self::VoteCut => power::after_vote(arena).await,

@@ -1,8 +1,8 @@
 //! The scenarios. One more is an entry here.
 
 use super::Sometimes::{
-    Behind, Election, Ended, FoundOut, LastGood, Lost, RecordLag, Refused, Resume, S3Hit, Sealed, SlowWrites, Snapshot,
-    Unserved, Volatile, WireUsed,
+    Behind, Election, Ended, FoundOut, FullAtProxy, FullAtReader, LastGood, Lost, RecordLag, Refused, Resume, S3Hit,
+    Sealed, SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
 };
 use super::{Scenario, Sometimes, Step};
 use crate::arena::Needs;
@@ -41,6 +41,8 @@ const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
 const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN };
 /// Of what clients write, some is nothing that a proxy can serve.
 const POISON: Needs = Needs { size: Size::WITH_POISON, ..PLAIN };
+/// A history of what is made to be deleted at once would say nothing.
+const BURIAL: Needs = Needs { settings: LOG_ALONE.settings, ..POISON };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
@@ -133,6 +135,13 @@ pub const ALL: &[Scenario] = &[
         POISON,
         poison,
         &[Election, LastGood, Sealed],
+    ),
+    plain(
+        "full-state",
+        "more is deleted than tombstones are kept of, while a proxy stands still and a feed's reader is away",
+        BURIAL,
+        full_state,
+        &[FullAtProxy, FullAtReader],
     ),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
@@ -379,6 +388,10 @@ fn poison(luck: &mut Luck) -> Vec<Step> {
         step(luck, PauseProxy, (1500, 3000)),
         step(luck, NobodyLeft, (1000, 2000)),
     ]
+}
+
+fn full_state(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Bury, (100, 500))]
 }
 
 fn forged(luck: &mut Luck) -> Vec<Step> {

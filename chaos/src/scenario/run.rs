@@ -127,8 +127,7 @@ async fn live(
     let (board, size) = (Board::default(), order.scenario.needs.size);
     // A herd that comes is no part of what is well before the first fault.
     let first = come_back(arena.herd.clone()).await.context("the herd at first").context(OfTheHarness)?;
-    let mut workload =
-        Workload::start(&arena.cluster, size, order.seed, recorder, &board).await.context(OfTheHarness)?;
+    let mut workload = Workload::start(arena, size, order.seed, recorder, &board).await.context(OfTheHarness)?;
     let went = go_through(arena, schedule, luck, recorder, &board, &mut workload).await;
     // Whatever ended it: who still asks something does not know what comes of it.
     workload.break_off().await;

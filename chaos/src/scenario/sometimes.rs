@@ -47,6 +47,10 @@ pub enum Sometimes {
     Unserved,
     /// A proxy said that a restart would take it back.
     Volatile,
+    /// A reader of a feed that had a state was sent another one in full.
+    FullAtReader,
+    /// A proxy that had a state was sent another one in full.
+    FullAtProxy,
     /// A proxy served the last good value of what it could not serve as it is.
     LastGood,
     /// A proxy had a resource that it could not serve in any form.
@@ -67,6 +71,7 @@ pub(super) fn seen(history: &[Event]) -> Vec<Sometimes> {
         (Sometimes::Behind, lagged(history)),
         (Sometimes::SlowWrites, gaps::in_faults(history).iter().any(|gap| *gap >= SLOW_MIN)),
         (Sometimes::Unserved, unserved(history)),
+        (Sometimes::FullAtReader, sent_in_full(history)),
         (Sometimes::LastGood, rejected(history, true)),
         (Sometimes::Sealed, rejected(history, false)),
     ];
@@ -112,6 +117,19 @@ fn lagged(history: &[Event]) -> bool {
         let lags = stand.who.starts_with("dp-") && stand.position.1 + BEHIND_MIN < head;
         head = head.max(stand.position.1);
         lags
+    })
+}
+
+/// Whether a reader that had something was sent a full state.
+fn sent_in_full(history: &[Event]) -> bool {
+    let mut stood: BTreeMap<u16, u64> = BTreeMap::new();
+    frames(history).any(|frame| match &frame.kind {
+        FrameKind::Opened { position, .. } => {
+            stood.insert(frame.node, position.1);
+            false
+        }
+        FrameKind::Full { .. } => stood.get(&frame.node).is_some_and(|revision| *revision > 0),
+        _ => false,
     })
 }
 

@@ -8,6 +8,8 @@ use protocol::delta::{Change, Delta};
 use protocol::state::ConfigState;
 use protocol::{Digest, Entry, Position, ResourceKey};
 
+use tokio::sync::watch;
+
 use super::Shared;
 use super::admin::{is_clients, value_of};
 use crate::history::{At, Event, Found, Frame, FrameKind, HUNG_UP, Recorder};
@@ -28,6 +30,8 @@ pub(super) struct Reader {
     luck: Luck,
     subscriber: Subscriber,
     notes: Notes,
+    /// While this is so it has no stream.
+    away: watch::Receiver<bool>,
 }
 
 /// Puts what comes into the history.
@@ -41,17 +45,37 @@ impl Reader {
     pub(super) fn new(node: u16, address: &str, seed: u64, recorder: &Recorder, shared: &Arc<Shared>) -> Self {
         let subscriber = Subscriber::new(format!("watcher-{node}"), u64::from(node), SILENCE_MAX);
         let notes = Notes { node, recorder: recorder.clone(), shared: shared.clone() };
-        Self { address: address.to_owned(), luck: Luck::of(&[seed, u64::from(node), 100]), subscriber, notes }
+        // Nobody sends it away.
+        let (_, away) = watch::channel(false);
+        Self { address: address.to_owned(), luck: Luck::of(&[seed, u64::from(node), 100]), subscriber, notes, away }
+    }
+
+    /// Has it without a stream while this is so.
+    pub(super) fn leave_when(&mut self, away: watch::Receiver<bool>) {
+        self.away = away;
     }
 
     pub(super) async fn run(mut self, stop: Arc<AtomicBool>) {
         while !stop.load(Ordering::Relaxed) {
+            if *self.away.borrow_and_update() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             let lasts = Duration::from_millis(self.luck.between(HANG_UP_MS.0, HANG_UP_MS.1));
             let following = self.subscriber.follow(&self.address, &stop, &mut self.notes);
-            let (pause, why) = match tokio::time::timeout(lasts, following).await {
-                Ok(Ok(())) => return,
-                Ok(Err(why)) => (PAUSE, format!("{why:#}")),
-                Err(_) => (HANG_UP_PAUSE, HUNG_UP.to_owned()),
+            let leave = async {
+                // Without anybody who could, nobody ever sends it away.
+                if self.away.wait_for(|away| *away).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let (pause, why) = tokio::select! {
+                followed = tokio::time::timeout(lasts, following) => match followed {
+                    Ok(Ok(())) => return,
+                    Ok(Err(why)) => (PAUSE, format!("{why:#}")),
+                    Err(_) => (HANG_UP_PAUSE, HUNG_UP.to_owned()),
+                },
+                () = leave => (PAUSE, HUNG_UP.to_owned()),
             };
             self.notes.note(FrameKind::Ended { why });
             tokio::time::sleep(pause).await;

@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
-use crate::cluster::{Api, Cluster};
+use crate::arena::Arena;
+use crate::cluster::Api;
 use crate::history::Recorder;
 use crate::patience::until;
 
@@ -100,7 +101,8 @@ impl Workload {
     ///
     /// # Errors
     /// What did not start.
-    pub async fn start(cluster: &Cluster, size: Size, seed: u64, recorder: &Recorder, board: &Board) -> Result<Self> {
+    pub async fn start(arena: &Arena, size: Size, seed: u64, recorder: &Recorder, board: &Board) -> Result<Self> {
+        let cluster = &arena.cluster;
         let mut origins = Vec::new();
         for number in 1..=2 {
             origins.push(origin::Origin::start(&cluster.layout.upstream(number)).await?);
@@ -130,7 +132,10 @@ impl Workload {
             probe::turn_generations(admin.clone(), addresses, size.generation, doubtful.clone(), stop_clients.clone());
         clients.spawn(turning);
         for cp in &cluster.cps {
-            let feed = feed::Reader::new(cp.number, &cp.addresses.feed, seed, recorder, &shared);
+            let mut feed = feed::Reader::new(cp.number, &cp.addresses.feed, seed, recorder, &shared);
+            if cp.number == 1 {
+                feed.leave_when(arena.away.subscribe());
+            }
             others.spawn(feed.run(stop.clone()));
         }
         for dp in &cluster.dps {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use daemon::planted;
 use protocol::grpc::payload;
 use protocol::seam::WallClock;
 use protocol::snapshot::{self, ClusterId, Header, Unsealed};
@@ -50,8 +51,9 @@ impl FullStates {
 
 fn encode(cluster: ClusterId, created: u64, group: &Text, config: &ConfigState) -> std::io::Result<Bytes> {
     let view = config.view(group);
-    let entries =
-        config.iter().filter(|(_, entry)| entry.is_in(group)).map(|(key, entry)| (key.clone(), entry.clone()));
+    let lost = usize::from(planted!("full-state-loses-a-resource"));
+    let of_group = config.iter().filter(|(_, entry)| entry.is_in(group));
+    let entries = of_group.skip(lost).map(|(key, entry)| (key.clone(), entry.clone()));
     let following = ConfigState::following();
     let seen = ConfigState::from_entries(following, config.position(), view.changed_at(), config.chain(), entries);
     let header = Header {

@@ -35,7 +35,10 @@ impl Follower {
             match moved.keep {
                 Keep::Frame(frame) => frames = frames.map(|frames| pushed(frames, frame)),
                 Keep::Mark => frames = frames.map(|frames| pushed(frames, crate::disk::mark(moved.position))),
-                Keep::Base => frames = None,
+                Keep::Base => {
+                    info!(from = %moved.before.position(), position = %moved.position, "took a configuration in full");
+                    frames = None;
+                }
             }
         }
         self.settle_secrets().await;

@@ -1,0 +1,80 @@
+//! So much is made and deleted while a proxy stands still and a reader of a feed is away that no node knows any more what is gone
+//! since: the horizon of its tombstones is behind where they stood, and both must be sent the whole state.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use protocol::state::TOMBSTONES_MAX;
+use serde_json::{Value, json};
+
+use super::Running;
+use crate::arena::Arena;
+use crate::cluster::{Api, Dp};
+use crate::patience::until;
+use crate::scenario::Sometimes;
+
+/// More than a view keeps tombstones of.
+const BURIED: usize = TOMBSTONES_MAX + 500;
+/// Operations of one transaction: its work holds nobody up for long.
+const AT_ONCE: usize = 2_000;
+/// How long a node may take for one of these.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long the proxy may take to have the whole state, once it goes on: it may have lost its node meanwhile.
+const FULL_MAX: Duration = Duration::from_secs(10);
+/// What a proxy says when it has taken one.
+const TAKEN: &str = "took a configuration in full";
+
+struct Away {
+    proxy: u16,
+    /// How often it had taken one before.
+    taken: usize,
+}
+
+pub(super) async fn start(arena: &mut Arena) -> Result<Box<dyn Running>> {
+    let proxy = arena.cluster.dps.last().context("no proxy")?.number;
+    arena.down(proxy, true, false);
+    let taken = taken(arena.cluster.dp(proxy));
+    arena.cluster.dp(proxy).process()?.pause()?;
+    arena.away.send_replace(true);
+    let leader = arena.cluster.leader().await?;
+    let mut api = arena.cluster.cp(leader).api().patient(ANSWER_MAX);
+    let put = |id: String| json!({"op": "put", "kind": "protos", "id": id, "value": {"content": "c"}});
+    let delete = |id: String| json!({"op": "delete", "kind": "protos", "id": id});
+    write(&mut api, put).await.context("what is to be deleted is made")?;
+    write(&mut api, delete).await.context("it is deleted")?;
+    Ok(Box::new(Away { proxy, taken }))
+}
+
+fn taken(dp: &Dp) -> usize {
+    dp.printed().matches(TAKEN).count()
+}
+
+/// One operation on each of what is buried.
+async fn write(api: &mut Api, operation: impl Fn(String) -> Value) -> Result<()> {
+    let ids: Vec<usize> = (0..BURIED).collect();
+    for some in ids.chunks(AT_ONCE) {
+        // With long ids, steps of the feed become too large to be kept for those who come for them late.
+        let operations: Vec<Value> = some.iter().map(|id| operation(format!("buried-{id:053}"))).collect();
+        let body = json!({"operations": operations}).to_string();
+        api.call("POST", "/v1/transactions", &[], body).await?.expect(&[200])?;
+    }
+    Ok(())
+}
+
+impl Running for Away {
+    fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
+        async move {
+            arena.cluster.dp(self.proxy).process()?.resume()?;
+            arena.down(self.proxy, false, false);
+            arena.away.send_replace(false);
+            let dp = arena.cluster.dp(self.proxy);
+            until("the proxy is sent the whole state", FULL_MAX, async || Ok(ensure!(taken(dp) > self.taken))).await?;
+            arena.saw(Sometimes::FullAtProxy);
+            Ok(())
+        }
+        .boxed_local()
+    }
+}
