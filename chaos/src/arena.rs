@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::sync::watch;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::fault::Whom;
+use crate::golden;
 use crate::herd::Herd;
 use crate::history::{Down, Event, Recorder};
 use crate::layout::Layout;
@@ -46,6 +47,9 @@ pub struct Needs {
     pub watched_disks: bool,
     /// Wires between proxies and nodes.
     pub feed_wires: bool,
+    /// The data directories that an earlier build has left: three nodes, of which the last is started under load, and one
+    /// proxy, at the addresses that are in them. Nothing of the above goes with it.
+    pub golden: bool,
     /// Light subscribers beside the proxies.
     pub subscribers: usize,
     /// How much goes on.
@@ -92,6 +96,8 @@ pub struct Arena {
     pub tracer: Option<Process>,
     /// Whether the reader of the first node's feed is to stay away.
     pub away: watch::Sender<bool>,
+    /// Nodes that are not started before there is load.
+    pub late: Vec<u16>,
 }
 
 impl Arena {
@@ -100,6 +106,10 @@ impl Arena {
     /// # Errors
     /// What did not start.
     pub async fn start(layout: Layout, needs: Needs, planted: Option<&Planted>) -> Result<Self> {
+        if needs.golden {
+            ensure!(planted.is_none(), "nothing is planted in a golden cluster");
+            return Self::golden(needs).await;
+        }
         let postgres = match needs.postgres {
             true => Some(Postgres::primary("pg-1", &layout.postgres(1)).await?),
             false => None,
@@ -125,19 +135,7 @@ impl Arena {
             settings.extend(archived.iter().map(String::as_str));
             cluster.add_cp(number, &settings).await?;
         }
-        let mut arena = Self {
-            cluster,
-            wires,
-            postgres,
-            standby,
-            archive,
-            clocks: Vec::new(),
-            disks: Vec::new(),
-            herd: None,
-            recorder: None,
-            tracer: None,
-            away: watch::Sender::new(false),
-        };
+        let mut arena = Self { postgres, standby, archive, ..Self::of(cluster, wires) };
         if needs.clocks {
             arena.take_clocks().await?;
         }
@@ -159,6 +157,40 @@ impl Arena {
             let endpoints: Vec<String> = arena.cluster.cps.iter().map(|cp| cp.addresses.feed.clone()).collect();
             arena.herd = Some(Arc::new(Herd::start(needs.subscribers, &endpoints)?));
         }
+        Ok(arena)
+    }
+
+    /// Nodes and wires, and nothing else yet.
+    fn of(cluster: Cluster, wires: Wires) -> Self {
+        Self {
+            cluster,
+            wires,
+            postgres: None,
+            standby: None,
+            archive: None,
+            clocks: Vec::new(),
+            disks: Vec::new(),
+            herd: None,
+            recorder: None,
+            tracer: None,
+            away: watch::Sender::new(false),
+            late: Vec::new(),
+        }
+    }
+
+    /// What an earlier build has left, all but the last node started.
+    async fn golden(needs: Needs) -> Result<Self> {
+        let mut cluster = Cluster::new(Layout::Golden)?;
+        cluster.place(needs.cps, needs.dps, golden::SETTINGS);
+        golden::unpack(cluster.dir())?;
+        let mut arena = Self { late: vec![needs.cps], ..Self::of(cluster, Wires::new()) };
+        // The proxy has its own disk until there is a quorum.
+        for dp in &mut arena.cluster.dps {
+            dp.run()?;
+            dp.ready().await?;
+        }
+        let first: Vec<u16> = (1..needs.cps).collect();
+        arena.run_again(&first).await?;
         Ok(arena)
     }
 

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod demo;
 pub mod failpoints;
 pub mod fault;
+pub mod golden;
 pub mod herd;
 pub mod history;
 pub mod http;

@@ -8,6 +8,7 @@ use super::{Scenario, Sometimes, Step};
 use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
 use crate::fault::Whom::{All, Follower, Leader};
+use crate::golden;
 use crate::luck::Luck;
 use crate::s3;
 use crate::workload::Size;
@@ -22,6 +23,7 @@ const PLAIN: Needs = Needs {
     clocks: false,
     watched_disks: false,
     feed_wires: false,
+    golden: false,
     subscribers: 0,
     size: Size::FULL,
     settings: &[],
@@ -43,6 +45,7 @@ const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN 
 const POISON: Needs = Needs { size: Size::WITH_POISON, ..PLAIN };
 /// A history of what is made to be deleted at once would say nothing.
 const BURIAL: Needs = Needs { settings: LOG_ALONE.settings, ..POISON };
+const GOLDEN: Needs = Needs { golden: true, cps: golden::CPS, dps: golden::DPS, ..PLAIN };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 
@@ -142,6 +145,13 @@ pub const ALL: &[Scenario] = &[
         BURIAL,
         full_state,
         &[FullAtProxy, FullAtReader],
+    ),
+    plain(
+        "golden",
+        "a cluster goes on under load from what an earlier build has left: node by node, then restarted, then without its leader",
+        GOLDEN,
+        from_golden,
+        &[Election, Resume, Snapshot],
     ),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
@@ -392,6 +402,10 @@ fn poison(luck: &mut Luck) -> Vec<Step> {
 
 fn full_state(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, Bury, (100, 500))]
+}
+
+fn from_golden(luck: &mut Luck) -> Vec<Step> {
+    vec![step(luck, Rolling, (100, 200)), step(luck, Kill { whom: Leader }, (800, 1500))]
 }
 
 fn forged(luck: &mut Luck) -> Vec<Step> {

@@ -29,6 +29,8 @@ const CONVERGE_MAX: Duration = Duration::from_secs(5);
 const HERD_BACK_MAX: Duration = Duration::from_secs(15);
 /// How long the last reads of each node may take.
 const LAST_READS_MAX: Duration = Duration::from_secs(15);
+/// What it is called that nodes are started when there is load already.
+const LATE: &str = "a node comes late";
 /// How long the record may take to come to the head.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -125,6 +127,9 @@ async fn live(
     recorder: &Recorder,
 ) -> Result<Notes> {
     let (board, size) = (Board::default(), order.scenario.needs.size);
+    if !arena.late.is_empty() {
+        mark(recorder, LATE.to_owned(), true);
+    }
     // A herd that comes is no part of what is well before the first fault.
     let first = come_back(arena.herd.clone()).await.context("the herd at first").context(OfTheHarness)?;
     let mut workload = Workload::start(arena, size, order.seed, recorder, &board).await.context(OfTheHarness)?;
@@ -144,11 +149,18 @@ async fn go_through(
     board: &Board,
     workload: &mut Workload,
 ) -> Result<Notes> {
-    let mark = |what: String, begins: bool| recorder.note(Event::Fault(FaultMark { at: recorder.now(), what, begins }));
+    let mark = |what: String, begins: bool| mark(recorder, what, begins);
     let mut notes = Notes::default();
     tokio::time::sleep(WELL).await;
     workload.more(WRITES_MIN, BACK_MAX).await.context("writes before any fault").context(OfTheHarness)?;
     let snapshots = logs::installed(arena.cluster.dir())?;
+    if !arena.late.is_empty() {
+        let late = std::mem::take(&mut arena.late);
+        arena.run_again(&late).await.context(LATE)?;
+        mark(LATE.to_owned(), false);
+        workload.more(WRITES_MIN, BACK_MAX).await.context(LATE)?;
+        converge(arena, board).await.context(LATE)?;
+    }
     let mut running = Vec::new();
     for (place, step) in schedule.iter().enumerate() {
         tokio::time::sleep(Duration::from_millis(step.after_ms)).await;
@@ -201,6 +213,10 @@ async fn go_through(
         notes.breaches.extend(archive.s3.breaches());
     }
     Ok(notes)
+}
+
+fn mark(recorder: &Recorder, what: String, begins: bool) {
+    recorder.note(Event::Fault(FaultMark { at: recorder.now(), what, begins }));
 }
 
 /// Waits until every light subscriber, where there are any, follows a node.

@@ -8,19 +8,16 @@
 //! anew only for a new version of a format, together with a line in the changelog; the old ones stay, under their name.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use chaos::cluster::{Api, Cluster, NodeView, ProxyView, READY_MAX};
+use chaos::golden;
 use chaos::layout::Layout;
 use chaos::patience::until;
 use chaos::upstream::Upstream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// With these a node has a snapshot, and a log that was cut off and goes on behind it, after few changes.
-const SETTINGS: &[&str] = &["raft.snapshot_entries=40", "raft.keep_entries=20"];
 /// Resources, each of which is written [`VERSIONS`] times; one of them is deleted then.
 const RESOURCES: u32 = 20;
 const VERSIONS: u32 = 3;
@@ -43,7 +40,7 @@ struct Expected {
 
 impl Expected {
     fn read() -> Self {
-        serde_json::from_slice(&std::fs::read(golden("cluster.v1.json")).unwrap()).unwrap()
+        serde_json::from_slice(&std::fs::read(golden::file("cluster.v1.json")).unwrap()).unwrap()
     }
 
     fn is_held_by_node(&self, status: &NodeView) {
@@ -57,10 +54,6 @@ impl Expected {
     fn is_held(&self, who: &str, epoch: u64, revision: u64, digest: &str) {
         assert_eq!((&*format!("{epoch}-{revision}"), digest), (&*self.position, &*self.digest), "{who}");
     }
-}
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// Kind, id and body of resource `of` in one of its versions: upstreams, services that use one, routes of their own, and
@@ -89,14 +82,9 @@ async fn contents(api: &mut Api) -> BTreeMap<String, Value> {
     found
 }
 
-fn tar(command: &mut Command) {
-    let done = command.output().unwrap();
-    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
 /// Writes both files with the programs of this build.
 async fn write() {
-    let mut cluster = Cluster::start(Layout::Golden, 3, 1, SETTINGS).await.unwrap();
+    let mut cluster = Cluster::start(Layout::Golden, golden::CPS, golden::DPS, golden::SETTINGS).await.unwrap();
     let mut api = cluster.cp(1).api();
     for version in 1..=VERSIONS {
         for of in 0..RESOURCES {
@@ -113,14 +101,9 @@ async fn write() {
     for cp in &mut cluster.cps {
         cp.terminate(STOP_MAX).await.unwrap();
     }
-    std::fs::create_dir_all(golden("")).unwrap();
-    // A proxy that has ended leaves the socket of its hot restart, which no copy can hold.
-    let options = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--exclude=*.sock", "-czf"];
-    let members = ["cp-1", "cp-2", "cp-3", "dp-1"];
-    let archive = golden("cluster.v1.tar.gz");
-    tar(Command::new("tar").args(options).arg(archive).arg("-C").arg(cluster.dir()).args(members));
+    golden::pack(cluster.dir(), &["cp-1", "cp-2", "cp-3", "dp-1"]).unwrap();
     let text = serde_json::to_string_pretty(&expected).unwrap() + "\n";
-    std::fs::write(golden("cluster.v1.json"), text).unwrap();
+    std::fs::write(golden::file("cluster.v1.json"), text).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,8 +116,8 @@ async fn a_cluster_goes_on_from_data_directories_of_an_earlier_build_with_all_th
     }
     let expected = Expected::read();
     let mut cluster = Cluster::new(Layout::Golden).unwrap();
-    cluster.place(3, 1, SETTINGS);
-    tar(Command::new("tar").arg("-xzf").arg(golden("cluster.v1.tar.gz")).arg("-C").arg(cluster.dir()));
+    cluster.place(golden::CPS, golden::DPS, golden::SETTINGS);
+    golden::unpack(cluster.dir()).unwrap();
 
     // The proxy serves what it has on its disk, as long as there is no node.
     cluster.dp(1).run().unwrap();

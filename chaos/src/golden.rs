@@ -1,0 +1,45 @@
+//! Data directories of a cluster as an earlier build has left them, in `tests/golden`: three nodes, each with a snapshot and a log
+//! that goes on behind it, and a proxy. Its members know each other by the addresses of [`Layout::Golden`](crate::layout::Layout).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// Nodes and proxies that there are.
+pub const CPS: u16 = 3;
+/// See [`CPS`].
+pub const DPS: u16 = 1;
+/// Settings of its nodes: with these a node has a snapshot, and a log that was cut off and goes on behind it, after few
+/// changes.
+pub const SETTINGS: &[&str] = &["raft.snapshot_entries=40", "raft.keep_entries=20"];
+
+/// A file of the golden cluster.
+#[must_use]
+pub fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Puts everybody's data directory into this one.
+///
+/// # Errors
+/// What `tar` said.
+pub fn unpack(into: &Path) -> Result<()> {
+    tar(Command::new("tar").arg("-xzf").arg(file("cluster.v1.tar.gz")).arg("-C").arg(into))
+}
+
+/// Packs these of a directory's contents.
+///
+/// # Errors
+/// What `tar` said.
+pub fn pack(from: &Path, members: &[&str]) -> Result<()> {
+    // A proxy that has ended leaves the socket of its hot restart, which no copy can hold.
+    let options = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--exclude=*.sock", "-czf"];
+    tar(Command::new("tar").args(options).arg(file("cluster.v1.tar.gz")).arg("-C").arg(from).args(members))
+}
+
+fn tar(command: &mut Command) -> Result<()> {
+    let done = command.output().context("tar")?;
+    ensure!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
