@@ -88,7 +88,7 @@ pub struct Arena {
     pub clocks: Vec<Clock>,
     /// Disk and journal of each node, where they are watched.
     pub disks: Vec<(Disk, Journal)>,
-    /// Light subscribers.
+    /// Light subscribers, in a process of their own.
     pub herd: Option<Arc<Herd>>,
     /// Where faults note what they have seen.
     pub recorder: Option<Recorder>,

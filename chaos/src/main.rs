@@ -10,7 +10,7 @@ use chaos::layout::Layout;
 use chaos::luck::Luck;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
 use chaos::summary::Summary;
-use chaos::{check, demo, history, leftovers, mutants, wide_fleet};
+use chaos::{check, demo, herd, history, leftovers, mutants, wide_fleet};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -105,6 +105,15 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Light subscribers of nodes, in a process of their own: runs of `herd` start it.
+    #[command(name = herd::SUBCOMMAND, hide = true)]
+    HerdOf {
+        /// How many.
+        count: usize,
+        /// Addresses of feeds.
+        #[arg(required = true)]
+        endpoints: Vec<String>,
+    },
     /// Holds a history that a run has left against every law again. What is no part of it (how long proxies took to follow,
     /// the record, the archive) is not judged.
     Judge {
@@ -144,6 +153,7 @@ async fn main() -> ExitCode {
                 true
             })
         }
+        Command::HerdOf { count, endpoints } => herd::run(count, &endpoints).await.map(|()| true),
         Command::Judge { histories } => judge(&histories),
         Command::Gc { reports } => gc(reports).map(|()| true),
     };

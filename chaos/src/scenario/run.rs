@@ -10,7 +10,7 @@ use super::verdict::{self, WRITES_MIN};
 use super::{OfTheHarness, Outcome, Scenario, Sometimes, Step, circumstances, logs, place, report};
 use crate::arena::{Arena, Planted};
 use crate::check::{self, Breach};
-use crate::herd::{Back, Herd};
+use crate::herd::{Back, Count, Herd};
 use crate::history::{BEGUN, Event, FaultMark, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
@@ -227,7 +227,7 @@ async fn come_back(herd: Option<Arc<Herd>>) -> Result<Option<Back>> {
     }
 }
 
-fn followed(Back { half, most, all }: Back) -> String {
+fn followed(Back { half, most, all, .. }: Back) -> String {
     format!(
         "half of the herd followed a node within {} ms, 99 of 100 within {}, all within {}",
         half.as_millis(),
@@ -240,7 +240,7 @@ fn followed(Back { half, most, all }: Back) -> String {
 async fn gather(arena: &Arena, when: &str) -> Result<Option<String>> {
     let Some(herd) = &arena.herd else { return Ok(None) };
     let back = herd.reach(head(arena).await?, HERD_BACK_MAX).await.with_context(|| format!("the herd {when}"))?;
-    let (streams, fulls) = (herd.streams(), herd.fulls());
+    let Count { streams, fulls, .. } = back.count;
     let all = back.all.as_millis();
     Ok(Some(format!("{when}, all were at the head {all} ms later; {streams} streams and {fulls} full states so far")))
 }
