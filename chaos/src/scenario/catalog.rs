@@ -4,7 +4,7 @@ use super::Sometimes::{
     Behind, Election, Ended, FoundOut, FullAtProxy, FullAtReader, LastGood, Lost, RecordLag, Refused, Resume, S3Hit,
     Sealed, SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
 };
-use super::{Scenario, Sometimes, Step};
+use super::{Scenario, Sometimes, Step, composed};
 use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
 use crate::fault::Whom::{All, Follower, Leader};
@@ -46,8 +46,18 @@ const POISON: Needs = Needs { size: Size::WITH_POISON, ..PLAIN };
 /// A history of what is made to be deleted at once would say nothing.
 const BURIAL: Needs = Needs { settings: LOG_ALONE.settings, ..POISON };
 const GOLDEN: Needs = Needs { golden: true, cps: golden::CPS, dps: golden::DPS, ..PLAIN };
+const EVERYTHING: Needs = Needs { clocks: true, size: Size::WITH_POISON, ..ALL_OUTSIDE };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
+
+/// The scenario whose faults the seed puts together.
+pub const COMPOSED: &Scenario = &plain(
+    "composed",
+    "two to four faults at a time, of nodes, proxies, record, archive and clocks, put together by the seed",
+    EVERYTHING,
+    composed::plan,
+    &[Election, LastGood],
+);
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
@@ -153,6 +163,7 @@ pub const ALL: &[Scenario] = &[
         from_golden,
         &[Election, Resume, Snapshot],
     ),
+    *COMPOSED,
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
 ];
 

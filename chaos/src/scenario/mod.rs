@@ -2,6 +2,7 @@
 
 mod catalog;
 mod circumstances;
+mod composed;
 mod gaps;
 mod healthy;
 mod logs;
@@ -22,7 +23,7 @@ use crate::check::Breach;
 use crate::fault::Fault;
 use crate::luck::Luck;
 
-pub use catalog::{ALL, find};
+pub use catalog::{ALL, COMPOSED, find};
 pub use place::plan_luck;
 pub use run::{Order, run};
 pub use sometimes::Sometimes;
