@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::archive::Archive;
@@ -98,6 +99,8 @@ pub struct Arena {
     pub away: watch::Sender<bool>,
     /// Nodes that are not started before there is load.
     pub late: Vec<u16>,
+    /// Addresses that are always the same are ours while we have it. Dropped after all that listens there.
+    turn: Option<TcpListener>,
 }
 
 impl Arena {
@@ -175,15 +178,17 @@ impl Arena {
             tracer: None,
             away: watch::Sender::new(false),
             late: Vec::new(),
+            turn: None,
         }
     }
 
     /// What an earlier build has left, all but the last node started.
     async fn golden(needs: Needs) -> Result<Self> {
+        let turn = golden::turn().await?;
         let mut cluster = Cluster::new(Layout::Golden)?;
         cluster.place(needs.cps, needs.dps, golden::SETTINGS);
         golden::unpack(cluster.dir())?;
-        let mut arena = Self { late: vec![needs.cps], ..Self::of(cluster, Wires::new()) };
+        let mut arena = Self { late: vec![needs.cps], turn: Some(turn), ..Self::of(cluster, Wires::new()) };
         // The proxy has its own disk until there is a quorum.
         for dp in &mut arena.cluster.dps {
             dp.run()?;

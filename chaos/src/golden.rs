@@ -1,18 +1,36 @@
 //! Data directories of a cluster as an earlier build has left them, in `tests/golden`: three nodes, each with a snapshot and a log
-//! that goes on behind it, and a proxy. Its members know each other by the addresses of [`Layout::Golden`](crate::layout::Layout).
+//! that goes on behind it, and a proxy. Its members know each other by the addresses of [`Layout::Golden`].
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tokio::net::TcpListener;
+
+use crate::layout::Layout;
+use crate::patience::until;
 
 /// Nodes and proxies that there are.
 pub const CPS: u16 = 3;
 /// See [`CPS`].
 pub const DPS: u16 = 1;
+/// No upstream has this number: who listens there has the turn.
+const TURN: u16 = 99;
+/// How long others may have it.
+const TURN_MAX: Duration = Duration::from_secs(60);
 /// Settings of its nodes: with these a node has a snapshot, and a log that was cut off and goes on behind it, after few
 /// changes.
 pub const SETTINGS: &[&str] = &["raft.snapshot_entries=40", "raft.keep_entries=20"];
+
+/// Waits until nobody else has a golden cluster: there is room for one, until what this gives is dropped.
+///
+/// # Errors
+/// When somebody has it for too long.
+pub async fn turn() -> Result<TcpListener> {
+    let at = Layout::Golden.upstream(TURN);
+    until("it is our turn", TURN_MAX, async || Ok(TcpListener::bind(&at).await?)).await
+}
 
 /// A file of the golden cluster.
 #[must_use]

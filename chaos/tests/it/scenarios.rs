@@ -38,6 +38,7 @@ scenarios! {
     a_leader_that_is_killed_loses_nothing: "leader-kill",
     a_leader_that_is_cut_off_acknowledges_nothing_that_is_lost: "isolated-leader",
     with_nobody_left_proxies_restart_and_serve: "nobody-left",
+    what_an_earlier_build_has_left_goes_on_under_load: "golden",
 }
 
 /// A harness that finds no planted bug would find no other.
