@@ -100,7 +100,7 @@ pub struct Arena {
     /// Nodes that are not started before there is load.
     pub late: Vec<u16>,
     /// Addresses that are always the same are ours while we have it. Dropped after all that listens there.
-    turn: Option<TcpListener>,
+    _turn: Option<TcpListener>,
 }
 
 impl Arena {
@@ -178,7 +178,7 @@ impl Arena {
             tracer: None,
             away: watch::Sender::new(false),
             late: Vec::new(),
-            turn: None,
+            _turn: None,
         }
     }
 
@@ -188,7 +188,7 @@ impl Arena {
         let mut cluster = Cluster::new(Layout::Golden)?;
         cluster.place(needs.cps, needs.dps, golden::SETTINGS);
         golden::unpack(cluster.dir())?;
-        let mut arena = Self { late: vec![needs.cps], turn: Some(turn), ..Self::of(cluster, Wires::new()) };
+        let mut arena = Self { late: vec![needs.cps], _turn: Some(turn), ..Self::of(cluster, Wires::new()) };
         // The proxy has its own disk until there is a quorum.
         for dp in &mut arena.cluster.dps {
             dp.run()?;

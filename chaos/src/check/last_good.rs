@@ -4,7 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::Truth;
-use crate::history::{Event, Micros, POISON, Value, stands};
+use super::truth::Write;
+use crate::history::{Event, Found, Micros, POISON, Value, stands};
 
 /// What is served of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,12 +36,13 @@ impl<'a> Servings<'a> {
 
     /// What this proxy may serve at a revision; which one is not known where it was not seen at those before.
     pub(super) fn at(&self, dp: &str, key: &str, revision: u64) -> Vec<Served> {
-        let newest_first = self.truth.by_key.get(key).into_iter().flat_map(|writes| writes.range(..=revision).rev());
+        let revisions = self.truth.by_key.get(key).into_iter().flat_map(|writes| writes.range(..=revision).rev());
         let (mut lawful, mut replaced_at) = (Vec::new(), None);
-        for (since, value) in newest_first {
-            let served = match *value {
-                Some(value) if is_poison(value) => None,
-                Some(value) => Some(Served::Value(value)),
+        for (since, _) in revisions {
+            let served = match self.truth.held(key, *since) {
+                Some(held) if is_poison(held) => None,
+                // What is patched is not what is answered with.
+                Some(held) => Some(Served::Value(held.whole())),
                 None if replaced_at.is_none() => Some(Served::Nothing),
                 // Without a last good one since then.
                 None => Some(Served::Sealed),
@@ -61,19 +63,20 @@ impl<'a> Servings<'a> {
 
     /// What else may be served: of writes that nobody was told of, and nothing has shown, before this time.
     pub(super) fn perhaps(&self, key: &str, before: Micros) -> Vec<Served> {
-        let unseen = self.truth.writes.iter().filter(|w| w.possible && w.revision.is_none() && w.invoked <= before);
+        let unseen = |write: &&Write| write.possible && write.revision.is_none() && write.invoked <= before;
+        let unseen = self.truth.writes.iter().filter(|write| unseen(write) && !write.patch);
         let values = unseen.flat_map(|write| &write.writes).filter(|(other, _)| other == key).map(|(_, value)| *value);
         let served = |value: Option<Value>| match value {
             // And none is left to be served in the place of poison that comes next.
             None => vec![Served::Nothing, Served::Sealed],
-            Some(value) if is_poison(value) => vec![Served::Sealed],
+            Some(value) if value >= POISON => vec![Served::Sealed],
             Some(value) => vec![Served::Value(value)],
         };
         values.flat_map(served).collect()
     }
 }
 
-/// Whether no proxy can serve this value.
-pub(super) fn is_poison(value: Value) -> bool {
-    value >= POISON
+/// Whether no proxy can serve this: it was put as poison, whatever was patched since.
+pub(super) fn is_poison(held: Found) -> bool {
+    held.whole() >= POISON
 }

@@ -25,7 +25,7 @@ fn judge(told: &Rejections, servings: &Servings<'_>, truth: &Truth) -> Vec<Strin
         let held = truth.held(&key, position.1);
         let lawful = servings.at(dp, &key, position.1);
         let serves_one = |served: &Served| matches!(served, Served::Value(_));
-        let what = match (held.is_some_and(|found| is_poison(found.value)), named.get(&*key)) {
+        let what = match (held.is_some_and(is_poison), named.get(&*key)) {
             (true, None) => "does not name",
             (false, Some(_)) => "can serve, and names as rejected,",
             (true, Some(true)) if !lawful.iter().any(serves_one) => "cannot have a last good one of",

@@ -25,6 +25,8 @@ pub enum Step {
     Write(Value),
     /// Deleted what was there: there was something.
     Delete,
+    /// Wrote this into what was there: there was something.
+    Patch(Value),
     /// Wrote the second where the first was, or deleted it.
     Swap(Value, Option<Value>),
 }
@@ -123,6 +125,7 @@ fn apply(state: Option<Value>, step: Step) -> Option<Option<Value>> {
         Step::Read(seen) => (seen == state).then_some(state),
         Step::Write(value) => Some(Some(value)),
         Step::Delete => state.is_some().then_some(None),
+        Step::Patch(value) => state.is_some().then_some(Some(value)),
         Step::Swap(from, to) => (state == Some(from)).then_some(to),
     }
 }
@@ -183,6 +186,9 @@ mod tests {
     fn s(from: u64, to: u64, invoked: u64, returned: u64) -> Entry {
         Entry { invoked, returned: Some(returned), step: Step::Swap(from, Some(to)) }
     }
+    fn p(value: u64, invoked: u64, returned: u64) -> Entry {
+        Entry { invoked, returned: Some(returned), step: Step::Patch(value) }
+    }
     fn d(invoked: u64, returned: u64) -> Entry {
         Entry { invoked, returned: Some(returned), step: Step::Delete }
     }
@@ -204,6 +210,8 @@ mod tests {
             &[w(1, 0, 4), w(2, 1, 5), w(3, 2, 6), r(1, 3, 9), r(2, 3, 9), r(3, 3, 9)],
             &[w(1, 0, 1), d(2, 9), r(1, 3, 4), r(0, 5, 6), w(2, 10, 11), r(2, 12, 13)],
             &[w(1, 0, 1), Entry { returned: None, ..d(2, 0) }, r(0, 3, 4)],
+            &[w(1, 0, 1), p(2, 2, 3), r(2, 4, 5)],
+            &[d(2, 9), p(2, 2, 9), w(1, 0, 1), r(2, 3, 4), r(0, 10, 11)],
         ];
         for history in all {
             assert_eq!(search(history, STEPS_MAX), Verdict::Legal, "{history:?}");
@@ -231,6 +239,9 @@ mod tests {
             &[w(1, 0, 1), d(2, 3), d(4, 5)],
             &[w(1, 0, 1), d(2, 9), r(0, 3, 4), r(1, 5, 6)],
             &[w(1, 0, 1), d(2, 3), s(1, 2, 4, 5)],
+            &[p(1, 0, 1)],
+            &[w(1, 0, 1), d(2, 3), p(2, 4, 5)],
+            &[w(1, 0, 1), p(2, 2, 3), r(1, 4, 5)],
         ];
         for history in all {
             assert_eq!(search(history, STEPS_MAX), Verdict::Illegal, "{history:?}");

@@ -119,16 +119,17 @@ mod tests {
     }
 
     fn full(revision: u64, state: &[(&str, u64, u64)]) -> Event {
-        let state =
-            state.iter().map(|(k, value, modified)| ((*k).to_owned(), Found { value: *value, modified: *modified }));
+        let state = state
+            .iter()
+            .map(|(k, value, modified)| ((*k).to_owned(), Found { value: *value, modified: *modified, put: None }));
         let at = At(1, revision);
         frame(FrameKind::Full { position: at, changed_at: at, state: state.collect(), digest: "x".into() })
     }
 
     fn step(prev: u64, to: u64, changes: &[(&str, u64, u64)]) -> Event {
-        let changes = changes
-            .iter()
-            .map(|(k, value, modified)| ((*k).to_owned(), Some(Found { value: *value, modified: *modified })));
+        let changes = changes.iter().map(|(k, value, modified)| {
+            ((*k).to_owned(), Some(Found { value: *value, modified: *modified, put: None }))
+        });
         let digest = "x".to_owned();
         frame(FrameKind::Delta {
             prev: At(1, prev),

@@ -14,6 +14,8 @@ pub struct Write {
     pub writes: Vec<(String, Option<Value>)>,
     /// Its condition.
     pub if_match: Option<u64>,
+    /// Whether its values were merged into what was there.
+    pub patch: bool,
     /// The first time that it was asked for.
     pub invoked: Micros,
     /// The first time that it was acknowledged.
@@ -85,12 +87,13 @@ impl Truth {
     }
 
     fn take_op<'a>(&mut self, op: &'a Op, by_request: &mut HashMap<&'a str, usize>) {
-        let Call::Write { writes, if_match, request } = &op.call else { return };
+        let Call::Write { writes, if_match, request, patch } = &op.call else { return };
         let known = request.as_deref().and_then(|request| by_request.get(request).copied());
         let index = known.unwrap_or_else(|| {
             self.writes.push(Write {
                 writes: writes.clone(),
                 if_match: *if_match,
+                patch: *patch,
                 invoked: op.invoked,
                 returned: None,
                 revision: None,
@@ -190,7 +193,15 @@ impl Truth {
     }
 
     fn witness(&mut self, who: &str, key: &str, found: Option<Found>) {
-        let Some(Found { value, modified }) = found else { return };
+        let Some(Found { value, modified, put }) = found else { return };
+        if let Some(put) = put {
+            let of_key = |write: &Write| write.writes.iter().any(|written| *written == (key.to_owned(), Some(put)));
+            let index = self.by_value.get(&put).filter(|index| of_key(&self.writes[**index]));
+            if index.is_none_or(|index| !self.writes[*index].acknowledged && !self.writes[*index].possible) {
+                let what = format!("{who} saw {value} at {key}, patched into {put}, which nobody wrote there");
+                self.contradictions.push(what);
+            }
+        }
         let Some(index) = self.by_value.get(&value).copied() else {
             return self.contradictions.push(format!("{who} saw {value} at {key}, which nobody wrote"));
         };
@@ -213,8 +224,24 @@ impl Truth {
     /// What a key holds at a revision, and since which, as far as it is known.
     #[must_use]
     pub fn held(&self, key: &str, at: u64) -> Option<Found> {
-        let (revision, value) = self.by_key.get(key)?.range(..=at).next_back()?;
-        Some(Found { value: (*value)?, modified: *revision })
+        let mut newest_first = self.by_key.get(key)?.range(..=at).rev().map(|(revision, value)| (*revision, *value));
+        let (modified, value) = newest_first.next()?;
+        let value = value?;
+        let is_patch = |value: &Value| self.by_value.get(value).is_some_and(|index| self.writes[*index].patch);
+        let mut before = newest_first.map_while(|(_, value)| value);
+        let put = if is_patch(&value) { before.find(|value| !is_patch(value)) } else { None };
+        Some(Found { value, modified, put })
+    }
+
+    /// Whether what was patched here may have been put by somebody who was not told, and that nothing else has shown.
+    fn may_be_put(&self, key: &str, seen: Found, held: Found, before: Micros) -> bool {
+        let of_unseen = |put: Value| {
+            let write = self.by_value.get(&put).map(|index| &self.writes[*index]);
+            write.is_some_and(|write| write.possible && write.revision.is_none() && write.invoked <= before)
+        };
+        (seen.value, seen.modified) == (held.value, held.modified)
+            && seen.put.is_some_and(of_unseen)
+            && self.may_differ(key, before)
     }
 
     /// What is wrong with what somebody saw of a key at a revision, at this time.
@@ -222,13 +249,15 @@ impl Truth {
     pub fn denies(&self, key: &str, at: u64, seen: Option<Found>, time: Micros) -> Option<String> {
         let held = self.held(key, at);
         let deleted = seen.is_none() && self.may_be_gone(key, time);
-        (seen != held && !deleted).then(|| format!("{seen:?} at {key} as of {at}; up to there it is {held:?}"))
+        let put = seen.zip(held).is_some_and(|(seen, held)| self.may_be_put(key, seen, held, time));
+        (seen != held && !deleted && !put).then(|| format!("{seen:?} at {key} as of {at}; up to there it is {held:?}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, cas_delete, delete, gone, write};
+    use super::super::sample::{breaches, cas_delete, delete, gone, patch, patched, unknown, write};
+    use crate::history::Found;
 
     #[test]
     fn a_delete_that_only_a_step_has_shown_is_one_whose_condition_holds_there() {
@@ -237,5 +266,21 @@ mod tests {
         let told = |last: &[crate::history::Event]| [&before[..], last].concat();
         assert_eq!(breaches(none, &told(&[delete(&["a"], 6, 7, None), gone(2, 3, "a", 9)])), 0);
         assert_eq!(breaches(none, &told(&[gone(2, 3, "a", 9)])), 1, "its condition does not hold there");
+    }
+
+    #[test]
+    fn a_patch_leaves_all_else_as_the_last_put_has_made_it() {
+        let before = [write("a", 1, 0, 1, Some(1)), write("a", 2, 2, 3, Some(2)), patch(&[("a", 3)], 4, 5, Some(3))];
+        let judged = |put, at| {
+            let read = patched("a", Found { value: 3, modified: 3, put }, at, 6, 7);
+            crate::check::all(&[&before[..], &[read]].concat()).len()
+        };
+        assert_eq!(judged(Some(2), 3), 0);
+        assert!(judged(Some(1), 3) > 0, "it was merged into what had been replaced");
+        assert!(judged(None, 3) > 0, "all else is gone");
+        assert!(judged(Some(9), 3) > 0, "nobody wrote that");
+        let unseen = [write("a", 1, 0, 1, Some(1)), unknown("a", 2, 2, 3), patch(&[("a", 3)], 4, 5, Some(3))];
+        let read = patched("a", Found { value: 3, modified: 3, put: Some(2) }, 3, 6, 7);
+        assert_eq!(crate::check::all(&[&unseen[..], &[read]].concat()), [], "it was written after all");
     }
 }

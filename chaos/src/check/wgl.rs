@@ -20,6 +20,7 @@ pub(super) fn check(history: &[Event], truth: &Truth) -> Vec<String> {
                 (Some(Some(Some(before))), value) => Step::Swap(before, *value),
                 // On a write that never was.
                 (Some(None | Some(None)), value) => Step::Swap(Value::MAX, *value),
+                (None, Some(value)) if write.patch => Step::Patch(*value),
                 (None, Some(value)) => Step::Write(*value),
                 (None, None) => Step::Delete,
             };
@@ -35,7 +36,7 @@ pub(super) fn check(history: &[Event], truth: &Truth) -> Vec<String> {
             (Call::Read { stale: false, .. }, Outcome::Ok { found, .. }) => {
                 found.iter().for_each(|(key, found)| saw(key, found.map(|found| found.value)));
             }
-            // There was nothing to delete.
+            // There was nothing to delete or to patch.
             (Call::Write { writes, .. }, Outcome::Fail { status: 404 }) => {
                 writes.iter().take_while(|_| writes.len() == 1).for_each(|(key, _)| saw(key, None));
             }
@@ -56,13 +57,16 @@ fn seen(entries: &[Entry]) -> Vec<Entry> {
         entries.iter().any(|entry| match entry.step {
             Step::Read(seen) => seen == Some(value),
             Step::Swap(from, _) => from == value,
-            Step::Write(_) | Step::Delete => false,
+            Step::Write(_) | Step::Patch(_) | Step::Delete => false,
         })
     };
-    // What was deleted had been written, by whomever.
-    let is_deleted = entries.iter().any(|entry| entry.step == Step::Delete && entry.returned.is_some());
+    // What was deleted or patched had been written, by whomever.
+    let wants_something = |step: Step| matches!(step, Step::Delete | Step::Patch(_));
+    let is_wanted = entries.iter().any(|entry| wants_something(entry.step) && entry.returned.is_some());
     let matters = |entry: &&Entry| match entry.step {
-        Step::Write(value) | Step::Swap(_, Some(value)) => entry.returned.is_some() || is_deleted || shows(value),
+        Step::Write(value) | Step::Patch(value) | Step::Swap(_, Some(value)) => {
+            entry.returned.is_some() || is_wanted || shows(value)
+        }
         // What a delete leaves bears nobody's name.
         Step::Read(_) | Step::Delete | Step::Swap(_, None) => true,
     };
@@ -79,7 +83,7 @@ fn seen(entries: &[Entry]) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{breaches, cas, delete, nothing_to_delete, read, unknown, write};
+    use super::super::sample::{breaches, cas, delete, nothing_to_delete, patch, read, unknown, write};
 
     #[test]
     fn it_agrees_with_what_is_plain() {
@@ -115,5 +119,16 @@ mod tests {
         assert_eq!(breaches(super::check, &twice), 1);
         let missed = [write("a", 1, 0, 1, Some(1)), nothing_to_delete("a", 2, 3)];
         assert_eq!(breaches(super::check, &missed), 1);
+    }
+
+    #[test]
+    fn it_knows_that_only_what_is_there_can_be_patched() {
+        let fine = [write("a", 1, 0, 1, Some(1)), patch(&[("a", 2)], 2, 3, Some(2)), read("a", Some((2, 2)), 2, 4, 5)];
+        assert_eq!(breaches(super::check, &fine), 0);
+        let unseen = [unknown("a", 1, 0, 1), patch(&[("a", 2)], 2, 3, Some(2)), read("a", Some((2, 2)), 2, 4, 5)];
+        assert_eq!(breaches(super::check, &unseen), 0, "nobody was told of the write, and it was patched");
+        assert_eq!(breaches(super::check, &[patch(&[("a", 2)], 2, 3, Some(2))]), 1, "there was nothing");
+        let lost = [write("a", 1, 0, 1, Some(1)), patch(&[("a", 2)], 2, 3, Some(2)), read("a", Some((1, 1)), 2, 4, 5)];
+        assert_eq!(breaches(super::check, &lost), 1);
     }
 }

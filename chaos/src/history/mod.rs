@@ -75,6 +75,9 @@ pub enum Call {
         /// Its `Idempotency-Key`. Several operations with the same one are attempts at the same.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<String>,
+        /// Values are merged into what is there, and all else of it stays; nothing is done where one is not there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        patch: bool,
     },
     /// Reads all of these at one position.
     Read {
@@ -116,6 +119,17 @@ pub struct Found {
     pub value: Value,
     /// The revision of the write that it came from.
     pub modified: u64,
+    /// Where that was a patch: the value that was put before it, of which the patch has left all else as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put: Option<Value>,
+}
+
+impl Found {
+    /// The value that all but what was patched is of.
+    #[must_use]
+    pub fn whole(self) -> Value {
+        self.put.unwrap_or(self.value)
+    }
 }
 
 /// Epoch and revision.

@@ -128,7 +128,8 @@ mod tests {
     async fn an_operation_whose_client_is_stopped_may_have_been_carried_out() {
         let dir = tempfile::tempdir().unwrap();
         let recorder = Recorder::create(&dir.path().join("history.jsonl")).unwrap();
-        let call = |value| Call::Write { writes: vec![("k".to_owned(), Some(value))], if_match: None, request: None };
+        let writes = |value| vec![("k".to_owned(), Some(value))];
+        let call = |value| Call::Write { writes: writes(value), if_match: None, request: None, patch: false };
         recorder.invoked("a", 1, call(1)).returned(Outcome::Fail { status: 503 });
         let mut clients = tokio::task::JoinSet::new();
         let under_way = recorder.invoked("b", 2, call(2));

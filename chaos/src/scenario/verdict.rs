@@ -117,12 +117,12 @@ mod tests {
         };
         let write = |number: u64| {
             let writes = vec![(format!("routes/k{}", number % 8), Some(number))];
-            let call = Call::Write { writes, if_match: None, request: None };
+            let call = Call::Write { writes, if_match: None, request: None, patch: false };
             let outcome = Outcome::Ok { position: At(1, number), found: Vec::new() };
             let (invoked, returned) = (number * 1000, number * 1000 + 1);
             Event::Op(Op { client: "c".to_owned(), node: 1, invoked, returned, call, outcome })
         };
-        let found = Found { value: 1, modified: 1 };
+        let found = Found { value: 1, modified: 1, put: None };
         let (digest, state) = ("x".to_owned(), vec![("routes/k1".to_owned(), found)]);
         let frame = FrameKind::Full { position: At(1, 1), changed_at: At(1, 1), state, digest };
         let rates = sent.iter().enumerate().map(|(index, sent)| {

@@ -1,32 +1,28 @@
 //! Clients of the Admin API: each does one thing at a time, by its seed, and notes what came of it. Some write, some read
-//! what they or others wrote (as of now, or stale), some write on a condition, some several keys at once, some delete in any of
-//! these ways, and some send again what they have no answer to, under its id; at times also what they do have an answer to.
+//! what they or others wrote (as of now, or stale), some write on a condition, some several keys at once, some merge into what is
+//! there, some delete, all on the same keys; and some send again what they have no answer to, under its id; at times also what
+//! they do have an answer to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Value as Json, json};
+use anyhow::{Result, bail};
 
 use super::Shared;
+use super::resources::{self, CONFLICT, LOST, NOT_FOUND, ask};
 use crate::cluster::Api;
-use crate::history::{At, Call, Found, Outcome, POISON, Recorder, Value};
-use crate::http::{Reply, was_not_sent};
+use crate::history::{Call, Outcome, POISON, Recorder, Value};
 use crate::luck::Luck;
 
-/// Keys that all clients share: few, so that they meet.
-const KEYS: u64 = 8;
-/// Pairs of keys that are only written together.
-const PAIRS: u64 = 3;
 /// How long a client waits for an answer: longer than a node may take.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Of so many writes that could as well be deletes, one is.
 const DELETES_IN: u64 = 4;
-/// What poison has in the place of a secret: no proxy has such a variable.
-const BROKEN: &str = "$env://CHAOS_SETS_NO_SUCH_VARIABLE";
-/// What a delete of nothing is answered with.
-const NOT_FOUND: u16 = 404;
+/// Of so many writes that could as well be patches, one is.
+const PATCHES_IN: u64 = 4;
+/// The most keys of one transaction.
+const TOGETHER_MAX: u64 = 3;
 /// Attempts at one request before a client lets its outcome be.
 const ATTEMPTS_MAX: usize = 12;
 
@@ -39,6 +35,27 @@ pub(super) struct Client {
     shared: Arc<Shared>,
     requests: u64,
     poison_in: u64,
+}
+
+/// What a client wants written, as it is noted.
+#[derive(Clone)]
+struct Write {
+    writes: Vec<(String, Option<Value>)>,
+    if_match: Option<u64>,
+    request: Option<String>,
+    patch: bool,
+}
+
+impl Write {
+    /// Values, and deletes, whatever is there.
+    fn of(writes: Vec<(String, Option<Value>)>) -> Self {
+        Self { writes, if_match: None, request: None, patch: false }
+    }
+
+    /// Values that are merged into what is there.
+    fn patch(writes: Vec<(String, Option<Value>)>) -> Self {
+        Self { patch: true, ..Self::of(writes) }
+    }
 }
 
 impl Client {
@@ -67,23 +84,22 @@ impl Client {
             if self.luck.below(6) == 0 {
                 self.node = self.any_node();
             }
-            let key = format!("routes/k{}", self.luck.below(KEYS));
-            match self.luck.below(14) {
-                0..=2 => drop(self.write(vec![key], None, None).await),
-                3 | 4 => drop(self.read(vec![key], false).await),
-                5 => drop(self.read(vec![key], true).await),
-                6 | 7 => self.swap(key).await,
-                8 => {
-                    let pair = pair(self.luck.below(PAIRS));
-                    drop(self.write(pair, None, None).await);
+            let key = self.any_key();
+            match self.luck.below(15) {
+                0 | 1 => self.put(key).await,
+                2 | 3 => drop(self.read(vec![key], false).await),
+                4 => drop(self.read(vec![key], true).await),
+                5 | 6 => self.swap(key).await,
+                7 | 8 => self.write_together().await,
+                9 => {
+                    let list = usize::try_from(self.luck.below(2)).unwrap_or_default();
+                    drop(self.read(resources::lists()[list].clone(), false).await);
                 }
-                // Pairs are deleted as they are written: together.
-                12 => {
-                    let pair = pair(self.luck.below(PAIRS));
-                    drop(self.delete(pair).await);
+                10 => drop(self.attempt(Write::of(vec![(key, None)])).await),
+                11 | 12 => {
+                    let value = self.next_value();
+                    drop(self.attempt(Write::patch(vec![(key, Some(value))])).await);
                 }
-                13 => drop(self.delete(vec![key]).await),
-                9 => drop(self.read((0..PAIRS).flat_map(pair).collect(), false).await),
                 _ => self.insist(key, &stop).await,
             }
             tokio::time::sleep(pause).await;
@@ -94,30 +110,49 @@ impl Client {
         usize::try_from(self.luck.below(self.nodes.len() as u64)).unwrap_or_default()
     }
 
-    /// Reads, and writes or deletes when nobody has written meanwhile.
+    fn any_key(&mut self) -> String {
+        let keys = resources::keys();
+        let at = usize::try_from(self.luck.below(keys.len() as u64)).unwrap_or_default();
+        keys[at].clone()
+    }
+
+    /// Writes, patches or deletes when nobody has written since it was read.
     async fn swap(&mut self, key: String) {
         let read = self.read(vec![key.clone()], false).await;
         let Outcome::Ok { found, .. } = read else { return };
         let Some((_, Some(found))) = found.first() else { return };
-        let value = self.sometimes_nothing();
-        self.attempt(vec![(key, value)], Some(found.modified), None).await;
+        let write = self.any_write(vec![key]);
+        self.attempt(Write { if_match: Some(found.modified), ..write }).await;
+    }
+
+    /// Writes some keys, and deletes others, or patches all of them, in one transaction.
+    async fn write_together(&mut self) {
+        let count = self.luck.between(2, TOGETHER_MAX);
+        let mut keys = Vec::new();
+        while (keys.len() as u64) < count {
+            let key = self.any_key();
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let write = self.any_write(keys);
+        self.attempt(write).await;
     }
 
     /// Sends a request under an id until its outcome is known, to one node after the other; and then once more.
     async fn insist(&mut self, key: String, stop: &AtomicBool) {
         self.requests += 1;
         let request = format!("{}-{}", self.name, self.requests);
-        let value = self.sometimes_nothing();
+        let write = Write { request: Some(request), ..self.any_write(vec![key]) };
         for _ in 0..ATTEMPTS_MAX {
-            let writes = vec![(key.clone(), value)];
-            match self.attempt(writes, None, Some(request.clone())).await {
+            match self.attempt(write.clone()).await {
                 Outcome::Ok { .. } if self.luck.below(3) == 0 => {
                     self.node = self.any_node();
-                    self.attempt(vec![(key, value)], None, Some(request)).await;
+                    self.attempt(write).await;
                     return;
                 }
                 Outcome::Ok { .. } => return,
-                // There was nothing to delete.
+                // There was nothing to delete or to patch.
                 Outcome::Fail { status: NOT_FOUND } => return,
                 _ if stop.load(Ordering::Relaxed) => return,
                 _ => {}
@@ -125,34 +160,33 @@ impl Client {
         }
     }
 
-    fn next_value(&mut self) -> Value {
-        let value = self.shared.value.fetch_add(1, Ordering::Relaxed) + 1;
+    /// Values for these keys, of which some are deletes; or values that are merged into them.
+    fn any_write(&mut self, keys: Vec<String>) -> Write {
+        if self.luck.below(PATCHES_IN) == 0 {
+            return Write::patch(keys.into_iter().map(|key| (key, Some(self.next_value()))).collect());
+        }
+        let value = |client: &mut Self| (client.luck.below(DELETES_IN) > 0).then(|| client.next_to_put());
+        Write::of(keys.into_iter().map(|key| (key, value(self))).collect())
+    }
+
+    fn next_value(&self) -> Value {
+        self.shared.value.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A value that may be poison.
+    fn next_to_put(&mut self) -> Value {
         let is_poison = self.poison_in > 0 && self.luck.below(self.poison_in) == 0;
-        if is_poison { POISON + value } else { value }
+        self.next_value() + if is_poison { POISON } else { 0 }
     }
 
-    /// A value, or nothing: one time in [`DELETES_IN`] what would be written is deleted.
-    fn sometimes_nothing(&mut self) -> Option<Value> {
-        (self.luck.below(DELETES_IN) > 0).then(|| self.next_value())
+    async fn put(&mut self, key: String) {
+        let value = self.next_to_put();
+        self.attempt(Write::of(vec![(key, Some(value))])).await;
     }
 
-    async fn delete(&mut self, keys: Vec<String>) -> Outcome {
-        self.attempt(keys.into_iter().map(|key| (key, None)).collect(), None, None).await
-    }
-
-    async fn write(&mut self, keys: Vec<String>, if_match: Option<u64>, request: Option<String>) -> Outcome {
-        let writes = keys.into_iter().map(|key| (key, Some(self.next_value()))).collect();
-        self.attempt(writes, if_match, request).await
-    }
-
-    async fn attempt(
-        &mut self,
-        writes: Vec<(String, Option<Value>)>,
-        if_match: Option<u64>,
-        request: Option<String>,
-    ) -> Outcome {
-        let call = Call::Write { writes, if_match, request };
-        let outcome = self.ask(call).await;
+    async fn attempt(&mut self, write: Write) -> Outcome {
+        let Write { writes, if_match, request, patch } = write;
+        let outcome = self.ask(Call::Write { writes, if_match, request, patch }).await;
         match &outcome {
             Outcome::Ok { .. } => self.shared.acknowledged.fetch_add(1, Ordering::Relaxed),
             Outcome::Unknown { .. } => self.shared.unknown.fetch_add(1, Ordering::Relaxed),
@@ -169,8 +203,8 @@ impl Client {
         let invoked = self.recorder.invoked(&self.name, number(self.node), call.clone());
         let outcome = ask(&mut self.nodes[self.node], &call).await;
         invoked.returned(outcome.clone());
-        // A condition that did not hold, and nothing to delete, say nothing against the node.
-        if !matches!(outcome, Outcome::Ok { .. } | Outcome::Fail { status: NOT_FOUND | 412 }) {
+        // A condition that did not hold, nothing to delete, and others that were faster, say nothing against the node.
+        if !matches!(outcome, Outcome::Ok { .. } | Outcome::Fail { status: NOT_FOUND | CONFLICT | LOST }) {
             self.node = (self.node + 1) % self.nodes.len();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -178,16 +212,11 @@ impl Client {
     }
 }
 
-/// Keys of routes that clients write, with the path that leads to each.
-pub(super) fn routes() -> Vec<(String, String)> {
-    (0..KEYS).map(|n| (format!("routes/k{n}"), format!("/k{n}"))).collect()
-}
-
 /// Has a node read every key that clients use.
 pub(super) async fn read_all(node: usize, nodes: &[String], recorder: &Recorder) -> Result<()> {
     let mut api = Api::at(&nodes[node - 1]).patient(ANSWER_MAX);
-    let single = (0..KEYS).map(|n| vec![format!("routes/k{n}")]);
-    for keys in single.chain([(0..PAIRS).flat_map(pair).collect()]) {
+    let single = resources::keys().into_iter().map(|key| vec![key]);
+    for keys in single.chain(resources::lists()) {
         let call = Call::Read { keys, stale: false };
         let invoked = recorder.invoked("last-reader", number(node - 1), call.clone());
         let outcome = ask(&mut api, &call).await;
@@ -203,100 +232,4 @@ pub(super) async fn read_all(node: usize, nodes: &[String], recorder: &Recorder)
 
 fn number(index: usize) -> u16 {
     u16::try_from(index + 1).unwrap_or(u16::MAX)
-}
-
-fn pair(number: u64) -> Vec<String> {
-    ["a", "b"].map(|half| format!("services/p{number}-{half}")).to_vec()
-}
-
-/// The body of a key that holds a value. A route answers with it itself.
-fn body(key: &str, value: Value) -> Json {
-    let text = value.to_string();
-    let mut body = match key.split_once('/') {
-        Some(("routes", id)) => {
-            let answers = json!({"mocking": {"response_example": text}});
-            json!({"uri": format!("/{id}"), "desc": text, "upstream": {"nodes": {"127.0.0.1:1": 1}}, "plugins": answers})
-        }
-        _ => json!({"desc": text}),
-    };
-    if value >= POISON {
-        // A reference is admitted as it is written; what it leads to is the proxy's to find out.
-        body["plugins"]["csrf"] = json!({"key": BROKEN});
-    }
-    body
-}
-
-/// The value of a resource that clients have written.
-pub(super) fn value_of(body: &Json) -> Option<Value> {
-    body["desc"].as_str()?.parse().ok()
-}
-
-/// Whether clients write this resource.
-pub(super) fn is_clients(kind: &str, id: &str) -> bool {
-    (kind == "routes" && id.starts_with('k')) || (kind == "services" && id.starts_with('p'))
-}
-
-async fn ask(api: &mut Api, call: &Call) -> Outcome {
-    let reply = match call {
-        Call::Write { writes, if_match, request } => {
-            let if_match = if_match.map(|revision| revision.to_string());
-            let mut headers: Vec<(&str, &str)> = Vec::new();
-            headers.extend(request.as_deref().map(|request| ("idempotency-key", request)));
-            headers.extend(if_match.as_deref().map(|revision| ("if-match", revision)));
-            if let [(key, value)] = &writes[..] {
-                let path = format!("/apisix/admin/{key}");
-                match value {
-                    Some(value) => api.call("PUT", &path, &headers, body(key, *value).to_string()).await,
-                    None => api.call("DELETE", &path, &headers, String::new()).await,
-                }
-            } else {
-                let operation = |(key, value): &(String, Option<Value>)| {
-                    let (kind, id) = key.split_once('/').unwrap_or_default();
-                    match value {
-                        Some(value) => json!({"op": "put", "kind": kind, "id": id, "value": body(key, *value)}),
-                        None => json!({"op": "delete", "kind": kind, "id": id}),
-                    }
-                };
-                let operations: Vec<Json> = writes.iter().map(operation).collect();
-                api.call("POST", "/v1/transactions", &headers, json!({"operations": operations}).to_string()).await
-            }
-        }
-        Call::Read { keys, stale } => {
-            let query = if *stale { "?consistency=stale" } else { "" };
-            let path = match &keys[..] {
-                [key] => format!("/apisix/admin/{key}{query}"),
-                _ => format!("/apisix/admin/services{query}"),
-            };
-            api.call("GET", &path, &[], String::new()).await
-        }
-    };
-    match reply {
-        Err(e) if was_not_sent(&e) => Outcome::Fail { status: 0 },
-        Err(e) => Outcome::Unknown { why: format!("{e:#}") },
-        Ok(reply) => judge(call, &reply).unwrap_or_else(|e| Outcome::Unknown { why: format!("{e:#}") }),
-    }
-}
-
-fn judge(call: &Call, reply: &Reply) -> Result<Outcome> {
-    let position = || {
-        let position = reply.header("x-holdfast-position").context("an answer without a position")?;
-        At::parse(position).context("a position that is none")
-    };
-    Ok(match (call, reply.status) {
-        (Call::Write { .. }, 200 | 201) => Outcome::Ok { position: position()?, found: Vec::new() },
-        (Call::Read { keys, .. }, 200 | 404) => {
-            let body = reply.json()?;
-            let items: Vec<&Json> = body["list"].as_array().map_or_else(|| vec![&body], |list| list.iter().collect());
-            let found = |key: &String| -> Result<(String, Option<Found>)> {
-                let named = |item: &&&Json| item["key"].as_str().is_some_and(|k| k.ends_with(&format!("/{key}")));
-                let Some(item) = items.iter().find(named) else { return Ok((key.clone(), None)) };
-                let value = value_of(&item["value"]).context("a resource without a value")?;
-                let modified = item["modifiedIndex"].as_u64().context("a resource without a revision")?;
-                Ok((key.clone(), Some(Found { value, modified })))
-            };
-            Outcome::Ok { position: position()?, found: keys.iter().map(found).collect::<Result<_>>()? }
-        }
-        (_, status @ (NOT_FOUND | 412 | 503)) => Outcome::Fail { status },
-        (_, status) => bail!("{status}: {}", reply.text().trim_end()),
-    })
 }

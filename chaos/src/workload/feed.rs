@@ -11,7 +11,7 @@ use protocol::{Digest, Entry, Position, ResourceKey};
 use tokio::sync::watch;
 
 use super::Shared;
-use super::admin::{is_clients, value_of};
+use super::resources::{self, is_clients};
 use crate::history::{At, Event, Found, Frame, FrameKind, HUNG_UP, Recorder};
 use crate::luck::Luck;
 use crate::subscriber::{Subscriber, Watcher};
@@ -131,8 +131,7 @@ fn name(key: &ResourceKey) -> Option<String> {
 }
 
 fn found(entry: &Entry) -> Option<Found> {
-    let value = value_of(&serde_json::from_str(&entry.body).ok()?)?;
-    Some(Found { value, modified: entry.modified.revision })
+    resources::found(&serde_json::from_str(&entry.body).ok()?, entry.modified.revision)
 }
 
 fn seen(change: &Change) -> Option<(String, Option<Found>)> {

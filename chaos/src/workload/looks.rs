@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::admin::is_clients;
+use super::resources::is_clients;
 use crate::cluster::{Api, Cluster};
 use crate::history::{At, Event, Recorder, Rejections, Stand};
 use crate::http::Client;

@@ -6,6 +6,7 @@ mod feed;
 mod looks;
 mod origin;
 mod probe;
+mod resources;
 mod routed;
 
 use std::sync::Arc;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::admin;
 use super::looks::{LookedAt, look_at_proxy};
+use super::resources;
 use crate::cluster::Cluster;
 use crate::history::{Event, Recorder, Routed};
 use crate::http::Client;
@@ -26,7 +26,7 @@ pub(super) fn start(cluster: &Cluster, recorder: &Recorder, stop: &Arc<AtomicBoo
         let mut status = Client::new(&proxy.addresses.status).patient(ANSWER_MAX);
         let mut traffic = Client::new(&proxy.addresses.proxy).patient(ANSWER_MAX);
         tasks.spawn(async move {
-            for (key, path) in admin::routes().iter().cycle() {
+            for (key, path) in resources::routes().iter().cycle() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
