@@ -187,7 +187,7 @@ impl Arena {
         let turn = golden::turn().await?;
         let mut cluster = Cluster::new(Layout::Golden)?;
         cluster.place(needs.cps, needs.dps, golden::SETTINGS);
-        golden::unpack(cluster.dir())?;
+        golden::unpack(golden::CLUSTER, cluster.dir())?;
         let mut arena = Self { late: vec![needs.cps], _turn: Some(turn), ..Self::of(cluster, Wires::new()) };
         // The proxy has its own disk until there is a quorum.
         for dp in &mut arena.cluster.dps {

@@ -11,6 +11,8 @@ use tokio::net::TcpListener;
 use crate::layout::Layout;
 use crate::patience::until;
 
+/// The data directories of the golden cluster.
+pub const CLUSTER: &str = "cluster.v1.tar.gz";
 /// Nodes and proxies that there are.
 pub const CPS: u16 = 3;
 /// See [`CPS`].
@@ -32,28 +34,28 @@ pub async fn turn() -> Result<TcpListener> {
     until("it is our turn", TURN_MAX, async || Ok(TcpListener::bind(&at).await?)).await
 }
 
-/// A file of the golden cluster.
+/// A golden file.
 #[must_use]
 pub fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// Puts everybody's data directory into this one.
+/// Puts what is in a golden archive into this directory.
 ///
 /// # Errors
 /// What `tar` said.
-pub fn unpack(into: &Path) -> Result<()> {
-    tar(Command::new("tar").arg("-xzf").arg(file("cluster.v1.tar.gz")).arg("-C").arg(into))
+pub fn unpack(name: &str, into: &Path) -> Result<()> {
+    tar(Command::new("tar").arg("-xzf").arg(file(name)).arg("-C").arg(into))
 }
 
-/// Packs these of a directory's contents.
+/// Packs these of a directory's contents into a golden archive.
 ///
 /// # Errors
 /// What `tar` said.
-pub fn pack(from: &Path, members: &[&str]) -> Result<()> {
+pub fn pack(name: &str, from: &Path, members: &[&str]) -> Result<()> {
     // A proxy that has ended leaves the socket of its hot restart, which no copy can hold.
     let options = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--exclude=*.sock", "-czf"];
-    tar(Command::new("tar").args(options).arg(file("cluster.v1.tar.gz")).arg("-C").arg(from).args(members))
+    tar(Command::new("tar").args(options).arg(file(name)).arg("-C").arg(from).args(members))
 }
 
 fn tar(command: &mut Command) -> Result<()> {

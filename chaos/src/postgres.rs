@@ -322,9 +322,34 @@ impl Postgres {
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
     }
 
+    /// All that is in the database, as statements for [`Self::load`].
+    ///
+    /// # Errors
+    /// What `pg_dump` said.
+    pub async fn dump(&self) -> Result<String> {
+        let server = ["-h", &self.host, "-p", &self.port];
+        let mut words = as_user("pg_dump", &[&server[..], &["-U", "holdfast", "-d", "postgres"]].concat())?.into_iter();
+        let mut dump = Command::new(words.next().context("a program")?);
+        let output = dump.args(words).kill_on_drop(true).output().await?;
+        ensure!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Carries out what a dump says.
+    ///
+    /// # Errors
+    /// What it said.
+    pub async fn load(&self, dump: &str) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), dump)?;
+        // A dump has commands of psql in it, which only a file may have.
+        self.sql(&format!("\\i {}", file.path().display())).await.map(drop)
+    }
+
     fn psql(&self, sql: &str) -> Command {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-h", &self.host, "-p", &self.port, "-U", "holdfast", "-d", "postgres", "-Atqc", sql]);
+        psql.args(["-v", "ON_ERROR_STOP=1"]);
         // A test may make a database read-only, and writable again.
         psql.env("PGOPTIONS", "-c default_transaction_read_only=off");
         psql.env("PGCONNECT_TIMEOUT", "3").kill_on_drop(true);

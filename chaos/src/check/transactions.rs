@@ -90,8 +90,6 @@ mod tests {
         let gone = [both, next, delete(&["a", "b"], 4, 5, Some(3))];
         let then = |last| gone.iter().cloned().chain([last]).collect::<Vec<_>>();
         assert_eq!(breaches(super::check, &then(reads(&[("a", None), ("b", None)], 3, false, 6, 7))), 0);
-        // Of a deletes-together one that shows only one key, the other one is known to be gone since as well: what was read is
-        // held against its revision elsewhere.
         let half = reads(&[("a", Some((3, 2))), ("b", None)], 2, false, 6, 7);
         assert_eq!(breaches(super::check, &then(half)), 1, "b was there at that revision");
     }

@@ -101,7 +101,7 @@ async fn write() {
     for cp in &mut cluster.cps {
         cp.terminate(STOP_MAX).await.unwrap();
     }
-    golden::pack(cluster.dir(), &["cp-1", "cp-2", "cp-3", "dp-1"]).unwrap();
+    golden::pack(golden::CLUSTER, cluster.dir(), &["cp-1", "cp-2", "cp-3", "dp-1"]).unwrap();
     let text = serde_json::to_string_pretty(&expected).unwrap() + "\n";
     std::fs::write(golden::file("cluster.v1.json"), text).unwrap();
 }
@@ -117,7 +117,7 @@ async fn a_cluster_goes_on_from_data_directories_of_an_earlier_build_with_all_th
     let expected = Expected::read();
     let mut cluster = Cluster::new(Layout::Golden).unwrap();
     cluster.place(golden::CPS, golden::DPS, golden::SETTINGS);
-    golden::unpack(cluster.dir()).unwrap();
+    golden::unpack(golden::CLUSTER, cluster.dir()).unwrap();
 
     // The proxy serves what it has on its disk, as long as there is no node.
     cluster.dp(1).run().unwrap();

@@ -12,6 +12,7 @@ mod failing;
 mod failpoints;
 mod fleet;
 mod golden;
+mod golden_outside;
 mod hfctl;
 mod hfctl_verbs;
 mod leader_kills;
