@@ -90,6 +90,13 @@ pub const ALL: &[Mutant] = &[
     ),
     mutant("condition-ignored", ALWAYS, "calm", &["one-order"], "a write on a condition is made whatever stands there"),
     mutant(
+        "patch-loses-an-update",
+        ALWAYS,
+        "calm",
+        &["one-order", "stream-contract"],
+        "a patch is merged into what was there when it was asked for, whoever has written since",
+    ),
+    mutant(
         "delete-leaves-it",
         ALWAYS,
         "calm",

@@ -53,6 +53,7 @@ fn check_conditions(state: &ConfigState, command: &Command, if_revision: Option<
         return Err(Rejection::RevisionMoved { wanted, found });
     }
     match command.based_on.iter().find(|read| state.modified(&read.key) != read.modified) {
+        Some(_) if planted!("patch-loses-an-update") => Ok(()),
         Some(stale) => Err(Rejection::Stale { key: stale.key.clone() }),
         None => Ok(()),
     }
