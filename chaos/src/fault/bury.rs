@@ -18,9 +18,9 @@ use crate::scenario::Sometimes;
 /// More than a view keeps tombstones of.
 const BURIED: usize = TOMBSTONES_MAX + 500;
 /// Operations of one transaction: its work holds nobody up for long.
-const AT_ONCE: usize = 2_000;
-/// How long a node may take for one of these.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+const AT_ONCE: usize = 1_000;
+/// How long it may take until one of these is acknowledged, however often it is asked for.
+const ANSWERED_MAX: Duration = Duration::from_secs(20);
 
 /// How long the proxy may take to have the whole state, once it goes on: it may have lost its node meanwhile.
 const FULL_MAX: Duration = Duration::from_secs(10);
@@ -40,11 +40,11 @@ pub(super) async fn start(arena: &mut Arena) -> Result<Box<dyn Running>> {
     arena.cluster.dp(proxy).process()?.pause()?;
     arena.away.send_replace(true);
     let leader = arena.cluster.leader().await?;
-    let mut api = arena.cluster.cp(leader).api().patient(ANSWER_MAX);
+    let mut api = arena.cluster.cp(leader).api();
     let put = |id: String| json!({"op": "put", "kind": "protos", "id": id, "value": {"content": "c"}});
     let delete = |id: String| json!({"op": "delete", "kind": "protos", "id": id});
-    write(&mut api, put).await.context("what is to be deleted is made")?;
-    write(&mut api, delete).await.context("it is deleted")?;
+    write(&mut api, "made", put).await.context("what is to be deleted is made")?;
+    write(&mut api, "deleted", delete).await.context("it is deleted")?;
     Ok(Box::new(Away { proxy, taken }))
 }
 
@@ -52,14 +52,18 @@ fn taken(dp: &Dp) -> usize {
     dp.printed().matches(TAKEN).count()
 }
 
-/// One operation on each of what is buried.
-async fn write(api: &mut Api, operation: impl Fn(String) -> Value) -> Result<()> {
+/// One operation on each of what is buried. A busy machine may take too long for one answer: it is asked again.
+async fn write(api: &mut Api, what: &str, operation: impl Fn(String) -> Value) -> Result<()> {
     let ids: Vec<usize> = (0..BURIED).collect();
-    for some in ids.chunks(AT_ONCE) {
+    for (number, some) in ids.chunks(AT_ONCE).enumerate() {
         // With long ids, steps of the feed become too large to be kept for those who come for them late.
         let operations: Vec<Value> = some.iter().map(|id| operation(format!("buried-{id:053}"))).collect();
-        let body = json!({"operations": operations}).to_string();
-        api.call("POST", "/v1/transactions", &[], body).await?.expect(&[200])?;
+        let (body, request) = (json!({"operations": operations}).to_string(), format!("{what}-{number}"));
+        until("a transaction of many", ANSWERED_MAX, async || {
+            let headers = [("idempotency-key", &*request)];
+            api.call("POST", "/v1/transactions", &headers, body.clone()).await?.expect(&[200])
+        })
+        .await?;
     }
     Ok(())
 }
