@@ -1,5 +1,6 @@
-//! So much is made and deleted while a proxy stands still and a reader of a feed is away that no node knows any more what is gone
-//! since: the horizon of its tombstones is behind where they stood, and both must be sent the whole state.
+//! So much is made and deleted while a proxy reaches no node and a reader of a feed is away that no node knows any more what is
+//! gone since: the horizon of its tombstones is behind where they stood, and both must be sent the whole state. The proxy serves
+//! all the time, also while it takes that in.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::arena::Arena;
 use crate::cluster::{Api, Dp};
 use crate::patience::until;
 use crate::scenario::Sometimes;
+use crate::wires::{End, Wire};
 
 /// More than a view keeps tombstones of.
 const BURIED: usize = TOMBSTONES_MAX + 500;
@@ -21,8 +23,7 @@ const BURIED: usize = TOMBSTONES_MAX + 500;
 const AT_ONCE: usize = 1_000;
 /// How long it may take until one of these is acknowledged, however often it is asked for.
 const ANSWERED_MAX: Duration = Duration::from_secs(20);
-
-/// How long the proxy may take to have the whole state, once it goes on: it may have lost its node meanwhile.
+/// How long the proxy may take to have the whole state, once it reaches a node.
 const FULL_MAX: Duration = Duration::from_secs(10);
 /// What a proxy says when it has taken one.
 const TAKEN: &str = "took a configuration in full";
@@ -34,10 +35,13 @@ struct Away {
 }
 
 pub(super) async fn start(arena: &mut Arena) -> Result<Box<dyn Running>> {
-    let proxy = arena.cluster.dps.last().context("no proxy")?.number;
-    arena.down(proxy, true, false);
-    let taken = taken(arena.cluster.dp(proxy));
-    arena.cluster.dp(proxy).process()?.pause()?;
+    let dp = arena.cluster.dps.last().context("no proxy")?;
+    let (proxy, taken) = (dp.number, taken(dp));
+    let cut = Wire { cut: true, ..Wire::default() };
+    for number in arena.cluster.cps.iter().map(|cp| cp.number) {
+        arena.wires.set(End::Feed(number), End::Proxy(proxy), cut);
+        arena.wires.set(End::Proxy(proxy), End::Feed(number), cut);
+    }
     arena.away.send_replace(true);
     let leader = arena.cluster.leader().await?;
     let mut api = arena.cluster.cp(leader).api();
@@ -71,8 +75,7 @@ async fn write(api: &mut Api, what: &str, operation: impl Fn(String) -> Value) -
 impl Running for Away {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
-            arena.cluster.dp(self.proxy).process()?.resume()?;
-            arena.down(self.proxy, false, false);
+            arena.wires.heal();
             arena.away.send_replace(false);
             let dp = arena.cluster.dp(self.proxy);
             until("the proxy is sent the whole state", FULL_MAX, async || Ok(ensure!(taken(dp) > self.taken))).await?;

@@ -96,7 +96,7 @@ pub enum Fault {
     NobodyLeft,
     /// A proxy is stopped and goes on at the end.
     PauseProxy,
-    /// More is deleted than nodes keep tombstones of, while a proxy is stopped and a reader of a feed away.
+    /// More is deleted than nodes keep tombstones of, while a proxy reaches no node and a reader of a feed is away.
     Bury,
     /// A follower cuts itself off, and proxies lose the node that they follow: the lagging one is what they find first.
     Lagging,

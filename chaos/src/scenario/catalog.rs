@@ -44,7 +44,7 @@ const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN 
 /// Of what clients write, some is nothing that a proxy can serve.
 const POISON: Needs = Needs { size: Size::WITH_POISON, ..PLAIN };
 /// A history of what is made to be deleted at once would say nothing.
-const BURIAL: Needs = Needs { settings: LOG_ALONE.settings, ..POISON };
+const BURIAL: Needs = Needs { settings: LOG_ALONE.settings, feed_wires: true, ..POISON };
 const GOLDEN: Needs = Needs { golden: true, cps: golden::CPS, dps: golden::DPS, ..PLAIN };
 const EVERYTHING: Needs = Needs { clocks: true, size: Size::WITH_POISON, ..ALL_OUTSIDE };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
@@ -151,7 +151,7 @@ pub const ALL: &[Scenario] = &[
     ),
     plain(
         "full-state",
-        "more is deleted than tombstones are kept of, while a proxy stands still and a feed's reader is away",
+        "more is deleted than tombstones are kept of, while a proxy reaches no node and a feed's reader is away",
         BURIAL,
         full_state,
         &[FullAtProxy, FullAtReader],
