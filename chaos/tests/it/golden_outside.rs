@@ -66,17 +66,22 @@ fn settings(of: &Path) -> Vec<String> {
     ]
 }
 
+/// The same of a node: it signs what it puts into the archive.
+fn of_node(of: &Path) -> Vec<String> {
+    let key = of.join("archive.key");
+    std::fs::write(&key, SEED).unwrap();
+    let mut settings = settings(of);
+    settings.push(format!("archive.signing_key_file={}", key.display()));
+    settings
+}
+
 /// Writes both files with the programs of this build.
 async fn write() {
     let postgres = Postgres::primary("pg-1", &layout().postgres(1)).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("archive")).unwrap();
     std::fs::write(dir.path().join("keyring"), KEYRING).unwrap();
-    let key = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(key.path(), SEED).unwrap();
-    let mut settings = settings(dir.path());
-    settings.pop();
-    settings.push(format!("archive.signing_key_file={}", key.path().display()));
+    let settings = of_node(dir.path());
     let cluster = cluster_with(1, &Postgres::dsn(&[postgres.address()]), &texts(&settings)).await;
     let mut api = cluster.cps[0].api();
     for (kind, id, body) in resources() {
@@ -143,7 +148,7 @@ async fn archive_record_and_sealed_secrets_of_an_earlier_build_bring_its_cluster
     assert_eq!(config["rejected"], json!([]), "the private key is opened too");
 
     // The cluster comes back from the archive.
-    cluster.place(1, 0, &texts(&outside));
+    cluster.place(1, 0, &texts(&of_node(dir.path())));
     is_back(cluster.cp(1), "--from=archive", &expected).await;
 
     // And another time from the record, restored from its dump.
