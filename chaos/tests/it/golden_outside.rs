@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use chaos::cluster::{Cluster, Cp, READY_MAX};
+use chaos::cluster::{Cluster, Cp};
 use chaos::golden;
 use chaos::layout::Layout;
 use chaos::patience::until;
@@ -84,12 +84,12 @@ async fn write() {
     let settings = of_node(dir.path());
     let cluster = cluster_with(1, &Postgres::dsn(&[postgres.address()]), &texts(&settings)).await;
     let mut api = cluster.cps[0].api();
-    for (kind, id, body) in resources() {
-        api.put(kind, id, &body).await.unwrap();
-        // A second version of each, so that there is more than a base, and history.
-        let labelled = json!({"labels": {"version": "2"}}).to_string();
-        let path = format!("/apisix/admin/{kind}/{id}");
-        api.call("PATCH", &path, &[], labelled).await.unwrap().expect(&[200]).unwrap();
+    // A second version of each, so that there is more than a base, and a history.
+    for version in ["1", "2"] {
+        for (kind, id, mut body) in resources() {
+            body["labels"] = json!({"version": version});
+            api.put(kind, id, &body).await.unwrap();
+        }
     }
     audit(&cluster, &postgres).await;
     let status = api.status().await.unwrap();
