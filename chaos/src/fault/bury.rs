@@ -20,7 +20,7 @@ use crate::wires::{End, Wire};
 /// More than a view keeps tombstones of.
 const BURIED: usize = TOMBSTONES_MAX + 500;
 /// Operations of one transaction: its work holds nobody up for long.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: usize = 500;
 /// How long it may take until one of these is acknowledged, however often it is asked for.
 const ANSWERED_MAX: Duration = Duration::from_secs(20);
 /// How long the proxy may take to have the whole state, once it reaches a node.
