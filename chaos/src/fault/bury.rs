@@ -78,7 +78,11 @@ impl Running for Away {
             arena.wires.heal();
             arena.away.send_replace(false);
             let dp = arena.cluster.dp(self.proxy);
-            until("the proxy is sent the whole state", FULL_MAX, async || Ok(ensure!(taken(dp) > self.taken))).await?;
+            until("the proxy is sent the whole state", FULL_MAX, async || {
+                ensure!(taken(dp) > self.taken);
+                Ok(())
+            })
+            .await?;
             arena.saw(Sometimes::FullAtProxy);
             Ok(())
         }
