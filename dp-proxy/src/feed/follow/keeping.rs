@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::failpoint;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
@@ -17,6 +18,7 @@ use crate::feed::session::{Keep, Moved};
 const DISK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// While something is not on the disk, how often it is tried again.
 const DISK_RETRY: Duration = Duration::from_secs(1);
+
 impl Follower {
     /// Compiles steps, keeps them, and puts the table in force: in this order, so that nothing is served that a restart
     /// would take back.
@@ -39,8 +41,11 @@ impl Follower {
             }
         }
         self.settle_secrets().await;
+        failpoint!("dp::follow::before_keep");
         self.keep(frames).await;
+        failpoint!("dp::follow::before_publish");
         self.publish();
+        failpoint!("dp::follow::after_publish");
         self.board.updates.fetch_add(steps, Ordering::Relaxed);
         self.board.update_time.observe_since(arrived);
     }
