@@ -29,10 +29,11 @@ test: compiler nextest postgres moto schemathesis
 	@$(PART) "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@$(PART) "tests" cargo nextest run --workspace
 
-# Every scenario once, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
-chaos: compiler postgres strace
+# Every scenario once, and every failpoint, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
+chaos: compiler postgres strace failing
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
 	target/debug/chaos matrix
+	target/debug/chaos sweep
 
 PEERS := --envoy target/envoy/bin/envoy --pingora target/pingora/release/bench-pingora
 

@@ -15,6 +15,7 @@ use crate::herd::Herd;
 use crate::history::{Down, Event, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
+use crate::mutants;
 use crate::postgres::Postgres;
 use crate::power_cut::{Disk, Forgets, Journal, watched};
 use crate::process::Process;
@@ -49,6 +50,8 @@ pub struct Needs {
     pub subscribers: usize,
     /// How much goes on.
     pub size: Size,
+    /// Programs that have failpoints.
+    pub failpoints: bool,
     /// Settings of control-plane nodes.
     pub settings: &'static [&'static str],
 }
@@ -145,8 +148,10 @@ impl Arena {
         for number in 1..=needs.dps {
             arena.cluster.add_dp_with(number, &follows).await?;
         }
-        if let Some(planted) = planted {
-            arena.plant(planted).await?;
+        match planted {
+            Some(planted) => arena.plant(planted).await?,
+            None if needs.failpoints => arena.plant(&mutants::programs(mutants::NOTHING)?).await?,
+            None => {}
         }
         if let Some(postgres) = &arena.postgres {
             rewinds::watch(postgres).await?;

@@ -33,6 +33,7 @@ pub mod sample;
 pub mod scenario;
 pub mod subscriber;
 pub mod summary;
+pub mod sweep;
 pub mod upstream;
 pub mod wide_fleet;
 pub mod wires;

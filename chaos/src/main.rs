@@ -10,7 +10,7 @@ use chaos::layout::Layout;
 use chaos::luck::Luck;
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
 use chaos::summary::Summary;
-use chaos::{check, demo, history, leftovers, mutants, wide_fleet};
+use chaos::{check, demo, history, leftovers, mutants, sweep, wide_fleet};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -90,6 +90,21 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         seeds: u64,
     },
+    /// Has programs end at every failpoint there is, under load, and holds all laws. Needs `make failing`.
+    Sweep {
+        /// Only failpoints whose names contain this. Repeatable.
+        #[arg(long)]
+        only: Vec<String>,
+        /// Decides how often a point is passed before a program ends there, and on whom it is.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// A bug that is planted in every program; see `chaos mutants`.
+        #[arg(long)]
+        mutant: Option<String>,
+        /// Tells which there are, and sweeps none.
+        #[arg(long)]
+        list: bool,
+    },
     /// Waits for a wide fleet with each of many changes while nodes die: after a 200 every proxy in scope serves it.
     Fleet {
         /// How many proxies, in three regions.
@@ -138,6 +153,11 @@ async fn main() -> ExitCode {
         Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
         Command::Soup { minutes, hours, seed } => soup(Duration::from_secs(60 * (60 * hours + minutes)), seed).await,
         Command::Mutants { only, seeds } => hunt_mutants(&only, seeds).await,
+        Command::Sweep { list: true, .. } => {
+            sweep::ALL.iter().for_each(|point| println!("{:32} {:?}", point.name, point.met));
+            Ok(true)
+        }
+        Command::Sweep { only, seed, mutant, list: false } => sweep_points(&only, seed, mutant.as_deref()).await,
         Command::Fleet { proxies, changes, kill_every, seed } => {
             wide_fleet::run(wide_fleet::Plan { proxies, changes, kill_every, seed }).await.map(|told| {
                 println!("{told}");
@@ -212,6 +232,30 @@ async fn hunt_mutants(only: &[String], seeds: u64) -> Result<bool> {
     }
     println!("{found} of {} found", chosen.len());
     Ok(found == chosen.len())
+}
+
+/// Sweeps failpoints, and leaves what came of each as a page; whether all held.
+async fn sweep_points(only: &[String], seed: u64, mutant: Option<&str>) -> Result<bool> {
+    let (layout, reports) = (Layout::Test { cluster: 0 }, Path::new(REPORTS).join("sweep"));
+    let mut plan = sweep::Plan::new(only, seed, reports.clone(), layout)?;
+    if let Some(mutant) = mutant {
+        plan.programs = mutants::programs(mutant)?;
+    }
+    let mut termination = Termination::listen()?;
+    let began = Instant::now();
+    let sweeping = sweep::run(&plan, |swept| {
+        println!("{:32} {}", swept.point.name, swept.broken.as_deref().unwrap_or("held"));
+    });
+    let all = tokio::select! {
+        all = sweeping => all?,
+        signal = termination.next() => return Err(Interrupted(signal).into()),
+    };
+    let page = reports.join("sweep.md");
+    std::fs::create_dir_all(&reports)?;
+    std::fs::write(&page, sweep::page(&all)).with_context(|| page.display().to_string())?;
+    let held = all.iter().filter(|swept| swept.broken.is_none()).count();
+    println!("{held} of {} held, in {} s; see {}", all.len(), began.elapsed().as_secs(), page.display());
+    Ok(held == all.len())
 }
 
 fn order(scenario: &'static Scenario, seed: u64) -> Order {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Api, KEY, READY_MAX, args, folder};
+use super::{Api, Arming, KEY, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::CpAddresses;
@@ -26,6 +26,7 @@ pub struct Cp {
     dir: PathBuf,
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    arming: Option<Arming>,
     process: Option<Process>,
 }
 
@@ -49,6 +50,7 @@ impl Cp {
             dir: dir.to_owned(),
             program: PathBuf::new(),
             environment: Vec::new(),
+            arming: None,
             process: None,
         }
     }
@@ -66,6 +68,11 @@ impl Cp {
     /// Adds variables of its environment from the next start on.
     pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         self.environment.extend(variables);
+    }
+
+    /// Has it end at a failpoint from the next start on; `None`: at none any more. Its program must have failpoints.
+    pub fn arm(&mut self, arming: Option<Arming>) {
+        self.arming = arming;
     }
 
     pub(super) fn wants_vote(&self) -> bool {
@@ -100,11 +107,18 @@ impl Cp {
     /// # Errors
     /// What it said.
     pub async fn execute(&mut self, words: &[&str]) -> Result<String> {
-        let mut process = self.spawn(words)?;
-        let status = process.ended(READY_MAX).await?;
-        let printed = process.printed();
+        let status = self.status_of(words).await?;
+        let printed = self.printed();
         ensure!(status.success(), "cp-node {}: {status}: {printed}", words[0]);
         Ok(printed)
+    }
+
+    /// The same, and gives how it ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn status_of(&mut self, words: &[&str]) -> Result<ExitStatus> {
+        self.spawn(words)?.ended(READY_MAX).await
     }
 
     /// Takes it out of its cluster while it runs; its process then ends by itself.
@@ -131,7 +145,8 @@ impl Cp {
 
     fn spawn(&self, subcommand: &[&str]) -> Result<Process> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("cp-node")? } else { &self.program };
-        Process::spawn_with(&self.name(), program, &args(subcommand, &self.settings), &self.dir, &self.environment)
+        let environment = Arming::with(self.arming.as_ref(), &self.environment);
+        Process::spawn_with(&self.name(), program, &args(subcommand, &self.settings), &self.dir, &environment)
     }
 
     /// Waits until it can serve writes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{READY_MAX, args, folder};
+use super::{Arming, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::DpAddresses;
@@ -26,6 +26,7 @@ pub struct Dp {
     dir: PathBuf,
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    arming: Option<Arming>,
     process: Option<Process>,
 }
 
@@ -66,6 +67,7 @@ impl Dp {
             dir: dir.to_owned(),
             program: PathBuf::new(),
             environment: Vec::new(),
+            arming: None,
             process: None,
         }
     }
@@ -85,6 +87,11 @@ impl Dp {
         self.environment.extend(variables);
     }
 
+    /// Has it end at a failpoint from the next start on; `None`: at none any more. Its program must have failpoints.
+    pub fn arm(&mut self, arming: Option<Arming>) {
+        self.arming = arming;
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -92,7 +99,8 @@ impl Dp {
     pub fn run(&mut self) -> Result<()> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("dp-proxy")? } else { &self.program };
         let words = args(&["run"], &self.settings);
-        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &self.environment)?);
+        let environment = Arming::with(self.arming.as_ref(), &self.environment);
+        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &environment)?);
         Ok(())
     }
 
@@ -185,5 +193,15 @@ impl Dp {
     /// When it does not run, or takes too long.
     pub async fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
         self.process.take().context("it does not run")?.terminate(within).await
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on for too long.
+    pub async fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let status = self.process()?.ended(within).await?;
+        self.process = None;
+        Ok(status)
     }
 }

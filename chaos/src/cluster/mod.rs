@@ -1,6 +1,7 @@
 //! A cluster of real programs: control-plane nodes, proxies, and what is known of them.
 
 mod api;
+mod arming;
 mod cp;
 mod dp;
 
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 pub use api::{Api, NodeView};
+pub use arming::Arming;
 pub use cp::Cp;
 pub use dp::{Dp, ProxyView};
 

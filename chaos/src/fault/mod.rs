@@ -5,6 +5,7 @@ mod archive;
 mod clock;
 mod corrupt;
 mod disk;
+mod end_at;
 mod feed;
 mod forge;
 mod kill;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::arena::Arena;
 use crate::luck::Luck;
 use crate::s3;
+use crate::sweep::Point;
 
 /// On whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -171,6 +173,11 @@ pub enum Fault {
     KillPostgres,
     /// PostgreSQL takes connections and answers nothing.
     FreezePostgres,
+    /// Programs end at a failpoint; all of them start without it at the end. Needs programs that have failpoints.
+    EndAt {
+        /// Which.
+        point: Point,
+    },
 }
 
 /// Whom a power cut is of whose schedule does not say so.
@@ -225,6 +232,7 @@ impl Fault {
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),
+            Self::EndAt { point } => end_at::start(arena, point, luck).await,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::fault::Fault::{self, *};
 use crate::fault::Whom::{All, Follower, Leader};
 use crate::luck::Luck;
 use crate::s3;
+use crate::sweep;
 use crate::workload::Size;
 
 /// Three nodes and two proxies.
@@ -23,6 +24,7 @@ const PLAIN: Needs = Needs {
     watched_disks: false,
     feed_wires: false,
     subscribers: 0,
+    failpoints: false,
     size: Size::FULL,
     settings: &[],
 };
@@ -41,6 +43,18 @@ const CLOCKS: Needs = Needs { clocks: true, ..PLAIN };
 const HERD: Needs = Needs { subscribers: 2000, size: Size::FEW_CHANGES, ..PLAIN };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
+/// Whatever has durable steps is there, and does them often.
+const FAILPOINTS: Needs = Needs {
+    failpoints: true,
+    settings: &[
+        "raft.snapshot_entries=200",
+        "raft.keep_entries=100",
+        "archive.interval=300ms",
+        "archive.segments=2",
+        "archive.keep_bases=1",
+    ],
+    ..ALL_OUTSIDE
+};
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
@@ -126,6 +140,7 @@ pub const ALL: &[Scenario] = &[
     plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
     plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
+    plain("failpoints", "programs end at failpoints, a few by the seed", FAILPOINTS, failpoints, &[Ended]),
 ];
 
 /// The scenario of this name.
@@ -374,6 +389,10 @@ fn postgres_failover(luck: &mut Luck) -> Vec<Step> {
 
 fn postgres_kill(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, KillPostgres, (2000, 4000)), step(luck, Kill { whom: Leader }, (500, 1000))]
+}
+
+fn failpoints(luck: &mut Luck) -> Vec<Step> {
+    sweep::a_few(luck, 4)
 }
 
 fn postgres_freeze(luck: &mut Luck) -> Vec<Step> {
