@@ -19,12 +19,20 @@ const END_MAX: Duration = Duration::from_secs(20);
 struct Wiped {
     number: u16,
     kept: std::path::PathBuf,
+    /// Where it was when it lost its disk.
+    revision: u64,
 }
+
+/// How long a node may take to come to where the others were when it came back.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+/// What a node says that has no place in any cluster.
+const NOBODY: &str = "belongs to no node yet";
 
 /// A node that lost its disk must not come back as itself, nor at all: it says why, and its disk is found again.
 pub(super) async fn wipe(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
     let number = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
     let cp = arena.cluster.cp(number);
+    let revision = cp.api().status().await?.revision;
     cp.kill().await?;
     let kept = cp.data_dir().with_extension("kept");
     std::fs::rename(cp.data_dir(), &kept)?;
@@ -34,19 +42,35 @@ pub(super) async fn wipe(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn R
     if cp.process()?.runs() && cp.api().status().await.is_ok_and(|status| status.node_id == u64::from(number)) {
         bail!("{} lost its disk and came back under its old id", cp.name());
     }
-    Ok(Box::new(Wiped { number, kept }))
+    if !cp.process()?.runs() && cp.printed().contains(NOBODY) {
+        arena.saw(Sometimes::FoundOut);
+    }
+    Ok(Box::new(Wiped { number, kept, revision }))
 }
 
 impl Running for Wiped {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
+            arena.cluster.cp(self.number).kill().await?;
+            let leader = arena.cluster.leader().await?;
+            let head = arena.cluster.cp(leader).api().status().await?.revision;
             let cp = arena.cluster.cp(self.number);
-            cp.kill().await?;
             if cp.data_dir().exists() {
                 cp.wipe()?;
             }
             std::fs::rename(&self.kept, cp.data_dir())?;
-            arena.run_again(&[self.number]).await
+            arena.run_again(&[self.number]).await?;
+            let mut api = arena.cluster.cp(self.number).api();
+            until("it comes to where the others were", CATCH_UP_MAX, async || {
+                let now = api.status().await?.revision;
+                ensure!(now >= head, "it is at {now} of {head}");
+                Ok(())
+            })
+            .await?;
+            if head > self.revision {
+                arena.saw(Sometimes::CaughtUp);
+            }
+            Ok(())
         }
         .boxed_local()
     }

@@ -28,6 +28,8 @@ use crate::luck::Luck;
 use crate::s3;
 use crate::sweep::Point;
 
+pub use corrupt::Tear;
+
 /// On whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -173,6 +175,16 @@ pub enum Fault {
     KillPostgres,
     /// PostgreSQL takes connections and answers nothing.
     FreezePostgres,
+    /// A file of a stopped follower is not what it was.
+    TearNode {
+        /// How.
+        tear: Tear,
+    },
+    /// A file of the last proxy, stopped for it, is not what it was.
+    TearProxy {
+        /// How.
+        tear: Tear,
+    },
     /// Programs end at a failpoint; all of them start without it at the end. Needs programs that have failpoints.
     EndAt {
         /// Which.
@@ -215,7 +227,7 @@ impl Fault {
             Self::PowerCut { whom } => power::start(arena, whom, luck).await,
             Self::VoteCut => power::after_vote(arena).await,
             Self::Wipe => disk::wipe(arena, luck).await,
-            Self::Flip => corrupt::start(arena, luck).await,
+            Self::Flip => corrupt::of_node(arena, Tear::Flip, luck).await,
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
             Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
@@ -232,6 +244,8 @@ impl Fault {
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),
+            Self::TearNode { tear } => corrupt::of_node(arena, tear, luck).await,
+            Self::TearProxy { tear } => corrupt::of_proxy(arena, tear, luck).await,
             Self::EndAt { point } => end_at::start(arena, point, luck).await,
         }
     }

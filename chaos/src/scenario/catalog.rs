@@ -1,12 +1,13 @@
 //! The scenarios. One more is an entry here.
 
 use super::Sometimes::{
-    Behind, Election, Ended, FoundOut, Lost, RecordLag, Refused, Resume, S3Hit, SlowWrites, Snapshot, Unserved,
-    Volatile, WireUsed,
+    Behind, CaughtUp, ClockOff, Election, Ended, FoundOut, Lost, NotBelieved, RecordLag, Refused, Resume, S3Hit,
+    SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
 };
 use super::{Scenario, Sometimes, Step};
 use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
+use crate::fault::Tear;
 use crate::fault::Whom::{All, Follower, Leader};
 use crate::luck::Luck;
 use crate::s3;
@@ -95,7 +96,7 @@ pub const ALL: &[Scenario] = &[
     ),
     plain("vote-cut", "the power of all nodes goes when one has just voted", POWER, vote_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
-    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
+    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[FoundOut, CaughtUp]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[FoundOut]),
     plain("failed-sync", "a sync of a node's log fails", LOG_ALONE, failed_sync, &[Ended]),
@@ -120,7 +121,7 @@ pub const ALL: &[Scenario] = &[
         postgres_failover,
         &[RecordLag],
     ),
-    plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[]),
+    plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[ClockOff]),
     plain("members", "a follower loses its vote while the leader dies", PLAIN, members, &[Election]),
     plain(
         "archive-faults",
@@ -140,6 +141,13 @@ pub const ALL: &[Scenario] = &[
     plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
     plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
+    plain(
+        "torn-files",
+        "files of nodes and proxies end early, and lack pages",
+        SHORT_LOG,
+        torn_files,
+        &[FoundOut, NotBelieved],
+    ),
     plain("failpoints", "programs end at failpoints, a few by the seed", FAILPOINTS, failpoints, &[Ended]),
 ];
 
@@ -389,6 +397,12 @@ fn postgres_failover(luck: &mut Luck) -> Vec<Step> {
 
 fn postgres_kill(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, KillPostgres, (2000, 4000)), step(luck, Kill { whom: Leader }, (500, 1000))]
+}
+
+fn torn_files(luck: &mut Luck) -> Vec<Step> {
+    let tears = [Tear::Cut, Tear::LastBlock, Tear::Zeros, Tear::Old];
+    let each = |tear| [TearNode { tear }, TearProxy { tear }];
+    tears.into_iter().flat_map(each).map(|fault| step(luck, fault, (200, 500))).collect()
 }
 
 fn failpoints(luck: &mut Luck) -> Vec<Step> {

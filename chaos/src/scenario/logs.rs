@@ -39,7 +39,7 @@ pub(super) fn panics(directory: &Path, schedule: &[Step]) -> Result<Vec<Breach>>
     let breaks = |step: &Step| {
         matches!(
             step.fault,
-            Fault::Flip | Fault::FailedSync { .. } | Fault::FullDisk { .. } | Fault::ReadOnlyDisk { .. }
+            Fault::Flip | Fault::TearNode { .. } | Fault::FailedSync { .. } | Fault::FullDisk { .. } | Fault::ReadOnlyDisk { .. }
         )
     };
     let breaks_a_disk = schedule.iter().any(breaks);

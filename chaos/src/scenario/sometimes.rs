@@ -47,6 +47,12 @@ pub enum Sometimes {
     Unserved,
     /// A proxy said that a restart would take it back.
     Volatile,
+    /// A proxy found bytes on its disk that it did not believe, and went on.
+    NotBelieved,
+    /// A node came back behind the others, and came to them by what they had for it.
+    CaughtUp,
+    /// A node's answers bore the time of a clock that was wrong.
+    ClockOff,
 }
 
 /// What a history shows of it, each once and in order.
