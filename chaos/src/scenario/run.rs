@@ -94,6 +94,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     };
     breaches.extend(notes.breaches);
     breaches.extend(logs::panics(&directory, &schedule)?);
+    breaches.extend(logs::taken_back(&directory, &schedule)?);
     let figures = verdict::count(&history, notes.remarks);
     let verdict = verdict::judge(order.scenario, &history, &figures, breaches, trouble);
     let outcome = Outcome { verdict, figures, directory, took: began.elapsed() };

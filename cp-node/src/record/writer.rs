@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::failpoint;
+use daemon::{failpoint, planted};
 use protocol::command::{Action, Command, RecordAction, RecordMark};
 use protocol::seam::{Random, WallClock};
 use protocol::snapshot::ClusterId;
@@ -225,6 +225,10 @@ impl Writer {
             if position.epoch.number != cursor.epoch {
                 // A restore has begun another life.
                 return Err(Trouble::Moved.into());
+            }
+            if let Some(last) = items.last().filter(|_| planted!("record-told-before-commit")) {
+                let ahead = Cursor { revision: last.delta.position.revision, chain: last.chain, ..cursor.clone() };
+                self.propose(RecordAction::Recorded(mark(&ahead))).await;
             }
             cursor = session.step(&cursor, &items).await?;
             confirmed.send_replace(mark(&cursor));
