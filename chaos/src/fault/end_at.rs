@@ -24,7 +24,7 @@ const GONE_MAX: Duration = Duration::from_secs(1);
 /// The signal of a program that has ended at a point.
 const ABORT: i32 = 6;
 /// The log reaches back less than so many revisions, in an arena whose log is short.
-const LONG_AGO: u64 = 600;
+const LONG_AGO: u64 = 900;
 /// How long so many may take.
 const LONG_MAX: Duration = Duration::from_secs(30);
 /// How long one request for a change of the membership is waited for.
@@ -89,7 +89,9 @@ pub(super) async fn start(arena: &mut Arena, point: Point, luck: &mut Luck) -> R
             members::demote(arena, id).await?;
             armed_and_led(arena, &all, &arming).await?;
             ask(arena, "DELETE", format!("/v1/cluster/members/{id}")).await?;
-            a_node_ends(arena, &all, &point).await?;
+            // Whoever is taken out may end in order, over that.
+            let others: Vec<u16> = all.iter().copied().filter(|other| *other != number).collect();
+            a_node_ends(arena, &others, &point).await?;
             Ended::Place(Lost { number, id, has_disk: true })
         }
         Met::Replace => {
