@@ -1,7 +1,7 @@
 //! The scenarios. One more is an entry here.
 
 use super::Sometimes::{
-    Behind, CaughtUp, ClockOff, Election, Ended, FoundOut, Lost, NotBelieved, RecordLag, Refused, Resume, S3Hit,
+    Behind, CaughtUp, ClockOff, Election, Ended, FoundOut, Lost, NewId, NotBelieved, RecordLag, Refused, Resume, S3Hit,
     SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
 };
 use super::{Scenario, Sometimes, Step};
@@ -96,7 +96,7 @@ pub const ALL: &[Scenario] = &[
     ),
     plain("vote-cut", "the power of all nodes goes when one has just voted", POWER, vote_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
-    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[FoundOut, CaughtUp]),
+    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[NewId, CaughtUp]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[FoundOut]),
     plain("failed-sync", "a sync of a node's log fails", LOG_ALONE, failed_sync, &[Ended]),

@@ -41,7 +41,11 @@ pub(super) fn panics(directory: &Path, schedule: &[Step]) -> Result<Vec<Breach>>
     let breaks = |step: &Step| {
         matches!(
             step.fault,
-            Fault::Flip | Fault::TearNode { .. } | Fault::FailedSync { .. } | Fault::FullDisk { .. } | Fault::ReadOnlyDisk { .. }
+            Fault::Flip
+                | Fault::TearNode { .. }
+                | Fault::FailedSync { .. }
+                | Fault::FullDisk { .. }
+                | Fault::ReadOnlyDisk { .. }
         )
     };
     let breaks_a_disk = schedule.iter().any(breaks);
@@ -130,7 +134,8 @@ mod tests {
     #[test]
     fn a_record_may_lack_what_it_has_confirmed_only_after_a_failover() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("cp-2.log"), format!("INFO all is well\nERROR {TAKEN_BACK} from=7 lost=2\n")).unwrap();
+        fs::write(dir.path().join("cp-2.log"), format!("INFO all is well\nERROR {TAKEN_BACK} from=7 lost=2\n"))
+            .unwrap();
         let taken_back = |fault| {
             let step = Step { after_ms: 0, fault, lasts_ms: 0, beside: false };
             super::taken_back(dir.path(), &[step]).unwrap().len()

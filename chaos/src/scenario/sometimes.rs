@@ -49,6 +49,8 @@ pub enum Sometimes {
     Volatile,
     /// A proxy found bytes on its disk that it did not believe, and went on.
     NotBelieved,
+    /// A node that had lost its disk came to vote under another id, when it had been sent everything.
+    NewId,
     /// A node came back behind the others, and came to them by what they had for it.
     CaughtUp,
     /// A node's answers bore the time of a clock that was wrong.
