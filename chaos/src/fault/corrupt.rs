@@ -1,6 +1,7 @@
 //! Bytes of a stopped program's files are not what they were: a bit is flipped, a file is cut, a part of it was never written.
 //! It is found out, or it is of a kind that says nothing: never believed.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub enum Tear {
     LastBlock,
     /// A page of it is zeros.
     Zeros,
-    /// A page of it is what it was a while ago.
+    /// A page of it is what it was a while ago, or zeros where there was nothing then.
     Old,
 }
 
@@ -195,11 +196,12 @@ fn torn(tear: Tear, bytes: &[u8], old: Option<&[u8]>, luck: &mut Luck) -> Option
         }
         Tear::Old => {
             let old = old?;
-            let differs =
-                |page: &std::ops::Range<usize>| page.end <= old.len() && old[page.clone()] != bytes[page.clone()];
+            let was =
+                |page: &Range<usize>| -> Vec<u8> { page.clone().map(|at| old.get(at).copied().unwrap_or(0)).collect() };
+            let differs = |page: &Range<usize>| was(page) != bytes[page.clone()];
             let changed: Vec<_> = pages().filter(differs).collect();
             let page = changed.get(place(luck, changed.len().max(1)))?;
-            torn[page.clone()].copy_from_slice(&old[page.clone()]);
+            torn[page.clone()].copy_from_slice(&was(page));
         }
     }
     let offset = torn.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(torn.len());
@@ -241,6 +243,8 @@ mod tests {
             assert!(at.is_multiple_of(PAGE_BYTES) && zeros[page.clone()].iter().all(|byte| *byte == 0));
             assert_eq!((&zeros[..at], &zeros[page.end..]), (&bytes[..at], &bytes[page.end..]));
             assert_eq!(torn(Tear::Old, Some(&old)).unwrap(), (5000, old.clone()));
+            let (at, lost) = torn(Tear::Old, Some(&bytes[..9000])).unwrap();
+            assert!(at == 9000 && lost[..9000] == bytes[..9000] && lost[9000..].iter().all(|byte| *byte == 0));
             assert_eq!(torn(Tear::Old, None), None);
             assert_eq!(torn(Tear::Old, Some(&bytes)), None, "nothing has changed since");
         }
