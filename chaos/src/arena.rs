@@ -113,6 +113,18 @@ impl Arena {
         let archive = if needs.archive { Some(Archive::start()?) } else { None };
         let archived = archive.as_ref().map(Archive::writers).unwrap_or_default();
         let (mut cluster, mut wires) = (Cluster::new(layout)?, Wires::new());
+        let planted = match planted {
+            None if needs.failpoints => Some(mutants::programs(mutants::NOTHING)?),
+            planted => planted.cloned(),
+        };
+        // A bug is planted when everything has begun well: what is no bug runs from the first.
+        let (from_the_first, later) = match planted {
+            Some(planted) if planted.environment.is_none() => (Some(planted), None),
+            planted => (None, planted),
+        };
+        if let Some(Planted { cp, dp, .. }) = from_the_first {
+            cluster.programs(cp, dp);
+        }
         for number in 1..=needs.cps {
             let advertised = layout.link(number);
             wires.add(End::Node(number), &advertised, &layout.cp(number).peer).await?;
@@ -148,10 +160,8 @@ impl Arena {
         for number in 1..=needs.dps {
             arena.cluster.add_dp_with(number, &follows).await?;
         }
-        match planted {
-            Some(planted) => arena.plant(planted).await?,
-            None if needs.failpoints => arena.plant(&mutants::programs(mutants::NOTHING)?).await?,
-            None => {}
+        if let Some(planted) = later {
+            arena.plant(&planted).await?;
         }
         if let Some(postgres) = &arena.postgres {
             rewinds::watch(postgres).await?;

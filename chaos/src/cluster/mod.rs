@@ -35,6 +35,8 @@ pub struct Cluster {
     pub cps: Vec<Cp>,
     /// Proxies; number `n` is at `n - 1`.
     pub dps: Vec<Dp>,
+    /// What runs as nodes and as proxies; nothing: what this build made.
+    programs: Option<(PathBuf, PathBuf)>,
     dir: TempDir,
 }
 
@@ -45,7 +47,12 @@ impl Cluster {
     /// When there is no room for its files.
     pub fn new(layout: Layout) -> Result<Self> {
         let dir = leftovers::directory("").context("no directory for a cluster")?;
-        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), dir })
+        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), programs: None, dir })
+    }
+
+    /// Runs other programs as the nodes and proxies that are added from now on.
+    pub fn programs(&mut self, cp: PathBuf, dp: PathBuf) {
+        self.programs = Some((cp, dp));
     }
 
     /// A cluster of `cps` voters and `dps` proxies that follow all of them. `settings` are lines `key=value` for every
@@ -70,6 +77,9 @@ impl Cluster {
     /// What did not start.
     pub async fn add_cp(&mut self, number: u16, settings: &[&str]) -> Result<&mut Cp> {
         let mut cp = Cp::new(number, self.layout.cp(number), self.dir.path());
+        if let Some((program, _)) = &self.programs {
+            cp.program(program.clone());
+        }
         cp.set(settings);
         match self.cps.is_empty() {
             true => cp.init().await?,
@@ -121,6 +131,9 @@ impl Cluster {
     /// What did not start.
     pub async fn add_dp_with(&mut self, number: u16, settings: &[&str]) -> Result<&mut Dp> {
         let mut dp = Dp::new(number, self.layout.dp(number), self.dir.path(), &self.feeds());
+        if let Some((_, program)) = &self.programs {
+            dp.program(program.clone());
+        }
         dp.set(settings);
         dp.run()?;
         dp.answers().await?;

@@ -24,7 +24,7 @@ const GONE_MAX: Duration = Duration::from_secs(1);
 /// The signal of a program that has ended at a point.
 const ABORT: i32 = 6;
 /// The log reaches back less than so many revisions, in an arena whose log is short.
-const LONG_AGO: u64 = 900;
+const LONG_AGO: u64 = 450;
 /// How long so many may take.
 const LONG_MAX: Duration = Duration::from_secs(30);
 /// How long one request for a change of the membership is waited for.

@@ -47,9 +47,10 @@ const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
 /// Whatever has durable steps is there, and does them often.
 const FAILPOINTS: Needs = Needs {
     failpoints: true,
+    size: Size::LIGHT,
     settings: &[
-        "raft.snapshot_entries=200",
-        "raft.keep_entries=100",
+        "raft.snapshot_entries=100",
+        "raft.keep_entries=50",
         "archive.interval=300ms",
         "archive.segments=2",
         "archive.keep_bases=1",

@@ -30,7 +30,7 @@ use crate::scenario::{self, Order, SaysNothing, Step, Verdict};
 /// The scenario that points of a cluster are swept in.
 const SCENARIO: &str = "failpoints";
 /// Points in one run: more are swept faster, and leave more to be swept again when one breaks something.
-const RUN_POINTS: usize = 16;
+const RUN_POINTS: usize = 8;
 /// How often a run is made again when the machine was disturbed before anything was done to it.
 const DISTURBED_MAX: u32 = 3;
 /// What breaks a run off: whatever was not done yet is done in another.

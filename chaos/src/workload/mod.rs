@@ -42,6 +42,9 @@ impl Size {
     /// Of most scenarios.
     pub const FULL: Self =
         Self { clients: 6, pause: Duration::from_millis(8), rate: 250, generation: Duration::from_millis(150) };
+    /// Where much else goes on: programs end and start all the time.
+    pub const LIGHT: Self =
+        Self { clients: 4, pause: Duration::from_millis(15), rate: 100, generation: Duration::from_millis(300) };
     /// Where each change goes to thousands of subscribers, on the machine that all of it is on.
     pub const FEW_CHANGES: Self =
         Self { clients: 3, pause: Duration::from_millis(500), rate: 250, generation: Duration::from_secs(2) };
