@@ -10,10 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{Running, Whom};
+use super::{Running, Whom, proxies};
 use crate::arena::Arena;
 use crate::luck::Luck;
-use crate::patience::until;
 use crate::scenario::Sometimes;
 use crate::wires::{End, Wire};
 
@@ -21,8 +20,6 @@ use crate::wires::{End, Wire};
 const LIVE: Duration = Duration::from_secs(2);
 /// How long a program works on from when its files were copied, so that what is in them is old.
 const AGES: Duration = Duration::from_millis(700);
-/// How long a proxy with a spoiled disk may take to be where the others are.
-const BACK_MAX: Duration = Duration::from_secs(10);
 /// What a disk writes as one, and a file system.
 const BLOCK_BYTES: usize = 512;
 const PAGE_BYTES: usize = 4096;
@@ -89,18 +86,8 @@ pub(super) async fn of_proxy(arena: &mut Arena, tear: Tear, luck: &mut Luck) -> 
     let told = dp.printed().matches(NOT_BELIEVED).count();
     let (_, what) = spoil(dp.data_dir(), tear, &old, luck)?;
     dp.run()?;
-    dp.ready().await.with_context(|| format!("a proxy with {what}"))?;
-    let leader = arena.cluster.leader().await?;
-    let head = arena.cluster.cp(leader).api().status().await?.revision;
-    let dp = arena.cluster.dp(number);
-    until("the proxy is where the others are", BACK_MAX, async || {
-        let seen = dp.view().await?.revision;
-        ensure!(seen >= head, "it is at {seen} of {head}, with {what}");
-        Ok(())
-    })
-    .await?;
-    ensure!(dp.process()?.runs(), "a proxy with {what} has ended:\n{}", dp.printed());
-    if dp.printed().matches(NOT_BELIEVED).count() > told {
+    proxies::at_head(arena, number).await.with_context(|| format!("a proxy with {what}"))?;
+    if arena.cluster.dp(number).printed().matches(NOT_BELIEVED).count() > told {
         println!("not believed: {what}");
         arena.saw(Sometimes::NotBelieved);
     }

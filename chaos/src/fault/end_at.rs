@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::stop::STOP_MAX;
-use super::{Running, Whom, members, replace};
+use super::{Running, Whom, members, proxies, replace};
 use crate::arena::Arena;
 use crate::cluster::Arming;
 use crate::luck::Luck;
@@ -254,7 +254,7 @@ impl Running for Ended {
                     let dp = arena.cluster.dp(*number);
                     dp.arm(None);
                     dp.run()?;
-                    dp.ready().await?;
+                    proxies::at_head(arena, *number).await?;
                     arena.down(*number, false, *is_emptied);
                     Ok(())
                 }
