@@ -53,7 +53,7 @@ pub enum Sometimes {
     NewId,
     /// A node came back behind the others, and came to them by what they had for it.
     CaughtUp,
-    /// A node's answers bore the time of a clock that was wrong.
+    /// A write had the time of the clock of the node that took it, which was wrong.
     ClockOff,
 }
 
