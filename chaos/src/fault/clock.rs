@@ -44,8 +44,12 @@ pub(super) async fn set(
 /// Has a node take a write, whose time is its own: it must be so many seconds off.
 async fn shows(arena: &mut Arena, number: u16, seconds: i64) -> Result<()> {
     let mut api = arena.cluster.cp(number).api();
-    let body = json!({"nodes": {"127.0.0.1:1": 1}, "type": "roundrobin"});
+    let mut attempt = 0;
     until("a write has the time of the node that took it", SHOW_MAX, async || {
+        // What is there already would not be written again.
+        attempt += 1;
+        let desc = format!("{seconds} s off on {number}, attempt {attempt}");
+        let body = json!({"desc": desc, "nodes": {"127.0.0.1:1": 1}, "type": "roundrobin"});
         let reply = api.put("upstreams", "clock", &body).await?.json()?;
         let theirs = reply["value"]["update_time"].as_i64().with_context(|| format!("no time in {reply}"))?;
         let now = i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs())?;
