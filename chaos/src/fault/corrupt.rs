@@ -236,8 +236,8 @@ mod tests {
             assert_eq!(torn(Tear::Old, Some(&bytes)), None, "nothing has changed since");
         }
         for tear in [Tear::Flip, Tear::Cut, Tear::LastBlock, Tear::Zeros, Tear::Old] {
-            assert_eq!(super::torn(tear, &[], Some(&[]), &mut Luck::of(&[1])), None, "{tear:?} of an empty file");
+            assert_eq!(torn(tear, &[], Some(&[]), &mut Luck::of(&[1])), None, "{tear:?} of an empty file");
         }
-        assert_eq!(super::torn(Tear::Zeros, &[0; 100], None, &mut Luck::of(&[1])), None, "it is zeros already");
+        assert_eq!(torn(Tear::Zeros, &[0; 100], None, &mut Luck::of(&[1])), None, "it is zeros already");
     }
 }

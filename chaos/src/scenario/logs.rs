@@ -136,12 +136,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("cp-2.log"), format!("INFO all is well\nERROR {TAKEN_BACK} from=7 lost=2\n"))
             .unwrap();
-        let taken_back = |fault| {
+        let found = |fault| {
             let step = Step { after_ms: 0, fault, lasts_ms: 0, beside: false };
-            super::taken_back(dir.path(), &[step]).unwrap().len()
+            taken_back(dir.path(), &[step]).unwrap().len()
         };
-        assert_eq!(taken_back(Fault::KillPostgres), 1);
-        assert_eq!(taken_back(Fault::FailOverPostgres), 0);
+        assert_eq!(found(Fault::KillPostgres), 1);
+        assert_eq!(found(Fault::FailOverPostgres), 0);
     }
 
     #[test]
