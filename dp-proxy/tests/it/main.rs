@@ -17,6 +17,7 @@ mod harness;
 mod health;
 mod http1;
 mod http2;
+mod limits;
 mod more_plugins;
 mod plugins;
 mod program;

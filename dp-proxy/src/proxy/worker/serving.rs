@@ -1,9 +1,11 @@
 //! A connection, served by what it speaks.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use http::{HeaderValue, Request, header};
@@ -96,6 +98,7 @@ impl Worker {
             join_cookies(&mut request);
             let (parts, incoming) = request.into_parts();
             let client = same.stream(&worker.wheel);
+            worker.here.begun.replace(Some(client.clone()));
             // Moved once: on its way into a task of its own it would be copied five times.
             let answer = Box::pin(answer(worker.clone(), client, parts, body::Incoming::Http2(incoming)));
             async move { Ok::<http::Response<_>, Infallible>(answer.await.into()) }
@@ -135,15 +138,27 @@ fn join_cookies(request: &mut Request<Incoming>) {
     }
 }
 
-/// Runs the requests of an HTTP/2 connection beside it, on the worker's thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Here;
+/// Runs the requests of HTTP/2 connections beside them, on the worker's thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Here {
+    /// Whose request hyper has just begun: what it hands over next is to run that.
+    begun: Rc<RefCell<Option<Rc<Client>>>>,
+}
 
 impl<F> hyper::rt::Executor<F> for Here
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        spawn_local(future);
+        let client = self.begun.take();
+        spawn_local(async move {
+            let mut request = pin!(future);
+            // hyper waits for a stream's window without an end. To be dropped resets the stream, and frees what it holds.
+            poll_fn(|cx| match (request.as_mut().poll(cx), &client) {
+                (Poll::Pending, Some(client)) => client.poll_untaken(cx),
+                (polled, _) => polled,
+            })
+            .await;
+        });
     }
 }
