@@ -8,6 +8,7 @@ mod balancing;
 mod behind;
 mod bodies;
 mod feed;
+mod floods;
 mod framing;
 mod going_away;
 mod golden;

@@ -11,10 +11,12 @@ use super::SOON;
 /// Kinds of frames.
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
 /// Flags.
@@ -29,7 +31,8 @@ pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How a client begins.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection without TLS, by prior knowledge, on which frames are sent and read one by one.
 #[derive(Debug)]
@@ -134,8 +137,17 @@ pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
 /// The fields of `GET https://a.com/` (RFC 7541): three that are indexed, one literal.
 pub(crate) const GET: &[u8] = &[0x82, 0x87, 0x84, 0x01, 5, b'a', b'.', b'c', b'o', b'm'];
 
+/// The fields of `GET https://a.com<path>`.
+pub(crate) fn get(path: &str) -> Vec<u8> {
+    asking(0x82, path)
+}
+
 /// The fields of `POST https://a.com<path>`.
 pub(crate) fn post(path: &str) -> Vec<u8> {
+    asking(0x83, path)
+}
+
+fn asking(method: u8, path: &str) -> Vec<u8> {
     let length = u8::try_from(path.len()).unwrap();
-    [&[0x83, 0x87, 0x04, length], path.as_bytes(), &[0x01, 5], b"a.com"].concat()
+    [&[method, 0x87, 0x04, length], path.as_bytes(), &[0x01, 5], b"a.com"].concat()
 }

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness::client::Client;
-use crate::harness::http2::{CANCEL, DATA, END_HEADERS, END_STREAM, Frames, GET, HEADERS, RST_STREAM, frame, post};
+use crate::harness::http2::{
+    CANCEL, DATA, END_HEADERS, END_STREAM, Frames, GET, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, post,
+};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
+use crate::tls::{Authority, Dialler, ssl, with_keyring};
 
 /// Every bound on time here.
 const BOUND: Duration = Duration::from_secs(1);
@@ -158,7 +162,7 @@ async fn a_connection_may_idle_for_a_time() {
 const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 
 fn window(stream: u32, bytes: u32) -> Vec<u8> {
-    frame(8, 0, stream, &bytes.to_be_bytes())
+    frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,4 +193,29 @@ async fn who_takes_nothing_of_an_answer_is_left_in_time() {
     assert!(began.elapsed() >= BOUND, "left after {:?}", began.elapsed());
     frames.send(frame(HEADERS, END_STREAM | END_HEADERS, 7, GET)).await;
     assert_eq!(frames.next().await.unwrap().stream, 7, "the connection goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_tls_heads_have_their_time_too() {
+    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
+    let pair = authority.issue(&["a.com"]);
+    let dir = tempfile::tempdir().unwrap();
+    let resources =
+        [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
+    let scene = Scene::tuned(&resources, |settings| {
+        with_keyring(&dir)(settings);
+        settings.proxy.limits.header_read_timeout = bound();
+    })
+    .await;
+    let mut stream = Dialler::trusting(&authority).dial(&scene, "a.com").await.unwrap();
+    let began = Instant::now();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.com\r\nX-Slow: ").await.unwrap();
+    let mut answer = Vec::new();
+    while answer.is_empty() {
+        stream.write_all(b"y").await.unwrap();
+        stream.flush().await.unwrap();
+        let _ = timeout(BOUND / 20, stream.read_buf(&mut answer)).await;
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    assert!(began.elapsed() >= BOUND, "after {:?}", began.elapsed());
 }
