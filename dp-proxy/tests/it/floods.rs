@@ -4,6 +4,7 @@
 mod http2;
 mod slow;
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,13 +20,17 @@ use crate::harness::until;
 const FLOOD: Duration = Duration::from_millis(800);
 /// What a flood may cost in memory, beside what the program had before, in KiB.
 const GROWTH_KIB_MAX: u64 = 32 << 10;
+/// What a flood may write to the log.
+const LOG_BYTES_MAX: u64 = 16 << 10;
 /// The answer at `/large`: more than any buffer on its way.
 const LARGE_BYTES: usize = 4 << 20;
 
 /// A program that serves, and an origin behind it: `/` is answered at once, `/large` at length, and `/held` waits.
 struct Town {
-    pub(crate) site: Site,
+    site: Site,
     pid: u32,
+    /// What it writes to its log.
+    log: File,
     _processes: Processes,
     _origin: Origin,
     _dir: tempfile::TempDir,
@@ -45,9 +50,10 @@ impl Town {
         let settings: Vec<String> = always.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
         let site = Site::at(&dir.path().join("data"), &settings);
         let mut processes = Processes::default();
-        let pid = processes.started(site.command(&["run"]).spawn().unwrap());
+        let log = File::create(dir.path().join("log")).unwrap();
+        let pid = processes.started(site.command(&["run"]).stderr(log.try_clone().unwrap()).spawn().unwrap());
         until("it is healthy", async || site.is_healthy()).await;
-        let town = Self { site, pid, _processes: processes, _origin: origin, _dir: dir };
+        let town = Self { site, pid, log, _processes: processes, _origin: origin, _dir: dir };
         // What a first few requests bring with them is there already.
         for _ in 0..20 {
             assert_eq!(get(town.address(), "a.com", "/").await.status, 200);
@@ -60,9 +66,9 @@ impl Town {
     }
 
     /// Lets `attack` go on, with honest requests beside it: over a connection that is kept, over new ones, and by HTTP/2.
-    /// All must be answered, and the program's memory must stay within its bound.
+    /// All must be answered, and the program's memory and its log must stay within their bounds.
     async fn bears<T>(&self, what: &str, attack: impl Future<Output = T>) -> T {
-        let before = resident_kib(self.pid);
+        let (before, written) = (resident_kib(self.pid), self.log_bytes());
         let over = AtomicBool::new(false);
         let goes_on = || !over.load(Ordering::Relaxed);
         let kept = async {
@@ -114,14 +120,20 @@ impl Town {
         };
         let (result, kept, new, by_http2, most): (T, usize, usize, usize, u64) =
             tokio::join!(attack, kept, new, by_http2, memory);
-        let grown = most - before;
-        eprintln!("{what}: {kept} + {new} + {by_http2} honest requests were answered beside it; {grown} KiB more");
+        let (grown, written) = (most - before, self.log_bytes() - written);
+        let answered = format!("{kept} + {new} + {by_http2} honest requests were answered beside it");
+        eprintln!("{what}: {answered}; {grown} KiB more in memory, {written} bytes in the log");
         assert!(
             kept > 0 && new > 0 && by_http2 > 0,
             "{what}: {kept}, {new} and {by_http2} honest requests were answered"
         );
         assert!(grown <= GROWTH_KIB_MAX, "{what}: {grown} KiB more than the {before} before");
+        assert!(written <= LOG_BYTES_MAX, "{what}: {written} bytes in the log");
         result
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.log.metadata().unwrap().len()
     }
 
     /// Waits until no request is under way.

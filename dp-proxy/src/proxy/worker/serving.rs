@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -120,10 +121,22 @@ impl Worker {
             connection.as_mut().poll(cx)
         })
         .await;
-        if let Err(e) = result {
-            debug!(peer = %client.peer, error = %e, "a connection ended");
+        let Err(e) = result else { return };
+        if is_flood(&e) {
+            self.figures.http2_floods.add(1);
+            if self.may_speak() {
+                warn!(peer = %client.peer, "a connection is ended: its client floods it");
+            }
         }
+        debug!(peer = %client.peer, error = %e, "a connection ended");
     }
+}
+
+/// Whether a connection was ended here for what its client sent, within the protocol and without measure: resets, errors, or
+/// pieces of a head (RFC 9113 §10.5).
+fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// RFC 9113 §8.2.3: a cookie that came in pieces is one header to whoever speaks HTTP/1.

@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{FLOOD, Town};
 use crate::harness::client::Client;
 use crate::harness::http2::{
-    CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GET, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM,
-    SETTINGS, WINDOW_UPDATE, frame, get, post,
+    ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GET, HEADERS, PING, PREFACE, PRIORITY,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, get, post,
 };
 
 /// Connections that flood at once.
@@ -80,6 +80,11 @@ fn pings(_: u32) -> Vec<u8> {
     frame(PING, 0, 0, &[0; 8])
 }
 
+/// Answers to what nobody has asked.
+fn pongs(_: u32) -> Vec<u8> {
+    frame(PING, ACK, 0, &[7; 8])
+}
+
 fn priorities(round: u32) -> Vec<u8> {
     frame(PRIORITY, 0, id(round), &[0, 0, 0, 0, 16])
 }
@@ -93,7 +98,7 @@ fn unknown(_: u32) -> Vec<u8> {
     frame(0xee, 0, 0, &[0; 64])
 }
 
-static FLOODS: [Flood; 13] = [
+static FLOODS: [Flood; 14] = [
     Flood { what: "rapid reset", round: rapid_reset, reads: true, is_ended: true },
     Flood { what: "requests that must be reset", round: made_reset, reads: true, is_ended: true },
     Flood { what: "empty CONTINUATION", round: continuation, reads: true, is_ended: true },
@@ -104,6 +109,7 @@ static FLOODS: [Flood; 13] = [
     Flood { what: "SETTINGS whose answers nobody reads", round: settings, reads: false, is_ended: false },
     Flood { what: "PING", round: pings, reads: true, is_ended: false },
     Flood { what: "PING whose answers nobody reads", round: pings, reads: false, is_ended: false },
+    Flood { what: "PING that answers none", round: pongs, reads: true, is_ended: false },
     Flood { what: "PRIORITY", round: priorities, reads: true, is_ended: false },
     Flood { what: "WINDOW_UPDATE", round: windows, reads: true, is_ended: false },
     Flood { what: "unknown frames", round: unknown, reads: true, is_ended: false },

@@ -92,17 +92,21 @@ impl Frames {
         }
     }
 
-    /// Sends a PING and waits for its answer: what was sent before has been read then. Gives the frames that came meanwhile
-    /// and do not only regulate; `None`: the connection has ended.
+    /// Waits until what was sent before has been read, and what comes of it at once is here. Gives the frames that came
+    /// meanwhile and do not only regulate; `None`: the connection has ended.
     pub(crate) async fn ping(&mut self) -> Option<Vec<Frame>> {
-        self.stream.write_all(&frame(PING, 0, 0, b"are you?")).await.ok()?;
         let mut came = Vec::new();
-        loop {
-            match self.any().await? {
-                Frame { kind: PING, flags: ACK, .. } => return Some(came),
-                frame => came.extend(frame.tells().then_some(frame)),
+        // The answer to a PING goes before what comes of other frames; behind the first there is nothing but the second.
+        for _ in 0..2 {
+            self.stream.write_all(&frame(PING, 0, 0, b"are you?")).await.ok()?;
+            loop {
+                match self.any().await? {
+                    Frame { kind: PING, flags: ACK, .. } => break,
+                    frame => came.extend(frame.tells().then_some(frame)),
+                }
             }
         }
+        Some(came)
     }
 
     async fn any(&mut self) -> Option<Frame> {

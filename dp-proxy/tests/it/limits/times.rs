@@ -192,7 +192,7 @@ async fn who_takes_nothing_of_an_answer_is_left_in_time() {
     assert_eq!((left.stream, left.error()), (1, CANCEL), "after {taken} bytes of the other");
     assert!(began.elapsed() >= BOUND, "left after {:?}", began.elapsed());
     frames.send(frame(HEADERS, END_STREAM | END_HEADERS, 7, GET)).await;
-    assert_eq!(frames.next().await.unwrap().stream, 7, "the connection goes on");
+    while frames.next().await.expect("the connection goes on").stream != 7 {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
