@@ -14,6 +14,7 @@ mod process;
 mod propagation;
 mod proxy;
 mod record;
+mod soak;
 mod table;
 mod writes;
 
@@ -43,6 +44,8 @@ enum Bench {
     Proxy(proxy::Arguments),
     /// How fast a backlog drains into PostgreSQL, and Admin writes while it is up, down or slow.
     Record(record::Arguments),
+    /// Large bodies, idle connections, hot restarts and random edits, in such numbers that what does not hold shows.
+    Soak(soak::Arguments),
     /// One route of many changes: the proxy's table, step by step against built afresh.
     Table(table::Arguments),
     /// Admin writes per second and their latency, beside a three-node etcd.
@@ -70,6 +73,7 @@ async fn run(cli: Cli) -> Result<String> {
         Bench::Propagation(arguments) => propagation::run(arguments).await?,
         Bench::Proxy(arguments) => proxy::run(arguments).await?,
         Bench::Record(arguments) => record::run(arguments).await?,
+        Bench::Soak(arguments) => soak::run(arguments).await?,
         Bench::Table(arguments) => table::run(arguments)?,
         Bench::Writes(arguments) => writes::run(arguments).await?,
     };

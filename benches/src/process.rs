@@ -17,6 +17,17 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program; what it prints goes to `<dir>/<name>.log`.
     pub(crate) fn spawn(name: &str, program: &Path, args: &[impl AsRef<OsStr>], dir: &Path) -> Result<Self> {
+        Self::spawn_with(name, program, args, &[], dir)
+    }
+
+    /// The same with these variables.
+    pub(crate) fn spawn_with(
+        name: &str,
+        program: &Path,
+        args: &[impl AsRef<OsStr>],
+        env: &[(&str, &OsStr)],
+        dir: &Path,
+    ) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(program);
@@ -26,8 +37,13 @@ impl Process {
                 command.env_remove(key);
             }
         }
+        command.envs(env.iter().copied());
         let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
         Ok(Self { child, log })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until it ends by itself, and wants it to have succeeded.

@@ -100,7 +100,7 @@ fn moved(id: usize, number: usize) -> Value {
     route
 }
 
-fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
+pub(crate) fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
     let stamp = Stamp { revision: state.position().revision + 1, time: 0 };
     let entry = Entry {
         body: protocol::json::canonical(body).as_str().into(),
@@ -114,7 +114,12 @@ fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
     Change { key: ResourceKey::new(kind, id), entry: Some(Arc::new(entry)) }
 }
 
-fn delta(state: &ConfigState, changes: Vec<Change>) -> Delta {
+/// What takes a resource away.
+pub(crate) fn removal(kind: &str, id: &str) -> Change {
+    Change { key: ResourceKey::new(kind, id), entry: None }
+}
+
+pub(crate) fn delta(state: &ConfigState, changes: Vec<Change>) -> Delta {
     let digest = state.digest_after(&changes);
     Delta { prev: state.changed_at(), position: state.position().next(), changes, digest, cause: None }
 }
