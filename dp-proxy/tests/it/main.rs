@@ -1,7 +1,6 @@
 //! Public behaviour of the proxy: real sockets, real disks, and everything around it made to misbehave.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod abuse;
 mod access_log;
 mod archive;
 mod balancing;
@@ -16,6 +15,7 @@ mod grpc;
 mod handover;
 mod harness;
 mod health;
+mod hostile_origins;
 mod http1;
 mod http2;
 mod limits;
