@@ -23,6 +23,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// As in the proxy, a part of which runs in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Holdfast beside its peers. The programs under test are those beside this one: build with --release.
 #[derive(Parser)]
 #[command(name = "benches")]

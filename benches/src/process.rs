@@ -77,10 +77,7 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub(crate) fn resident(&self) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory any more")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib << 10)
+        resident_of(&self.child.id().to_string())
     }
 
     /// What it has used of the processor so far.
@@ -100,6 +97,17 @@ impl Drop for Process {
 /// What this process has used of the processor so far.
 pub(crate) fn own_processor() -> Duration {
     processor_of("self")
+}
+
+/// Bytes of a process, by its number or `self`, that are in memory.
+///
+/// # Errors
+/// It has ended.
+pub(crate) fn resident_of(process: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory any more")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
 }
 
 /// proc(5): utime and stime are the 14th and 15th fields, in ticks; the name before them may hold blanks.

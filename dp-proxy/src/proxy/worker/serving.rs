@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use super::admission::Shaking;
 use super::{Door, Worker};
 use crate::proxy::downstream::client::{Client, ClientStream};
+use crate::proxy::downstream::gather::Gathered;
 use crate::proxy::downstream::prefixed::Prefixed;
 use crate::proxy::downstream::proxy_protocol::Ends;
 use crate::proxy::downstream::tls::{self, HandshakeError, Shaken};
@@ -93,7 +94,8 @@ impl Worker {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.figures.http2_connections.add(1);
-        let io = TokioIo::new(ClientStream::new(stream, client.clone()));
+        let stream = Gathered::new(ClientStream::new(stream, client.clone()), self.scratch.clone());
+        let io = TokioIo::new(stream.clone());
         let (worker, same) = (self.clone(), client.clone());
         let service = service_fn(move |mut request| {
             join_cookies(&mut request);
@@ -118,11 +120,17 @@ impl Worker {
             if is_over && !std::mem::replace(&mut told, true) {
                 connection.as_mut().graceful_shutdown();
             }
-            connection.as_mut().poll(cx)
+            let polled = connection.as_mut().poll(cx);
+            match stream.poll_deliver(cx) {
+                Poll::Ready(Err(e)) if polled.is_pending() => Poll::Ready(Err(e.into())),
+                _ => polled.map_err(Box::<dyn Error>::from),
+            }
         })
         .await;
+        // What it says at its end is still to go.
+        let _ = poll_fn(|cx| stream.poll_deliver(cx)).await;
         let Err(e) = result else { return };
-        if is_flood(&e) {
+        if is_flood(&*e) {
             self.figures.http2_floods.add(1);
             if self.may_speak() {
                 warn!(peer = %client.peer, "a connection is ended: its client floods it");
@@ -134,7 +142,7 @@ impl Worker {
 
 /// Whether a connection was ended here for what its client sent, within the protocol and without measure: resets, errors, or
 /// pieces of a head (RFC 9113 §10.5).
-fn is_flood(error: &hyper::Error) -> bool {
+fn is_flood(error: &(dyn Error + 'static)) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
