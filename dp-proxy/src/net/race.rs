@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn when_all_refuse_the_last_one_is_told() {
-        let (result, _, tried) = race(&[Does::Refuses(300), Does::Refuses(100)]);
+        let (result, _, tried) = race(&[Does::Refuses(400), Does::Refuses(100)]);
         assert_eq!(result.unwrap_err().to_string(), "127.0.0.1:0: connection refused");
         assert_eq!(tried.len(), 2);
         assert_eq!(race(&[]).0.unwrap_err().kind(), io::ErrorKind::NotFound);
