@@ -49,33 +49,41 @@ impl Searches {
 async fn find(resolver: &Resolver, service: &str) -> Result<(Vec<Node>, Duration), String> {
     let (name, port) = split_service(service).ok_or_else(|| "it is no name".to_owned())?;
     let services = resolver.services(&name).await.map_err(|e| e.to_string())?;
-    let mut ttl = services.ttl;
-    let mut nodes = Vec::new();
-    if services.records.is_empty() {
-        let answers = resolver.addresses(&name).await.map_err(|e| e.to_string())?;
-        ttl = ttl.min(answers.ttl);
-        nodes.extend(answers.records.into_iter().map(|address| node(address, port, 1, 0)));
+    let (mut nodes, ttl) = if services.records.is_empty() {
+        let Answers { records, ttl } = resolver.addresses(&name).await.map_err(|e| e.to_string())?;
+        (records.into_iter().map(|address| node(address, port, 1, 0)).collect(), ttl)
+    } else {
+        of_targets(resolver, services).await?
+    };
+    if nodes.is_empty() {
+        return Err("it has neither SRV records nor addresses".to_owned());
     }
+    nodes.truncate(NODES_MAX);
+    // Servers give records in turns; the same ones in another order are the same nodes.
+    nodes.sort_by(|a, b| (a.priority, &a.host, a.port, a.weight).cmp(&(b.priority, &b.host, b.port, b.weight)));
+    Ok((nodes, bounded(ttl)))
+}
+
+/// The addresses of each target. One that cannot be found does not take the others with it.
+async fn of_targets(resolver: &Resolver, services: Answers<Service>) -> Result<(Vec<Node>, Duration), String> {
+    let Answers { records, mut ttl } = services;
+    let mut nodes = Vec::new();
     let mut failure = None;
-    for Service { target, port, weight, priority } in services.records.into_iter().take(NODES_MAX) {
+    for Service { target, port, weight, priority } in records.into_iter().take(NODES_MAX) {
         match resolver.addresses(&target).await {
-            Ok(Answers { records, ttl: for_so_long }) => {
-                ttl = ttl.min(for_so_long);
+            Ok(found) => {
+                ttl = ttl.min(found.ttl);
                 // The lowest priority comes first in DNS, the highest does with us. A weight of 0 there is a small one.
                 let of_target = |address| node(address, Some(port), u32::from(weight).max(1), -i64::from(priority));
-                nodes.extend(records.into_iter().map(of_target));
+                nodes.extend(found.records.into_iter().map(of_target));
             }
-            // One that cannot be found does not take the others with it.
             Err(e) => failure = Some(format!("{target}: {e}")),
         }
     }
-    nodes.truncate(NODES_MAX);
-    // Servers give the records in turns; the same ones are the same upstream.
-    nodes.sort_by(|a, b| (a.priority, &a.host, a.port).cmp(&(b.priority, &b.host, b.port)));
-    if nodes.is_empty() {
-        return Err(failure.unwrap_or_else(|| "it has neither SRV records nor addresses".to_owned()));
+    match failure {
+        Some(failure) if nodes.is_empty() => Err(failure),
+        _ => Ok((nodes, ttl)),
     }
-    Ok((nodes, bounded(ttl)))
 }
 
 fn node(address: IpAddr, port: Option<u16>, weight: u32, priority: i64) -> Node {

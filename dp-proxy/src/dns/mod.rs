@@ -91,7 +91,12 @@ impl Resolver {
     pub(crate) async fn addresses(&self, name: &str) -> Result<Answers<IpAddr>, DnsError> {
         let (four, six) = tokio::join!(self.ask(name, RecordType::A), self.ask(name, RecordType::AAAA));
         let (four, six) = (four?, six?);
-        let ttl = four.ttl.min(six.ttl);
+        // That a name has no address of one family says nothing of the other's.
+        let ttl = match (four.records.is_empty(), six.records.is_empty()) {
+            (false, true) => four.ttl,
+            (true, false) => six.ttl,
+            _ => four.ttl.min(six.ttl),
+        };
         let address = |record: Record| match record.data {
             RData::A(address) => Some(IpAddr::V4(address.0)),
             RData::AAAA(address) => Some(IpAddr::V6(address.0)),
@@ -122,7 +127,7 @@ impl Resolver {
     /// Asks one server after the other, twice, until one answers.
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Answers<Record>, DnsError> {
         let bad = || DnsError::BadName(name.to_owned());
-        let mut asked = Name::from_utf8(name).map_err(|_| bad())?;
+        let mut asked = Name::from_ascii(name).map_err(|_| bad())?;
         asked.set_fqdn(true);
         let mut last = DnsError::NoServer;
         for server in self.servers.iter().chain(&self.servers) {

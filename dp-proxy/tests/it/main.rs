@@ -6,6 +6,7 @@ mod access_log;
 mod archive;
 mod balancing;
 mod behind;
+mod discovery;
 mod feed;
 mod framing;
 mod going_away;
