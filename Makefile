@@ -34,10 +34,13 @@ chaos: compiler postgres strace
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
 	target/debug/chaos matrix
 
+PEERS := --envoy target/envoy/bin/envoy --pingora target/pingora/release/bench-pingora
+
 # Holdfast beside its peers; see benches/README.md.
 bench: compiler peers postgres
 	cargo build --release -p cp-node -p hfctl -p dp-proxy -p benches
-	for bench in table propagation writes record apply "proxy --envoy target/envoy/bin/envoy"; do target/release/benches $$bench || exit 1; done
+	CARGO_TARGET_DIR=target/pingora cargo build --release --locked --manifest-path benches/pingora/Cargo.toml
+	for bench in table propagation writes record apply "proxy $(PEERS)"; do target/release/benches $$bench || exit 1; done
 
 # Some dependencies are built from C.
 compiler:

@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Envoy's program; without it, Envoy is left out.
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// Pingora's program (`make bench` builds it); without it, Pingora is left out.
+    #[arg(long)]
+    pingora: Option<PathBuf>,
     /// Workloads whose names contain this.
     #[arg(long, default_value = "")]
     only: String,
@@ -53,7 +56,8 @@ const EDITS_PER_SECOND: u64 = 50;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<Results> {
     let dir = directory()?;
-    let programs = Programs { dir: dir.path(), envoy: arguments.envoy.as_deref() };
+    let programs =
+        Programs { dir: dir.path(), envoy: arguments.envoy.as_deref(), pingora: arguments.pingora.as_deref() };
     let certificate = programs.certificate()?;
     let _origin = programs.origin().await?;
     let (_control_plane, own) = peers::holdfast(dir.path(), arguments.routes, &certificate).await?;
@@ -71,7 +75,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Results> {
     results.row(row("binary, as built", "Holdfast", mebibytes(size), None, "25 MiB stripped"));
     results
         .note(format!("Holdfast has {} routes, the others one. CPU is that of the proxy's process.", arguments.routes));
-    results.note("Pingora is not measured here.".to_owned());
     Ok(results)
 }
 
@@ -103,7 +106,7 @@ async fn measure(
         };
         let ratios: Vec<f64> = costs[0].iter().zip(cost).map(|(own, other)| own / other).collect();
         let ratio = (place > 0 && is_measured).then(|| median(&ratios));
-        let goal = place.checked_sub(1).and_then(|place| workload.goals.get(place));
+        let goal = workload.goals.iter().find(|(name, _)| *name == peer.name).map(|(_, goal)| goal);
         results.row(row(
             workload.name,
             peer.name,

@@ -42,6 +42,8 @@ pub(super) struct Programs<'a> {
     pub(super) dir: &'a Path,
     /// Envoy's program, where it is measured.
     pub(super) envoy: Option<&'a Path>,
+    /// Pingora's program (`benches/pingora`), where it is measured.
+    pub(super) pingora: Option<&'a Path>,
 }
 
 /// A certificate and its key, as files and as text.
@@ -85,6 +87,9 @@ impl Programs<'_> {
         let mut peers = vec![self.nginx()?, self.haproxy()?];
         if let Some(envoy) = self.envoy {
             peers.push(self.envoy(envoy)?);
+        }
+        if let Some(pingora) = self.pingora {
+            peers.push(self.pingora(pingora)?);
         }
         for peer in &peers {
             listens(&peer.doors.plain).await.with_context(|| peer.name)?;
@@ -139,6 +144,8 @@ impl Programs<'_> {
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                         "stat_prefix": name, "codec_type": "AUTO", "use_remote_address": true,
+                        // The one who counts handshakes speaks HTTP/1.0, and waits for the end of each connection.
+                        "http_protocol_options": { "accept_http_10": true }, "delayed_close_timeout": "0s",
                         "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"],
                             "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "origin" } }] }] },
                         "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": {
@@ -160,6 +167,14 @@ impl Programs<'_> {
         let args: Vec<String> = args.into_iter().chain([config]).collect();
         let process = self.pinned("envoy", PROXY_CORE, program, &args)?;
         Ok(Peer { name: "Envoy", doors, process })
+    }
+
+    fn pingora(&self, program: &Path) -> Result<Peer> {
+        let doors = doors(5);
+        let file = |name| self.dir.join(name).display().to_string();
+        let args = [doors.plain.clone(), doors.tls.clone(), file("cert.pem"), file("key.pem"), ORIGIN.to_owned()];
+        let process = self.pinned("pingora", PROXY_CORE, program, &args)?;
+        Ok(Peer { name: "Pingora", doors, process })
     }
 
     fn nginx_globals(&self, name: &str) -> String {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{Monitor, NoIdentity, Outcome, Registry, Source};
+use super::{Monitor, Outcome, Registry, Source};
 use crate::dns::Resolver;
 use crate::net;
 use crate::table::NodeHost;
@@ -56,10 +56,9 @@ async fn probe_on(
     loop {
         sleep(wait).await;
         let Some(monitor) = monitor.upgrade() else { return };
-        match registry.tls_for(&monitor) {
-            Ok(tls) => probe(&monitor, tls, &mut addresses, &all).await,
-            // No verdict over the node: it was not asked.
-            Err(NoIdentity) => {}
+        // Without what it is to be shown a node is not asked, and nothing is learned of it.
+        if let Ok(tls) = registry.tls_for(&monitor) {
+            probe(&monitor, tls, &mut addresses, &all).await;
         }
         let check = &monitor.checks.active;
         let interval = if monitor.is_up() { check.healthy_interval } else { check.unhealthy_interval };

@@ -190,7 +190,7 @@ impl Chunk {
 /// The fields of trailers that may be passed on.
 fn read_trailers(text: &Bytes) -> Result<HeaderMap, BadBody> {
     let mut trailers = HeaderMap::new();
-    for line in Lines::of(text) {
+    for line in Lines(text) {
         let (name, value) = split_header(line).ok_or(BadBody::Trailers)?;
         let name = HeaderName::from_bytes(name).map_err(|_| BadBody::Trailers)?;
         let value = HeaderValue::from_maybe_shared(text.slice_ref(value)).map_err(|_| BadBody::Trailers)?;

@@ -40,35 +40,41 @@ pub(crate) fn find_strict_end(input: &[u8], seen: usize) -> Result<Option<usize>
 }
 
 /// The lines of a head, without their ends, up to the empty one.
-pub(crate) struct Lines<'h> {
-    rest: &'h [u8],
-    had_lone_newline: bool,
-}
-
-impl<'h> Lines<'h> {
-    pub(crate) fn of(head: &'h [u8]) -> Self {
-        Self { rest: head, had_lone_newline: false }
-    }
-
-    /// Whether one of those so far, or the empty one, ended in a lone LF: others may have seen another head.
-    pub(crate) fn had_lone_newline(&self) -> bool {
-        self.had_lone_newline
-    }
-}
+pub(crate) struct Lines<'h>(pub(crate) &'h [u8]);
 
 impl<'h> Iterator for Lines<'h> {
     type Item = &'h [u8];
 
     fn next(&mut self) -> Option<&'h [u8]> {
-        let newline = memchr::memchr(b'\n', self.rest)?;
-        let (line, rest) = (&self.rest[..newline], &self.rest[newline + 1..]);
-        self.rest = rest;
-        let line = line.strip_suffix(b"\r").unwrap_or_else(|| {
-            self.had_lone_newline = true;
-            line
-        });
+        let newline = memchr::memchr(b'\n', self.0)?;
+        let (line, rest) = (&self.0[..newline], &self.0[newline + 1..]);
+        self.0 = rest;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         (!line.is_empty()).then_some(line)
     }
+}
+
+/// Where a line ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LineEnd {
+    /// Behind its text.
+    pub(crate) text: usize,
+    /// Where the next one begins.
+    pub(crate) next: usize,
+}
+
+impl LineEnd {
+    /// Whether it ends in a lone LF: others may see no end there.
+    pub(crate) fn is_lone_newline(self) -> bool {
+        self.next - self.text == 1
+    }
+}
+
+/// The end of the line that begins at `start`; `None` where it is not there.
+pub(crate) fn line_end(head: &[u8], start: usize) -> Option<LineEnd> {
+    let newline = start + memchr::memchr(b'\n', &head[start..])?;
+    let text = if newline > start && head[newline - 1] == b'\r' { newline - 1 } else { newline };
+    Some(LineEnd { text, next: newline + 1 })
 }
 
 /// A header's name and value (RFC 9112 §5): no blank before the colon, no line that goes on from the one before. What is
@@ -84,8 +90,11 @@ pub(crate) fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A number of digits and nothing else, as a `Content-Length` is (RFC 9110 §8.6).
 pub(crate) fn read_digits(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+    let add = |number: u64, byte: &u8| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        _ => None,
+    };
+    if text.is_empty() { None } else { text.iter().try_fold(0, add) }
 }
 
 // === writing ===

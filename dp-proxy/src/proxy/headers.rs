@@ -3,12 +3,12 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-/// Whether a header is always about the connection that it came on.
-pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+/// Whether a header, its name in lower case, is always about the connection that it came on.
+pub(crate) fn is_hop_by_hop(name: &[u8]) -> bool {
     // Texts of different lengths are told apart by these: that costs less than to compare names with names.
     matches!(
-        name.as_str(),
-        "connection" | "transfer-encoding" | "upgrade" | "te" | "trailer" | "keep-alive" | "proxy-connection"
+        name,
+        b"connection" | b"transfer-encoding" | b"upgrade" | b"te" | b"trailer" | b"keep-alive" | b"proxy-connection"
     )
 }
 
@@ -25,14 +25,14 @@ pub(crate) struct ConnectionHeader {
 
 impl ConnectionHeader {
     /// Reads one value of it.
-    pub(crate) fn take(&mut self, value: &HeaderValue) {
-        for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+    pub(crate) fn take(&mut self, value: &[u8]) {
+        for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
             } else if let Ok(name) = HeaderName::from_bytes(token)
-                && !is_hop_by_hop(&name)
+                && !is_hop_by_hop(name.as_ref())
                 && !is_essential(&name)
             {
                 self.named.push(name);
@@ -49,7 +49,7 @@ impl ConnectionHeader {
 
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut connection = Self::default();
-        headers.get_all(header::CONNECTION).iter().for_each(|value| connection.take(value));
+        headers.get_all(header::CONNECTION).iter().for_each(|value| connection.take(value.as_bytes()));
         connection
     }
 }
@@ -115,7 +115,7 @@ pub(crate) fn may_trail(name: &HeaderName) -> bool {
             | "expect"
             | "max-forwards"
     );
-    !(is_too_late || is_hop_by_hop(name) || is_essential(name))
+    !(is_too_late || is_hop_by_hop(name.as_ref()) || is_essential(name))
 }
 
 #[cfg(test)]
@@ -172,9 +172,9 @@ mod tests {
         assert!(connection.close && connection.keep_alive);
         assert_eq!(connection.named[..], [HeaderName::from_static("x-hop")]);
         for name in ["keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "connection"] {
-            assert!(is_hop_by_hop(&HeaderName::from_static(name)), "{name}");
+            assert!(is_hop_by_hop(name.as_bytes()), "{name}");
         }
-        assert!(!is_hop_by_hop(&header::HOST));
+        assert!(!is_hop_by_hop(b"host"));
         for (name, expected) in
             [("grpc-status", true), ("etag", true), ("host", false), ("te", false), ("expect", false)]
         {

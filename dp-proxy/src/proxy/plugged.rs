@@ -165,12 +165,12 @@ impl<'r> Plugged<'r> {
     /// `upstream_status` is what the upstream answered or failed with, where it was asked.
     pub(crate) fn after(
         &self,
-        response: Response<ResponseBody>,
+        response: super::response::Response,
         upstream_status: Option<u16>,
-    ) -> Response<ResponseBody> {
+    ) -> super::response::Response {
         match &self.running {
-            Some(running) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
-                running.after(response, upstream_status)
+            Some(running) if response.status != StatusCode::SWITCHING_PROTOCOLS => {
+                running.after(response.into(), upstream_status).into()
             }
             // What follows a 101 is no answer.
             _ => response,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use daemon::planted;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderName, Method, Response, StatusCode, Version};
+use http::{HeaderName, Method, StatusCode, Version};
 use protocol::resource::{self, Timeouts};
 use tracing::{debug, warn};
 
@@ -26,7 +26,9 @@ use super::error::Refusal;
 use super::headers::asked_upgrade;
 use super::host::Host;
 use super::plugged::{Came, Means, Outgoing, Plugged};
+use super::response::Response;
 use super::tunnel::Tunnel;
+use super::upstream::AnswerHead;
 use super::upstream::request_head::BodyFraming;
 use super::values::RequestValues;
 use super::worker::Worker;
@@ -36,12 +38,7 @@ use crate::table::{Ask, Generation, Route, SslSlot, Table, Upstream};
 const UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-apisix-upstream-status");
 
 /// Answers a request.
-pub(crate) async fn answer(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
-    parts: Parts,
-    incoming: Incoming,
-) -> Response<ResponseBody> {
+pub(crate) async fn answer(worker: Rc<Worker>, client: Rc<Client>, parts: Parts, incoming: Incoming) -> Response {
     let number = client.begin_request();
     let mut account = Account::open(worker.clone(), client.clone());
     let peer = worker.real_peer(&client, &parts);
@@ -52,27 +49,28 @@ pub(crate) async fn answer(
     let under = Under { table: &table, account: &mut account, tries: &mut tries };
     let response = match forward(&worker, &client, &parts, peer, incoming, under, &mut plugged).await {
         Ok(response) => response,
-        Err(refusal) => refuse(&worker, &parts, &refusal, &mut account),
+        Err(refusal) => refuse(&worker, &parts, &refusal, &mut account).into(),
     };
     account.hold(plugged.take_held());
     let mut response = plugged.after(response, tries.statuses.last().copied());
-    let headers = response.headers_mut();
+    let fields = &mut response.fields;
     if let Some(server) = &worker.server_header {
-        headers.insert(header::SERVER, server.clone());
+        fields.set(header::SERVER, server.clone());
     }
     if tries.statuses.last().is_some_and(|status| *status >= 500) {
-        headers.insert(UPSTREAM_STATUS, said(&tries.statuses));
+        fields.set(UPSTREAM_STATUS, said(&tries.statuses));
     }
     account.tried(tries);
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
         client.account_tunnel(account);
         return response;
     }
     let is_last = number == worker.requests_per_connection_max || worker.is_leaving();
     if is_last && parts.version < Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        fields.set(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| body.with_account(account))
+    response.body = response.body.with_account(account);
+    response
 }
 
 /// `502`, or `502, 504` after several attempts.
@@ -86,7 +84,7 @@ fn said(statuses: &[u16]) -> HeaderValue {
     }
 }
 
-fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Account) -> Response<ResponseBody> {
+fn refuse(worker: &Worker, parts: &Parts, refusal: &Refusal, account: &mut Account) -> http::Response<ResponseBody> {
     if let Some(error) = refusal.upstream_error() {
         account.upstream_failed(error);
     }
@@ -122,7 +120,7 @@ async fn forward<'r>(
     incoming: Incoming,
     under: Under<'r, '_>,
     plugged: &mut Plugged<'r>,
-) -> Result<Response<ResponseBody>, Refusal> {
+) -> Result<Response, Refusal> {
     let Under { table, account, tries } = under;
     check_framing(parts, &incoming)?;
     let host = Host::of(parts)?;
@@ -174,7 +172,7 @@ async fn forward<'r>(
     }
     if let Some(answer) = answer? {
         account.answered(answer.status(), None);
-        return Ok(answer);
+        return Ok(answer.into());
     }
     let found = found.ok_or(Refusal::NoRoute)?;
     let later = match planted!("two-generations") {
@@ -212,19 +210,15 @@ async fn forward<'r>(
     account.upstream_begins();
     let result = outbound.send(tries).await;
     account.upstream_ends();
-    let (head, receiving, node, under_way) = result?;
-    let status = head.status;
+    let (AnswerHead { status, mut fields }, receiving, node, under_way) = result?;
     tries.statuses.push(status.as_u16());
     account.answered(status, Some(node));
     if status == StatusCode::SWITCHING_PROTOCOLS
         && let Receiving::Http1(receiving) = receiving
     {
         client.open_tunnel(Tunnel::to(receiving.into_tunnel(), worker.wheel.alarm(), outbound.timeouts.read));
-        let mut response = Response::new(ResponseBody::full(Bytes::new()));
-        *response.status_mut() = status;
-        *response.headers_mut() = head.headers;
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        return Ok(response);
+        fields.set(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return Ok(Response { status, fields, body: ResponseBody::full(Bytes::new()) });
     }
     let streaming = Streaming {
         receiving,
@@ -233,10 +227,7 @@ async fn forward<'r>(
         keepalive: upstream.keepalive,
         _under_way: under_way,
     };
-    let mut response = Response::new(ResponseBody::streaming(Box::new(streaming)));
-    *response.status_mut() = status;
-    *response.headers_mut() = head.headers;
-    Ok(response)
+    Ok(Response { status, fields, body: ResponseBody::streaming(Box::new(streaming)) })
 }
 
 /// Refuses what a host's ssl asks of clients and the connection's handshake did not settle. One connection may carry

@@ -15,6 +15,7 @@ use crate::harness::origin::Origin;
 use crate::harness::proxy::{Dp, Scene, route, settings};
 use crate::harness::{client, until};
 use crate::tls::{Authority, Dialler, Fixed, KEYRING, with_keyring};
+use crate::upstream_tls::TlsOrigin;
 
 /// A vault that knows these fields by path, to whoever has the token `t`.
 #[derive(Clone, Default)]
@@ -50,10 +51,14 @@ impl Vault {
 
 /// A secret manager whose token is sealed for its place.
 fn manager(address: SocketAddr, token: &str) -> Value {
+    manager_at(&format!("http://{address}"), token)
+}
+
+fn manager_at(uri: &str, token: &str) -> Value {
     let keyring = Keyring::parse(KEYRING).unwrap();
     let path = Path::default().property("token");
     let token = keyring.seal(&ResourceKey::new("secrets", "vault/1"), &path, token.as_bytes(), &Fixed);
-    json!({"uri": format!("http://{address}"), "prefix": "kv/data", "token": token.to_string()})
+    json!({"uri": uri, "prefix": "kv/data", "token": token.to_string()})
 }
 
 fn consumer(key: &str) -> Value {
@@ -156,6 +161,39 @@ async fn what_cannot_be_resolved_is_rejected_and_keeps_its_last_good_value() {
     scene.put("secrets", "vault/1", manager(listening.address, "t")).await;
     until("the secret is found", async || status_with(&scene.dp, "found").await == 200).await;
     assert_eq!((rejected().await.as_str(), status_with(&scene.dp, "dp-proxy").await), ("[]", 401));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_behind_https_is_believed_by_its_certificate_alone() {
+    let (origin, vault) = (Origin::echo().await, Vault::default());
+    vault.put("jack", json!({"key": "one"}));
+    let listening = vault.listen(ANYWHERE.parse().unwrap()).await;
+    let (authority, other) = (Authority::new("root"), Authority::new("other"));
+    let behind = async |issuer: &Authority, name| {
+        TlsOrigin::speaking(b"http/1.1", listening.address, &issuer.issue(&[name]), None).await
+    };
+    let good = behind(&authority, "localhost").await;
+    let (foreign, misnamed) = (behind(&other, "localhost").await, behind(&authority, "a.com").await);
+    let at = |vault: &TlsOrigin| manager_at(&format!("https://localhost:{}", vault.address.port()), "t");
+    let (keys, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let jack = consumer("$secret://vault/1/jack/key");
+    let resources =
+        [("secrets", "vault/1", at(&foreign)), ("consumers", "jack", jack), ("routes", "r", guarded(origin.address))];
+    let scene = Scene::tuned(&resources, |settings| {
+        with_keyring(&keys)(settings);
+        quick(settings);
+        settings.proxy.upstream.trusted_ca_file = Some(ca);
+    })
+    .await;
+    let failure = async || scene.dp.config().await["secrets"][0]["failure"].to_string();
+    until("who is not trusted is not believed", async || failure().await.contains("UnknownIssuer")).await;
+    scene.put("secrets", "vault/1", at(&misnamed)).await;
+    until("nor who has another's certificate", async || failure().await.contains("not valid for name")).await;
+    assert_eq!(status_with(&scene.dp, "one").await, 401, "no token went out, and no key came back");
+    scene.put("secrets", "vault/1", at(&good)).await;
+    until("the vault is asked", async || status_with(&scene.dp, "one").await == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

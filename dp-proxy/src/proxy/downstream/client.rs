@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::http1;
 use super::tls::Session;
 use crate::proxy::account::Account;
+use crate::proxy::fields::Fields;
 use crate::proxy::figures::Rows;
 use crate::proxy::tunnel::Tunnel;
 use crate::proxy::wheel::{Alarm, Wheel};
@@ -123,10 +124,10 @@ impl Client {
 
     /// Lets a client of HTTP/1.1 be told this before its answer (RFC 9110 §15.2). Past [`BEFORE_BYTES_MAX`] that wait to be
     /// sent it is left out: all of it is optional.
-    pub(crate) fn tell_before(&self, status: StatusCode, headers: &HeaderMap) {
+    pub(crate) fn tell_before(&self, status: StatusCode, fields: &Fields) {
         let mut before = self.before.borrow_mut();
         if before.len() < BEFORE_BYTES_MAX {
-            http1::write_interim(&mut before, status, headers);
+            http1::write_interim(&mut before, status, fields);
         }
     }
 

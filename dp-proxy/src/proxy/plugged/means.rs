@@ -88,7 +88,7 @@ impl Means<'_> {
                 _under_way: under_way,
             };
             let body = whole(ResponseBody::streaming(Box::new(streaming))).await?;
-            Ok::<_, String>(Reply { status: head.status, headers: head.headers, body })
+            Ok::<_, String>(Reply { status: head.status, headers: head.fields.into_map(), body })
         };
         let why = match timeout(limit, reply).await {
             Ok(Ok(reply)) => return Ok(Some(reply)),

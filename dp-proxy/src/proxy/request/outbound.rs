@@ -62,7 +62,7 @@ impl<'r> Outbound<'r> {
         let upstream = self.upstream;
         let mut tried = Tried::new();
         // APISIX's time for tries begins with the first of them.
-        let begun = Instant::now();
+        let bound = upstream.retry_timeout.map(|limit| (Instant::now(), limit));
         let mut last: Option<Refusal> = None;
         loop {
             let pick = self.worker.balancer.borrow_mut().pick(upstream, &tried, &self.asked);
@@ -104,7 +104,7 @@ impl<'r> Outbound<'r> {
                 tries.statuses.push(refusal.status().as_u16());
             }
             let retries = u32::try_from(tried.len() - 1).unwrap_or(u32::MAX);
-            let in_time = upstream.retry_timeout.is_none_or(|limit| begun.elapsed() < limit);
+            let in_time = bound.is_none_or(|(begun, limit)| begun.elapsed() < limit);
             if !may_retry || retries >= upstream.retries || !in_time {
                 return Err(refusal);
             }
@@ -135,8 +135,10 @@ impl<'r> Outbound<'r> {
                 Err((failure, may_retry)) => return Err((Refusal::Upstream(failure), may_retry)),
             }
         }
-        // The request may be sent: all of its body is still there.
-        let link = self.connect(node, secured.as_ref()).await.map_err(|refusal| (refusal, true))?;
+        // The request may be sent: all of its body is still there. What a handshake needs is not to make the state of every
+        // request larger.
+        let connecting = Box::pin(self.connect(node, secured.as_ref()));
+        let link = connecting.await.map_err(|refusal| (refusal, true))?;
         figures.upstream_connects.add(1);
         let connection = Box::new(Connection::new(link, secured, &self.worker.wheel));
         let answer = self.exchange(connection, node).await;
@@ -161,7 +163,7 @@ impl<'r> Outbound<'r> {
         let exchange = Exchange::new(connection, body, chunked, may_go_twice, self.upgrade, self.limits());
         let pass = |head: &ResponseHead| {
             if let Some(client) = self.told_before {
-                client.tell_before(head.status, &head.headers);
+                client.tell_before(head.status, &head.fields);
             }
         };
         let answered = exchange.head(&self.parts.method, pass).await;

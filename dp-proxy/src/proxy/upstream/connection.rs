@@ -64,7 +64,11 @@ impl Connection {
 
     /// Writes some of the slices.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.link).poll_write_vectored(cx, slices))?;
+        let written = match slices {
+            // A plain write costs less than one of a list.
+            [one] => ready!(Pin::new(&mut self.link).poll_write(cx, one))?,
+            many => ready!(Pin::new(&mut self.link).poll_write_vectored(cx, many))?,
+        };
         self.alarm.clear();
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));

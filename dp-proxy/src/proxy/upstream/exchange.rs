@@ -129,7 +129,7 @@ impl<'r> Exchange<'r> {
                     read: self.limits.read,
                     trailers: None,
                 };
-                Ok((AnswerHead { status: head.status, headers: head.headers }, receiving))
+                Ok((AnswerHead { status: head.status, fields: head.fields }, receiving))
             }
             Err(why) => {
                 let body = Replay::take_back(self.upload.replay, self.upload.body);
@@ -140,7 +140,7 @@ impl<'r> Exchange<'r> {
 
     /// Whether the node switches to what it was asked to switch to.
     fn agrees(&self, head: &ResponseHead) -> bool {
-        let mut named = head.headers.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes);
+        let mut named = head.fields.get_all(&header::UPGRADE);
         match (self.upgrade, named.next(), named.next()) {
             (Some(asked), Some(named), None) => named.eq_ignore_ascii_case(asked.as_bytes()),
             _ => false,
@@ -152,7 +152,7 @@ impl<'r> Exchange<'r> {
         cx: &mut Context<'_>,
         method: &Method,
         before: &mut Before<impl Fn(&ResponseHead)>,
-    ) -> Poll<Result<Box<ResponseHead>, Failure>> {
+    ) -> Poll<Result<ResponseHead, Failure>> {
         if let Progress::Client(e) = self.upload.poll(cx, &mut self.connection) {
             return Poll::Ready(Err(e.into()));
         }
@@ -319,7 +319,8 @@ impl Upload {
                 return connection.poll_flush(cx);
             }
             let slices = [IoSlice::new(rest), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-            let written = connection.poll_write(cx, &slices);
+            let is_alone = self.data.is_empty() && self.tail.is_empty();
+            let written = connection.poll_write(cx, if is_alone { &slices[..1] } else { &slices });
             let rest = rest.len();
             connection.out = out;
             let Poll::Ready(written) = written else { return Poll::Pending };

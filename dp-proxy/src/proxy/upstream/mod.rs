@@ -16,12 +16,14 @@ mod replay;
 pub(super) mod request_head;
 pub(super) mod response_head;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+
+use super::fields::Fields;
 
 /// The head of an answer, as it is passed on.
 #[derive(Debug)]
 pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     /// Without those that concern the node's connection only.
-    pub(crate) headers: HeaderMap,
+    pub(crate) fields: Fields,
 }

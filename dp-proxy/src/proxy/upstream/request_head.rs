@@ -1,12 +1,13 @@
 //! The head of a request as an upstream gets it: written anew from what was parsed, never the client's bytes.
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Scheme;
 use http::{HeaderName, Method, Request, Uri, Version};
 
-use crate::proxy::head::{DIGITS_MAX, decimal, line, number_line};
+use crate::proxy::head::{line, number_line};
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop, takes_trailers};
 
 /// Everything that the head is made of.
@@ -88,7 +89,7 @@ impl RequestHead<'_> {
                 has_addresses |= name.as_str() == FORWARDED_FOR;
                 continue;
             }
-            if is_hop_by_hop(name) || connection.named.contains(name) {
+            if is_hop_by_hop(name.as_ref()) || connection.named.contains(name) {
                 continue;
             }
             line(out, name.as_str().as_bytes(), value.as_bytes());
@@ -125,7 +126,7 @@ impl RequestHead<'_> {
         headers.reserve(self.headers.len() + FORWARDED_HEADERS);
         let connection = ConnectionHeader::of(self.headers);
         for (name, value) in self.headers {
-            if !(is_hop_by_hop(name) || is_written_anew(name) || connection.named.contains(name)) {
+            if !(is_hop_by_hop(name.as_ref()) || is_written_anew(name) || connection.named.contains(name)) {
                 headers.append(name, value.clone());
             }
         }
@@ -213,22 +214,34 @@ fn is_written_anew(name: &HeaderName) -> bool {
 const ADDRESS_BYTES_MAX: usize = 45;
 
 fn print(address: IpAddr, buffer: &mut [u8; ADDRESS_BYTES_MAX]) -> &[u8] {
-    use std::io::Write;
-    let mut rest = &mut buffer[..];
+    let mut length = 0;
     match address {
-        // By hand, since the formatter takes ten times as long, with every request.
+        // By hand, since the formatter takes many times as long, with every request.
         IpAddr::V4(address) => {
+            let mut push = |byte| {
+                buffer[length] = byte;
+                length += 1;
+            };
             for (place, octet) in address.octets().into_iter().enumerate() {
-                let dot: &[u8] = if place == 0 { b"" } else { b"." };
-                rest.write_all(dot)
-                    .and_then(|()| rest.write_all(decimal(octet.into(), &mut [0; DIGITS_MAX])))
-                    .expect("an IPv4 address has at most 15 bytes");
+                if place > 0 {
+                    push(b'.');
+                }
+                if octet >= 100 {
+                    push(b'0' + octet / 100);
+                }
+                if octet >= 10 {
+                    push(b'0' + octet / 10 % 10);
+                }
+                push(b'0' + octet % 10);
             }
         }
-        IpAddr::V6(address) => write!(rest, "{address}").expect("an address has at most 45 bytes"),
+        IpAddr::V6(address) => {
+            let mut rest = &mut buffer[..];
+            write!(rest, "{address}").expect("an address has at most 45 bytes");
+            length = ADDRESS_BYTES_MAX - rest.len();
+        }
     }
-    let left = rest.len();
-    &buffer[..ADDRESS_BYTES_MAX - left]
+    &buffer[..length]
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The head of an upstream's response: from bytes to what is passed on.
 
-use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use bytes::BytesMut;
 use http::{Method, StatusCode};
 
+use crate::proxy::fields::{BadLine, Fields, Line, Lines};
 use crate::proxy::framing::Framing;
-use crate::proxy::head::{Lines, find_end, read_digits, split_header};
+use crate::proxy::head::{LineEnd, find_end, line_end, read_digits};
 use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
 
 /// A response as far as its body.
@@ -13,7 +13,7 @@ use crate::proxy::headers::{ConnectionHeader, is_hop_by_hop};
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     /// Without those that concern the upstream's connection only.
-    pub(crate) headers: HeaderMap,
+    pub(crate) fields: Fields,
     pub(crate) framing: Framing,
     /// Whether the connection may be used again behind the body.
     pub(crate) keep_alive: bool,
@@ -25,9 +25,9 @@ pub(crate) enum Read {
     /// Not a whole head yet.
     More,
     /// A head of the kind that comes before the real one (1xx, but not 101).
-    Interim(Box<ResponseHead>),
+    Interim(ResponseHead),
     /// The head. With a status of 101 what follows is no HTTP any more.
-    Head(Box<ResponseHead>),
+    Head(ResponseHead),
 }
 
 /// A head that is not passed on.
@@ -56,15 +56,21 @@ pub(crate) enum Malformed {
     Value,
 }
 
+impl From<BadLine> for Malformed {
+    fn from(bad: BadLine) -> Self {
+        match bad {
+            BadLine::Name => Self::Name,
+            BadLine::Value => Self::Value,
+        }
+    }
+}
+
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
     pub(crate) bytes: usize,
     pub(crate) headers: usize,
 }
-
-/// Room for the headers of most responses: as many as a map of sixteen places holds.
-const HEADERS_USUAL: usize = 12;
 
 /// Reads a head from the start of `input`, of which `seen` bytes were looked at before without finding its end.
 ///
@@ -78,11 +84,11 @@ pub(crate) fn read(input: &mut BytesMut, seen: usize, method: &Method, limits: H
     if end > limits.bytes {
         return Err(BadHead::TooLarge);
     }
-    let head = input.split_to(end).freeze();
-    let mut lines = Lines::of(&head);
-    let (status, is_1_1) = read_status(lines.next().unwrap_or_default()).map_err(BadHead::Malformed)?;
+    let head = input.split_to(end);
+    let first = line_end(&head, 0).ok_or(BadHead::Malformed(Malformed::Version))?;
+    let (status, is_1_1) = read_status(&head[..first.text]).map_err(BadHead::Malformed)?;
     let is_interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
-    let head = Box::new(collect(&head, lines, status, is_1_1, method, limits.headers)?);
+    let head = collect(head, first, status, is_1_1, method, limits.headers)?;
     Ok(if is_interim { Read::Interim(head) } else { Read::Head(head) })
 }
 
@@ -102,78 +108,74 @@ fn read_status(line: &[u8]) -> Result<(StatusCode, bool), Malformed> {
     Ok((StatusCode::from_bytes(code).map_err(|_| Malformed::Status)?, is_1_1))
 }
 
+/// Reads the headers of a head, which come behind its `first` line.
 fn collect(
-    head: &Bytes,
-    mut lines: Lines<'_>,
+    mut head: BytesMut,
+    first: LineEnd,
     status: StatusCode,
     is_1_1: bool,
     method: &Method,
     headers_max: usize,
 ) -> Result<ResponseHead, BadHead> {
-    let mut headers = HeaderMap::with_capacity(HEADERS_USUAL);
+    let mut lines = Lines::new();
     let mut connection = ConnectionHeader::default();
     let mut length = None;
-    let mut encoding: Option<HeaderValue> = None;
     // Whoever is odd about where a head or a body ends has it from somebody who may see another end: the answer is passed
     // on, and nothing behind it is believed.
-    let mut is_odd = false;
-    for (number, line) in lines.by_ref().enumerate() {
+    let mut is_odd = first.is_lone_newline();
+    // Whether there is a `Transfer-Encoding`, and whether it is the one that we ask for.
+    let mut chunked = None;
+    let mut number = 0;
+    let mut at = first.next;
+    while let Some(end) = line_end(&head, at).filter(|end| end.text > at) {
         if number == headers_max {
             return Err(BadHead::TooLarge);
         }
-        let (name, value) = split_header(line).ok_or(BadHead::Malformed(Malformed::Name))?;
-        let name = HeaderName::from_bytes(name).map_err(|_| BadHead::Malformed(Malformed::Name))?;
-        let value =
-            HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| BadHead::Malformed(Malformed::Value))?;
-        match name.as_str() {
-            "content-length" => {
-                let announced = read_length(&value).ok_or(BadHead::Framing)?;
+        number += 1;
+        let line = Line::read(&mut head, at, end.text).map_err(|bad| BadHead::Malformed(bad.into()))?;
+        is_odd |= end.is_lone_newline();
+        at = end.next;
+        let value = line.value(&head);
+        match line.name(&head) {
+            b"content-length" => {
+                let announced = read_length(value).ok_or(BadHead::Framing)?;
                 // The same length said twice is said once, whether in one line or in two.
                 if length.is_some_and(|before| before != announced) {
                     return Err(BadHead::Framing);
                 }
-                let is_list = value.as_bytes().contains(&b',');
-                is_odd |= is_list || length.is_some();
+                is_odd |= length.is_some() || value.contains(&b',');
                 length = Some(announced);
-                let value = if is_list { announced.into() } else { value };
-                headers.insert(name, value);
-                continue;
             }
-            "transfer-encoding" => {
-                if encoding.replace(value).is_some() {
+            b"transfer-encoding" => {
+                if chunked.replace(value.eq_ignore_ascii_case(b"chunked")).is_some() {
                     return Err(BadHead::Framing);
                 }
-                continue;
             }
-            "connection" => {
-                connection.take(&value);
-                continue;
-            }
-            "upgrade" if status == StatusCode::SWITCHING_PROTOCOLS => {}
-            _ if is_hop_by_hop(&name) => continue,
-            _ => {}
+            b"connection" => connection.take(value),
+            b"upgrade" if status == StatusCode::SWITCHING_PROTOCOLS => lines.push(line),
+            name if is_hop_by_hop(name) => {}
+            _ => lines.push(line),
         }
-        headers.append(name, value);
     }
     for name in &connection.named {
-        headers.remove(name);
+        lines.retain(|line| line.name(&head) != name.as_str().as_bytes());
     }
-    is_odd |= lines.had_lone_newline();
+    is_odd |= head[at..] != *b"\r\n";
     let mut keep_alive = if is_1_1 { !connection.close } else { connection.keep_alive && !connection.close };
     let without_body = *method == Method::HEAD
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let framing = match (&encoding, length) {
+    let framing = match (chunked, length) {
         // A chunked response to HEAD has no body either, and must not be announced as one.
         _ if without_body => Framing::None,
-        (Some(encoding), length) => {
+        (Some(chunked), announced) => {
             // We never ask for another coding, and HTTP/1.0 has none.
-            if !is_1_1 || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            if !is_1_1 || !chunked {
                 return Err(BadHead::Framing);
             }
-            if length.is_some() {
+            if announced.is_some() {
                 // Somebody on the way may believe the length: nothing behind this body can be trusted.
-                headers.remove(header::CONTENT_LENGTH);
+                length = None;
                 keep_alive = false;
             }
             Framing::Chunked
@@ -183,15 +185,15 @@ fn collect(
     };
     // RFC 9110 §8.6.
     if status == StatusCode::NO_CONTENT || status.is_informational() {
-        headers.remove(header::CONTENT_LENGTH);
+        length = None;
     }
     let keep_alive = keep_alive && !is_odd && framing != Framing::UntilClose;
-    Ok(ResponseHead { status, headers, framing, keep_alive })
+    Ok(ResponseHead { status, fields: Fields::sent(head, lines, length), framing, keep_alive })
 }
 
 /// A list of equal numbers counts as one (RFC 9110 §8.6).
-fn read_length(value: &HeaderValue) -> Option<u64> {
-    let mut lengths = value.as_bytes().split(|b| *b == b',').map(|text| read_digits(text.trim_ascii()));
+fn read_length(value: &[u8]) -> Option<u64> {
+    let mut lengths = value.split(|b| *b == b',').map(|text| read_digits(text.trim_ascii()));
     let first = lengths.next()??;
     lengths.all(|length| length == Some(first)).then_some(first)
 }
@@ -207,7 +209,7 @@ mod tests {
     fn parse(text: &str, method: &Method) -> Result<ResponseHead, BadHead> {
         let mut input = BytesMut::from(text);
         match read(&mut input, 0, method, LIMITS)? {
-            Read::Head(head) => Ok(*head),
+            Read::Head(head) => Ok(head),
             other => panic!("{other:?}"),
         }
     }
@@ -255,15 +257,16 @@ mod tests {
             assert_eq!(parsed, expected, "{head:?}");
         }
         let head = parse(&format!("{ok}Content-Length: 5\r\n\r\n"), &Method::HEAD).unwrap();
-        assert_eq!((head.framing, head.headers["content-length"].to_str().unwrap()), (None, "5"));
+        assert_eq!((head.framing, head.fields.length()), (None, Some(5)));
     }
 
     #[test]
     fn what_concerns_the_connection_stays_here() {
         let text = "HTTP/1.1 200 OK\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nSet-Cookie: a\r\nConnection: x-hop, keep-alive\r\nSet-Cookie: b\r\nContent-Length: 0\r\nProxy-Connection: x\r\nUpgrade: h2c\r\n\r\n";
         let head = parse(text, &Method::GET).unwrap();
-        let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
-        let mut headers: Vec<_> = headers.collect();
+        let headers = head.fields.into_map();
+        let mut headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         headers.sort_unstable();
         assert_eq!(headers, [("content-length", "0"), ("set-cookie", "a"), ("set-cookie", "b")]);
     }
@@ -279,7 +282,7 @@ mod tests {
                 Read::More => seen = input.len(),
                 Read::Interim(head) => {
                     seen = 0;
-                    interim.push((head.status.as_u16(), head.headers.len()));
+                    interim.push((head.status.as_u16(), head.fields.into_map().len()));
                 }
                 Read::Head(head) => {
                     assert_eq!((head.framing, &interim[..]), (Framing::Length(2), &[(100, 0), (103, 1)][..]));
@@ -319,7 +322,7 @@ mod tests {
                 let (code, mut headers) = other.unwrap();
                 headers.retain(|(name, _)| !["connection", "upgrade", "te"].contains(&&**name));
                 let mut ours: Headers =
-                    head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+                    head.fields.into_map().iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
                 ours.sort();
                 headers.sort();
                 prop_assert_eq!((head.status.as_u16(), ours), (code, headers));

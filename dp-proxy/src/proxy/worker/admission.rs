@@ -17,12 +17,14 @@ use crate::proxy::stream;
 
 impl Worker {
     pub(super) async fn accept(self: Rc<Self>, listener: Rc<TcpListener>, door: Door) {
+        // What listens at one address has told already where its connections came to.
+        let at = listener.local_addr().ok().filter(|at| !at.ip().is_unspecified());
         let mut left = pin!(self.leave.notified());
         left.as_mut().enable();
         while !self.leaving.get() {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer, door),
+                    Ok((stream, peer)) => self.admit(stream, peer, at, door),
                     Err(e) => {
                         warn!(error = %e, "no connection could be accepted");
                         sleep(ACCEPT_PAUSE).await;
@@ -38,11 +40,11 @@ impl Worker {
         })
         .await
         {
-            self.admit(stream, peer, door);
+            self.admit(stream, peer, at, door);
         }
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, door: Door) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, at: Option<SocketAddr>, door: Door) {
         if self.connections.get() >= self.limits.connections_max {
             self.figures.refused.add(1);
             if self.may_speak() {
@@ -51,35 +53,34 @@ impl Worker {
             return;
         }
         self.figures.accepted.add(1);
+        let Some(local) = at.or_else(|| stream.local_addr().ok()) else { return };
+        let ends = Ends { client: peer, local };
         if door.proxy_protocol {
-            self.spawn(self.clone().serve_told(stream, peer, door));
+            self.spawn(self.clone().serve_told(stream, ends, door));
         } else {
-            self.begin(stream, peer, None, door);
+            self.begin(stream, ends, door);
         }
     }
 
     /// Learns from a load balancer who a connection is from, and serves it.
-    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr, door: Door) {
+    async fn serve_told(self: Rc<Self>, mut stream: TcpStream, seen: Ends, door: Door) {
         let told = timeout(self.limits.client.head, proxy_protocol::read(&mut stream)).await;
         match told.unwrap_or(Err(BadHeader::Late)) {
-            Ok(ends) => self.begin(stream, peer, ends, door),
+            Ok(told) => self.begin(stream, told.unwrap_or(seen), door),
             Err(reason) => {
                 self.figures.untold.add(1);
                 if self.may_speak() {
-                    warn!(%peer, %reason, "a connection is refused");
+                    warn!(peer = %seen.client, %reason, "a connection is refused");
                 }
             }
         }
     }
 
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, told: Option<Ends>, door: Door) {
-        let Ok(local) = stream.local_addr() else { return };
-        let Ends { client, local } = told.unwrap_or(Ends { client: peer, local });
+    fn begin(self: &Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends, door: Door) {
         // On a socket for both families an IPv4 address comes in IPv6's clothes.
         let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let ends = Ends { client: canonical(client), local: canonical(local) };
+        let ends = Ends { client: canonical(peer), local: canonical(local) };
         if !door.tls && door.stream {
-            let _ = stream.set_nodelay(true);
             self.spawn(stream::serve(self.clone(), stream, ends, None));
         } else if !door.tls {
             self.spawn(self.clone().serve(stream, ends));

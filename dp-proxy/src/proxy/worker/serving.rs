@@ -29,10 +29,6 @@ use crate::proxy::stream::{self as streams, Shown};
 
 impl Worker {
     pub(super) async fn serve(self: Rc<Self>, stream: TcpStream, Ends { client: peer, local }: Ends) {
-        if let Err(e) = stream.set_nodelay(true) {
-            debug!(%peer, error = %e, "a connection ended before it began");
-            return;
-        }
         let client = Client::new(peer, local, None, self.limits.client, &self.wheel);
         if self.h2c {
             return self.serve_any(stream, client).await;
@@ -43,14 +39,9 @@ impl Worker {
     /// Makes a handshake, then serves what was agreed on.
     pub(super) async fn serve_tls(self: Rc<Self>, stream: TcpStream, ends: Ends, door: Door, shaking: Shaking) {
         let Ends { client: peer, local } = ends;
-        let shaken = match stream.set_nodelay(true) {
-            Ok(()) => {
-                // What a handshake needs is not to be kept as long as the connection lasts.
-                let shake = Box::pin(tls::shake(stream, self.table(), &self.fallback_sni, door.stream));
-                timeout(self.handshake_timeout, shake).await
-            }
-            Err(e) => Ok(Err(e.into())),
-        };
+        // What a handshake needs is not to be kept as long as the connection lasts.
+        let shake = Box::pin(tls::shake(stream, self.table(), &self.fallback_sni, door.stream));
+        let shaken = timeout(self.handshake_timeout, shake).await;
         drop(shaking);
         let Shaken { stream, name, session, resumed, http2 } = match shaken.unwrap_or(Err(HandshakeError::Late)) {
             Ok(shaken) => shaken,
@@ -104,8 +95,10 @@ impl Worker {
         let service = service_fn(move |mut request| {
             join_cookies(&mut request);
             let (parts, incoming) = request.into_parts();
-            let answer = answer(worker.clone(), same.stream(&worker.wheel), parts, body::Incoming::Http2(incoming));
-            async move { Ok::<_, Infallible>(answer.await) }
+            let client = same.stream(&worker.wheel);
+            // Moved once: on its way into a task of its own it would be copied five times.
+            let answer = Box::pin(answer(worker.clone(), client, parts, body::Incoming::Http2(incoming)));
+            async move { Ok::<http::Response<_>, Infallible>(answer.await.into()) }
         });
         let mut connection = pin!(self.http2.serve_connection(io, service));
         // A GOAWAY in time costs no request: there is no need to wait for the drain.

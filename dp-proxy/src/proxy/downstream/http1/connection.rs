@@ -32,8 +32,10 @@ use crate::proxy::account::Account;
 use crate::proxy::downstream::body;
 use crate::proxy::downstream::client::Client;
 use crate::proxy::error::Refusal;
+use crate::proxy::head::line;
 use crate::proxy::link::Link;
 use crate::proxy::request::answer;
+use crate::proxy::response::Response;
 use crate::proxy::worker::Worker;
 
 /// What is read, and for how long, of a request that was answered before it was read: a connection that is closed with
@@ -76,7 +78,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: Rc<Client>, link: Link, ea
     };
     match end {
         End::Gone => {
-            let _ = poll_fn(|cx| wire.poll_shutdown(cx)).await;
+            let _ = poll_fn(|cx| wire.poll_say_end(cx)).await;
         }
         End::Answered => Box::pin(part(&wire, &[])).await,
         End::Unread(refusal) => {
@@ -103,12 +105,11 @@ async fn next_head(
     is_first: bool,
 ) -> Result<Option<Box<Head>>, Refusal> {
     let mut begun = !wire.is_empty();
-    if begun {
-        client.begin_head();
-    } else if !is_first {
+    if !begun && !is_first {
         client.begin_idling();
     }
-    // What came is looked at once, and a part of a head is moved once.
+    // What came is looked at once. A part of a head is moved once, and the rest is waited for from then on: most heads come
+    // whole, and nothing waits.
     let (mut look, mut rested) = (begun, false);
     poll_fn(|cx| {
         loop {
@@ -128,11 +129,10 @@ async fn next_head(
                 }
                 Poll::Pending => break,
             }
-            if !std::mem::replace(&mut begun, true) {
-                client.begin_head();
-            }
+            begun = true;
         }
-        if !std::mem::replace(&mut rested, begun) {
+        if begun && !std::mem::replace(&mut rested, true) {
+            client.begin_head();
             wire.rest();
         }
         // Who has asked for nothing yet may have done so before the draining began.
@@ -165,14 +165,13 @@ async fn exchange(worker: &Rc<Worker>, client: &Rc<Client>, wire: &Rc<Wire>, hea
         debug!(peer = %client.peer, "a client went away before it was answered");
         return Some(End::Gone);
     };
-    let (head, body) = response.into_parts();
-    let (status, headers) = (head.status, &head.headers);
-    let frame = Frame::of(status, headers, body.size_hint().exact(), asked);
+    let Response { status, fields, body } = response;
+    let frame = Frame::of(status, fields.length(), body.size_hint().exact(), asked);
     let goes_on = keep_alive
         && frame.encoding != Encoding::UntilClose
         && (wire.finish_body() || wire.is_body_wanted())
         && !worker.is_draining()
-        && !response_head::says_close(headers);
+        && !response_head::says_close(&fields);
     let connection = match status {
         StatusCode::SWITCHING_PROTOCOLS => Connection::Switches,
         _ if goes_on => Connection::GoesOn(asked.version),
@@ -180,10 +179,10 @@ async fn exchange(worker: &Rc<Worker>, client: &Rc<Client>, wire: &Rc<Wire>, hea
     };
     let mut out = worker.scratch.take();
     out.clear();
-    worker.date.with(Instant::now(), |date| {
-        response_head::write(&mut out, status, headers, frame, connection, date);
+    response_head::write(&mut out, status, &fields, frame, connection, |out| {
+        worker.date.with(Instant::now(), |date| line(out, b"date", date.as_bytes()));
     });
-    drop(head);
+    drop(fields);
     let mut sending = Sending::new(wire, out, frame.encoding, takes_trailers, body);
     let sent = match poll_fn(|cx| wire.poll_begin_answer(cx)).await {
         Ok(()) => poll_fn(|cx| sending.poll(cx)).await,
@@ -209,10 +208,14 @@ async fn part(wire: &Wire, last_words: &[u8]) {
             let Ok(written) = poll_fn(|cx| wire.poll_write(cx, &[std::io::IoSlice::new(left)])).await else { return };
             left = &left[written..];
         }
-        if poll_fn(|cx| wire.poll_flush(cx)).await.is_err() || poll_fn(|cx| wire.poll_shutdown(cx)).await.is_err() {
+        if poll_fn(|cx| wire.poll_flush(cx)).await.is_err() {
             return;
         }
         if last_words.is_empty() && wire.finish_body() && wire.is_empty() {
+            let _ = poll_fn(|cx| wire.poll_say_end(cx)).await;
+            return;
+        }
+        if poll_fn(|cx| wire.poll_shutdown(cx)).await.is_err() {
             return;
         }
         let mut bytes = LINGER_BYTES;

@@ -122,7 +122,7 @@ pub(crate) fn read(input: &mut BytesMut, mut seen: usize, limits: HeadLimits) ->
         return if input.len() > limits.bytes { Err(BadHead::TooLarge) } else { Ok(Read::More) };
     };
     let head = input.split_to(end).freeze();
-    let mut lines = Lines::of(&head);
+    let mut lines = Lines(&head);
     let (method, target, version) = split_request_line(lines.next().unwrap_or_default()).ok_or(BadHead::Line)?;
     let version = match version {
         b"HTTP/1.1" => Version::HTTP_11,
@@ -179,7 +179,7 @@ struct Said {
 impl Said {
     fn hear(&mut self, name: &str, value: &HeaderValue) {
         match name {
-            "connection" => self.connection.take(value),
+            "connection" => self.connection.take(value.as_bytes()),
             "content-length" => {
                 self.more_lengths |= self.length.is_some();
                 self.length = Some(read_digits(value.as_bytes()));

@@ -1,9 +1,10 @@
 //! The head of an answer, and how its body is framed. Pure.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header;
 use http::{StatusCode, Version};
 
-use crate::proxy::head::{line, number_line, read_digits};
+use crate::proxy::fields::Fields;
+use crate::proxy::head::{line, number_line};
 
 /// What matters of a request for the frame of its answer.
 #[derive(Clone, Copy, Debug)]
@@ -45,16 +46,16 @@ pub(crate) enum Connection {
 
 impl Frame {
     /// The frame of a body of `exact` bytes, where that is known (RFC 9110 §6.4.1, §8.6; RFC 9112 §6.3).
-    pub(crate) fn of(status: StatusCode, headers: &HeaderMap, exact: Option<u64>, asked: Asked) -> Self {
-        let told = || headers.get(header::CONTENT_LENGTH).and_then(|length| read_digits(length.as_bytes()));
+    /// `told` is what the answer's head says of its length.
+    pub(crate) fn of(status: StatusCode, told: Option<u64>, exact: Option<u64>, asked: Asked) -> Self {
         if status.is_informational() || status == StatusCode::NO_CONTENT {
             return Self { encoding: Encoding::None, announced: None };
         }
         if asked.is_head || status == StatusCode::NOT_MODIFIED {
             // What is told is of the answer that there would be.
-            return Self { encoding: Encoding::None, announced: told().or(exact.filter(|length| *length > 0)) };
+            return Self { encoding: Encoding::None, announced: told.or(exact.filter(|length| *length > 0)) };
         }
-        match exact.or_else(told) {
+        match exact.or(told) {
             Some(length) => Self { encoding: Encoding::Length(length), announced: Some(length) },
             None if asked.version == Version::HTTP_11 => Self { encoding: Encoding::Chunked, announced: None },
             None => Self { encoding: Encoding::UntilClose, announced: None },
@@ -63,31 +64,26 @@ impl Frame {
 }
 
 /// Whether an answer says itself that it is the last on its connection.
-pub(crate) fn says_close(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+pub(crate) fn says_close(fields: &Fields) -> bool {
+    let mut values = fields.get_all(&header::CONNECTION);
     values.any(|value| value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close")))
 }
 
-/// Appends the head to `out`, with `date` where it has none.
+/// Appends the head to `out`; `add_date` adds a date where it has none.
 pub(crate) fn write(
     out: &mut Vec<u8>,
     status: StatusCode,
-    headers: &HeaderMap,
+    fields: &Fields,
     frame: Frame,
     connection: Connection,
-    date: &str,
+    add_date: impl FnOnce(&mut Vec<u8>),
 ) {
     write_status(out, status);
-    let mut has_date = false;
-    for (name, value) in headers {
-        match name.as_str() {
-            "content-length" | "transfer-encoding" => continue,
-            "connection" if connection != Connection::Switches => continue,
-            "date" => has_date = true,
-            _ => {}
-        }
-        line(out, name.as_str().as_bytes(), value.as_bytes());
-    }
+    let has_date = fields.write(out, |name| match name {
+        b"transfer-encoding" => false,
+        b"connection" => connection == Connection::Switches,
+        _ => true,
+    });
     if let Some(length) = frame.announced {
         number_line(out, b"content-length", length);
     } else if frame.encoding == Encoding::Chunked {
@@ -99,17 +95,15 @@ pub(crate) fn write(
         Connection::GoesOn(_) | Connection::Switches => {}
     }
     if !has_date {
-        line(out, b"date", date.as_bytes());
+        add_date(out);
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a head that comes before that of the answer (1xx, but not 101).
-pub(in crate::proxy::downstream) fn write_interim(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
+pub(in crate::proxy::downstream) fn write_interim(out: &mut Vec<u8>, status: StatusCode, fields: &Fields) {
     write_status(out, status);
-    for (name, value) in headers {
-        line(out, name.as_str().as_bytes(), value.as_bytes());
-    }
+    fields.write(out, |_| true);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -123,10 +117,13 @@ fn write_status(out: &mut Vec<u8>, status: StatusCode) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
-    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
-        headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    fn fields(headers: &[(&'static str, &'static str)]) -> Fields {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+        Fields::Made(headers.collect())
     }
 
     #[test]
@@ -154,8 +151,8 @@ mod tests {
             (404, None, Some(36), head, No, Some(36)),
             (200, None, None, head, No, None),
         ] {
-            let headers = told.map(|told| map(&[("content-length", told)])).unwrap_or_default();
-            let frame = Frame::of(StatusCode::from_u16(status).unwrap(), &headers, exact, asked);
+            let length = told.and_then(|told| fields(&[("content-length", told)]).length());
+            let frame = Frame::of(StatusCode::from_u16(status).unwrap(), length, exact, asked);
             assert_eq!(frame, Frame { encoding, announced }, "{status} {told:?} {exact:?} {asked:?}");
         }
     }
@@ -165,7 +162,9 @@ mod tests {
         let headers = [("content-length", "9"), ("transfer-encoding", "gzip"), ("connection", "x"), ("a", "b")];
         let text = |headers: &[_], encoding, announced, connection| {
             let mut out = Vec::new();
-            write(&mut out, StatusCode::OK, &map(headers), Frame { encoding, announced }, connection, "now");
+            write(&mut out, StatusCode::OK, &fields(headers), Frame { encoding, announced }, connection, |out| {
+                line(out, b"date", b"now")
+            });
             String::from_utf8(out).unwrap()
         };
         let goes_on = Connection::GoesOn(Version::HTTP_11);
@@ -185,6 +184,8 @@ mod tests {
             text(&[("connection", "upgrade")], Encoding::None, None, Connection::Switches),
             "HTTP/1.1 200 OK\r\nconnection: upgrade\r\ndate: now\r\n\r\n"
         );
-        assert!(says_close(&map(&[("connection", "x, Close")])) && !says_close(&map(&[("connection", "closed")])));
+        assert!(
+            says_close(&fields(&[("connection", "x, Close")])) && !says_close(&fields(&[("connection", "closed")]))
+        );
     }
 }

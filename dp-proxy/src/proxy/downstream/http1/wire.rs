@@ -213,6 +213,15 @@ impl Wire {
         self.client.wrote(cx, result)
     }
 
+    /// Tells a client of TLS that nothing follows. That a plain connection is closed says so by itself.
+    pub(crate) fn poll_say_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.inner.borrow().link {
+            Link::Plain(_) => return Poll::Ready(Ok(())),
+            Link::Tls(_) => {}
+        }
+        self.poll_shutdown(cx)
+    }
+
     pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner.borrow_mut().link).poll_shutdown(cx)
     }

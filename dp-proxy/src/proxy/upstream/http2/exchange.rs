@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::pool::Place;
 use super::upload::{State, Upload};
 use crate::proxy::downstream::body::RequestBody;
+use crate::proxy::fields::Fields;
 use crate::proxy::headers::is_hop_by_hop;
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::exchange::{Cut, ExchangeLimits, Failed, Failure};
@@ -56,7 +57,7 @@ pub(crate) async fn exchange(
             let upload = upload.map(|upload| Uploading::go_on(upload, alarm.clone(), limits.read));
             let receiving =
                 Receiving { incoming, alarm, read: limits.read, ended, trailers: None, _upload: upload, place };
-            Ok((AnswerHead { status: parts.status, headers }, receiving))
+            Ok((AnswerHead { status: parts.status, fields: Fields::Made(headers) }, receiving))
         }
         Err(why) => {
             // How the connection then ended is our own doing.
@@ -106,8 +107,8 @@ fn poll_late(cx: &mut Context<'_>, alarm: &Alarm, limit: Duration) -> Poll<()> {
 
 /// Such headers have no place in HTTP/2 (RFC 9113 §8.2.2).
 fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.keys().any(is_hop_by_hop) {
-        let names: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    if headers.keys().any(|name| is_hop_by_hop(name.as_ref())) {
+        let names: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name.as_ref())).cloned().collect();
         names.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
