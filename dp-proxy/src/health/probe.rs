@@ -1,7 +1,8 @@
 //! Probes: asks every watched node at its own pace, from the moment that it is in the table.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use protocol::seam::Random;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{Monitor, Outcome, Registry, Source};
+use crate::dns::Resolver;
 use crate::net;
 use crate::table::NodeHost;
 
@@ -27,14 +28,14 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// What is read of an answer to find its status.
 const ANSWER_BYTES_MAX: usize = 1024;
 
-/// Probes what is watched, for ever.
-pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
+/// Probes what is watched, for ever. Names of nodes are asked for as workers ask for them: of `resolver`, or of the machine.
+pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>, resolver: Option<Arc<Resolver>>) {
     let all = Arc::new(Semaphore::new(PROBES_MAX));
     let mut probing = JoinSet::new();
     loop {
         for monitor in registry.take_new() {
             let seed = u64::from_be_bytes(random.bytes16()[..8].try_into().expect("8 of 16 bytes"));
-            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Jitter(seed)));
+            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Addresses::of(&resolver), Jitter(seed)));
         }
         tokio::select! {
             () = registry.added.notified() => {}
@@ -44,14 +45,20 @@ pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
 }
 
 /// Asks one node until nobody uses it any more.
-async fn probe_on(monitor: Weak<Monitor>, registry: Arc<Registry>, all: Arc<Semaphore>, mut jitter: Jitter) {
+async fn probe_on(
+    monitor: Weak<Monitor>,
+    registry: Arc<Registry>,
+    all: Arc<Semaphore>,
+    mut addresses: Addresses,
+    mut jitter: Jitter,
+) {
     let mut wait = SPREAD.mul_f64(jitter.next());
     loop {
         sleep(wait).await;
         let Some(monitor) = monitor.upgrade() else { return };
         // Without what it is to be shown a node is not asked, and nothing is learned of it.
         if let Ok(tls) = registry.tls_for(&monitor) {
-            probe(&monitor, tls, &all).await;
+            probe(&monitor, tls, &mut addresses, &all).await;
         }
         let check = &monitor.checks.active;
         let interval = if monitor.is_up() { check.healthy_interval } else { check.unhealthy_interval };
@@ -61,10 +68,10 @@ async fn probe_on(monitor: Weak<Monitor>, registry: Arc<Registry>, all: Arc<Sema
 }
 
 /// Asks the node once, when it is its turn, and reports what comes of it.
-async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, all: &Semaphore) {
+async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, addresses: &mut Addresses, all: &Semaphore) {
     let _own = monitor.slots.acquire().await;
     let _all = all.acquire().await;
-    match timeout(monitor.checks.active.timeout, ask(monitor, tls)).await {
+    match timeout(monitor.checks.active.timeout, ask(monitor, tls, addresses)).await {
         Ok(Ok(Some(status))) => monitor.report_status(status, Source::Active),
         Ok(Ok(None)) => monitor.report(Outcome::Success, Source::Active),
         Ok(Err(outcome)) => monitor.report(outcome, Source::Active),
@@ -73,8 +80,15 @@ async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, all: &Semaphor
 }
 
 /// The status of the answer; `None` where a connection is all that is asked for.
-async fn ask(monitor: &Monitor, tls: Option<Arc<ClientConfig>>) -> Result<Option<u16>, Outcome> {
-    let stream = connect(monitor).await?;
+async fn ask(
+    monitor: &Monitor,
+    tls: Option<Arc<ClientConfig>>,
+    addresses: &mut Addresses,
+) -> Result<Option<u16>, Outcome> {
+    let port = monitor.checks.active.port.unwrap_or(monitor.port);
+    let addresses = addresses.look_up(&monitor.host).await.map_err(|_| Outcome::TcpFailure)?;
+    let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
+    let stream = net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)?;
     match (monitor.checks.active.kind, tls) {
         (CheckType::Tcp, _) => Ok(None),
         (CheckType::Http, _) => ask_over(stream, monitor).await.map(Some),
@@ -119,16 +133,37 @@ async fn ask_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, monitor: &Mon
     }
 }
 
-async fn connect(monitor: &Monitor) -> Result<TcpStream, Outcome> {
-    let port = monitor.checks.active.port.unwrap_or(monitor.port);
-    let addresses: Vec<SocketAddr> = match &monitor.host {
-        NodeHost::Address(address) => vec![SocketAddr::new(*address, port)],
-        NodeHost::Name(name) => {
-            let found = tokio::net::lookup_host((&**name, port)).await;
-            found.map_err(|_| Outcome::TcpFailure)?.collect()
+/// Where a node's name leads, for its probes. A name that cannot be looked up any more says nothing of the node: it keeps the
+/// addresses that it had, as it does for requests.
+struct Addresses {
+    resolver: Option<Arc<Resolver>>,
+    last: Vec<IpAddr>,
+}
+
+impl Addresses {
+    fn of(resolver: &Option<Arc<Resolver>>) -> Self {
+        Self { resolver: resolver.clone(), last: Vec::new() }
+    }
+
+    async fn look_up(&mut self, host: &NodeHost) -> io::Result<&[IpAddr]> {
+        let found = match (host, &self.resolver) {
+            (NodeHost::Address(address), _) => Ok(vec![*address]),
+            (NodeHost::Name(name), Some(resolver)) => {
+                resolver.addresses(name).await.map(|answers| answers.records).map_err(io::Error::other)
+            }
+            (NodeHost::Name(name), None) => {
+                let found = tokio::net::lookup_host((&**name, 0)).await;
+                found.map(|found| found.map(|address| address.ip()).collect())
+            }
+        };
+        match found {
+            Ok(found) if !found.is_empty() => self.last = found,
+            Ok(_) => {}
+            Err(e) if self.last.is_empty() => return Err(e),
+            Err(_) => {}
         }
-    };
-    net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)
+        Ok(&self.last)
+    }
 }
 
 fn request(check: &ActiveCheck, authority: &str) -> String {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLogSettings;
 use super::stream::StreamSettings;
+use crate::dns;
 use crate::table::Router;
 
 /// The traffic.
@@ -32,8 +33,11 @@ pub struct ProxySettings {
     pub server_header: String,
     /// Connections to nodes.
     pub upstream: UpstreamSettings,
-    /// How long the addresses of a node's name are used before they are asked for again.
+    /// How long the addresses of a node's name are used before they are asked for again, where the machine is asked, which
+    /// does not say.
     pub dns_ttl: Span,
+    /// Who is asked for the names of nodes, and for services.
+    pub dns: DnsSettings,
     /// Bounds on what clients and upstreams may ask for.
     pub limits: LimitSettings,
     /// Listeners behind load balancers.
@@ -88,6 +92,25 @@ pub struct UpstreamSettings {
     /// out: those that this machine trusts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_ca_file: Option<PathBuf>,
+}
+
+/// Who is asked for names.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsSettings {
+    /// DNS servers, by address or `address:port`, in the order in which they are asked. Empty: the machine is asked for the
+    /// names of nodes, as its C library does it, and the servers of `/etc/resolv.conf` for services.
+    pub servers: Vec<String>,
+}
+
+impl DnsSettings {
+    /// The servers.
+    ///
+    /// # Errors
+    /// The first text that is no address.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, &str> {
+        self.servers.iter().map(|text| dns::server(text)).collect()
+    }
 }
 
 /// Listeners behind load balancers: every connection must begin with a header of the PROXY protocol, version 1 or 2, which
@@ -182,6 +205,7 @@ impl Default for ProxySettings {
             server_header: format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
             upstream: UpstreamSettings::default(),
             dns_ttl: Span(Duration::from_secs(5)),
+            dns: DnsSettings::default(),
             limits: LimitSettings::default(),
             proxy_protocol: ProxyProtocolSettings::default(),
             stream: StreamSettings::default(),
@@ -292,6 +316,9 @@ impl ProxySettings {
             bad.push(("proxy.server_header", "must be printable ASCII".to_owned()));
         }
         self.access_log.check(bad);
+        if let Err(text) = self.dns.addresses() {
+            bad.push(("proxy.dns.servers", format!("{text:?} is no address")));
+        }
         if let Err(text) = self.real_ip.networks() {
             bad.push(("proxy.real_ip.from", format!("{text:?} is no address and no network")));
         }

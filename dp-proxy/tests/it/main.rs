@@ -7,6 +7,7 @@ mod archive;
 mod balancing;
 mod behind;
 mod bodies;
+mod discovery;
 mod feed;
 mod framing;
 mod going_away;

@@ -37,6 +37,7 @@ use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::access_log::AccessLog;
+use crate::dns::Resolver;
 use crate::net::Entrance;
 use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
@@ -202,6 +203,10 @@ impl Worker {
     fn new(setup: Setup) -> Rc<Self> {
         let Setup { index, count, settings, cell, figures, buffers, access_log, .. } = setup;
         let limits = &settings.limits;
+        let names = match Resolver::set_by(&settings.dns) {
+            Some(resolver) => Names::of_servers(Arc::new(resolver)),
+            None => Names::of_machine(settings.dns_ttl.0),
+        };
         let loads = Rc::<Loads>::default();
         let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
         let mut http2 = http2::Builder::new(Here);
@@ -219,7 +224,7 @@ impl Worker {
             wheel: Wheel::new(),
             pools: Rc::default(),
             http2_pools: Http2Pools::default(),
-            names: Rc::new(Names::new(settings.dns_ttl.0)),
+            names: Rc::new(names),
             balancer: RefCell::new(Balancer::new(index, loads.clone())),
             loads,
             ledger: RefCell::new(Ledger::new(figures.clone())),
