@@ -35,6 +35,8 @@ struct Known {
     asked: bool,
     /// Whether its first answer has been waited for in vain.
     given_up: bool,
+    /// Whether it could not be found when it was asked for last.
+    is_missing: bool,
 }
 
 impl Services {
@@ -85,6 +87,7 @@ impl Services {
     pub(crate) fn learn(&mut self, now: Instant, found: Found) -> bool {
         let Some(known) = self.services.get_mut(&found.service) else { return false };
         known.asked = false;
+        known.is_missing = found.nodes.is_err();
         match found.nodes {
             Ok((nodes, for_so_long)) => {
                 known.due = Some(now + for_so_long);
@@ -99,6 +102,11 @@ impl Services {
                 false
             }
         }
+    }
+
+    /// Whether a service could not be found when it was asked for last.
+    pub(crate) fn is_missing(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|known| known.is_missing)
     }
 
     /// Whether an answer is still to come that it is worth to wait for: the first of a service.
@@ -186,7 +194,9 @@ mod tests {
         services.learn(start, found("a.example", Ok(&["10.0.0.1"])));
         let later = start + Duration::from_secs(60);
         services.take_orders(later);
+        assert!(!services.is_missing("a.example"));
         assert!(!services.learn(later, found("a.example", Err("nobody there"))));
+        assert!(services.is_missing("a.example"));
         assert_eq!(*services.nodes("a.example"), [node("10.0.0.1")]);
         assert_eq!(services.take_orders(later + RETRY), ["a.example"], "it is asked for again soon");
         // Whoever named it is gone.

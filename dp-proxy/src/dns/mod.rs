@@ -1,16 +1,17 @@
 //! A DNS client for names of nodes and services: A, AAAA and SRV of recursive servers, over UDP, and over TCP where an answer
-//! does not fit (RFC 1035, RFC 2782, RFC 7766). The `hickory-proto` crate reads and writes the messages.
+//! does not fit (RFC 1035, RFC 2782, RFC 7766).
 //!
 //! Names are asked for as they are: neither `/etc/hosts` nor a search list is looked at. Nothing is remembered here.
 
 mod exchange;
+mod message;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use message::{Kind, Record};
 
 use crate::settings::DnsSettings;
 
@@ -59,8 +60,9 @@ pub(crate) struct Answers<R> {
 }
 
 /// Where a service is had (RFC 2782).
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Service {
+    /// In lower case, without a dot at its end; empty: nowhere.
     pub(crate) target: String,
     pub(crate) port: u16,
     pub(crate) weight: u16,
@@ -87,22 +89,15 @@ impl Resolver {
     /// The addresses of a name, of both families.
     ///
     /// # Errors
-    /// One of both could not be asked for.
+    /// Neither family could be asked for, or one could not and the other has no address.
     pub(crate) async fn addresses(&self, name: &str) -> Result<Answers<IpAddr>, DnsError> {
-        let (four, six) = tokio::join!(self.ask(name, RecordType::A), self.ask(name, RecordType::AAAA));
-        let (four, six) = (four?, six?);
-        // That a name has no address of one family says nothing of the other's.
-        let ttl = match (four.records.is_empty(), six.records.is_empty()) {
-            (false, true) => four.ttl,
-            (true, false) => six.ttl,
-            _ => four.ttl.min(six.ttl),
+        let (four, six) = tokio::join!(self.ask(name, Kind::A), self.ask(name, Kind::Aaaa));
+        let Answers { records, ttl } = both(four, six)?;
+        let address = |record| match record {
+            Record::Address(address) => Some(address),
+            Record::Service(_) => None,
         };
-        let address = |record: Record| match record.data {
-            RData::A(address) => Some(IpAddr::V4(address.0)),
-            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-            _ => None,
-        };
-        Ok(Answers { records: four.records.into_iter().chain(six.records).filter_map(address).collect(), ttl })
+        Ok(Answers { records: records.into_iter().filter_map(address).collect(), ttl })
     }
 
     /// Where the service of a name is had.
@@ -110,34 +105,45 @@ impl Resolver {
     /// # Errors
     /// It could not be asked for.
     pub(crate) async fn services(&self, name: &str) -> Result<Answers<Service>, DnsError> {
-        let Answers { records, ttl } = self.ask(name, RecordType::SRV).await?;
-        let service = |record: Record| match record.data {
+        let Answers { records, ttl } = self.ask(name, Kind::Srv).await?;
+        let service = |record| match record {
             // RFC 2782: the root is a target that says "nowhere".
-            RData::SRV(srv) if !srv.target.is_root() => Some(Service {
-                target: srv.target.to_ascii(),
-                port: srv.port,
-                weight: srv.weight,
-                priority: srv.priority,
-            }),
+            Record::Service(service) if !service.target.is_empty() => Some(service),
             _ => None,
         };
         Ok(Answers { records: records.into_iter().filter_map(service).collect(), ttl })
     }
 
     /// Asks one server after the other, twice, until one answers.
-    async fn ask(&self, name: &str, kind: RecordType) -> Result<Answers<Record>, DnsError> {
-        let bad = || DnsError::BadName(name.to_owned());
-        let mut asked = Name::from_ascii(name).map_err(|_| bad())?;
-        asked.set_fqdn(true);
+    async fn ask(&self, name: &str, kind: Kind) -> Result<Answers<Record>, DnsError> {
         let mut last = DnsError::NoServer;
         for server in self.servers.iter().chain(&self.servers) {
-            match exchange::ask(*server, &asked, kind).await {
+            match exchange::ask(*server, name, kind).await {
                 Ok(answers) => return Ok(answers),
+                Err(e @ DnsError::BadName(_)) => return Err(e),
                 Err(e) => last = e,
             }
         }
         Err(last)
     }
+}
+
+/// What is known of both families. There are servers that do not answer for addresses of IPv6: a family that cannot be asked for
+/// matters only where the other has no address.
+fn both<R>(four: Result<Answers<R>, DnsError>, six: Result<Answers<R>, DnsError>) -> Result<Answers<R>, DnsError> {
+    let (mut four, six) = match (four, six) {
+        (Ok(four), Ok(six)) => (four, six),
+        (Ok(only), Err(e)) | (Err(e), Ok(only)) => return if only.records.is_empty() { Err(e) } else { Ok(only) },
+        (Err(e), Err(_)) => return Err(e),
+    };
+    // That a name has no address of one family says nothing of the other's.
+    four.ttl = match (four.records.is_empty(), six.records.is_empty()) {
+        (false, true) => four.ttl,
+        (true, false) => six.ttl,
+        _ => four.ttl.min(six.ttl),
+    };
+    four.records.extend(six.records);
+    Ok(four)
 }
 
 /// The servers that the machine asks, as far as they can be read. Like the C library, this machine's own where none is named.
@@ -188,6 +194,26 @@ mod tests {
             ("dns.example", Err("dns.example")),
         ] {
             assert_eq!(server(text).map(|server| server.to_string()), expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_family_that_cannot_be_asked_for_does_not_take_the_other_with_it() {
+        let found =
+            |records: &[u8], seconds| Ok(Answers { records: records.to_vec(), ttl: Duration::from_secs(seconds) });
+        let fails = || Err(DnsError::NoServer);
+        for (four, six, expected) in [
+            (found(&[4], 60), found(&[6], 30), Some((vec![4, 6], 30))),
+            (found(&[4], 60), found(&[], 5), Some((vec![4], 60))),
+            (found(&[], 5), found(&[6], 30), Some((vec![6], 30))),
+            (found(&[4], 60), fails(), Some((vec![4], 60))),
+            (fails(), found(&[6], 30), Some((vec![6], 30))),
+            (found(&[], 5), fails(), None),
+            (fails(), fails(), None),
+            (found(&[], 5), found(&[], 5), Some((vec![], 5))),
+        ] {
+            let got = both(four, six).ok().map(|answers| (answers.records, answers.ttl.as_secs()));
+            assert_eq!(got, expected);
         }
     }
 

@@ -13,11 +13,11 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{Monitor, Outcome, Registry, Source};
-use crate::dns::Resolver;
+use crate::dns::{Answers, Resolver, bounded};
 use crate::net;
 use crate::table::NodeHost;
 
@@ -25,6 +25,8 @@ use crate::table::NodeHost;
 const PROBES_MAX: usize = 512;
 /// Nodes that came together are first asked within so long, each at a moment of its own.
 const SPREAD: Duration = Duration::from_secs(1);
+/// A name that cannot be looked up is asked for again after so long.
+const LOST_FOR: Duration = Duration::from_secs(5);
 /// What is read of an answer to find its status.
 const ANSWER_BYTES_MAX: usize = 1024;
 
@@ -69,9 +71,11 @@ async fn probe_on(
 
 /// Asks the node once, when it is its turn, and reports what comes of it.
 async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, addresses: &mut Addresses, all: &Semaphore) {
+    let time = monitor.checks.active.timeout;
+    let addresses = addresses.look_up(&monitor.host, time).await;
     let _own = monitor.slots.acquire().await;
     let _all = all.acquire().await;
-    match timeout(monitor.checks.active.timeout, ask(monitor, tls, addresses)).await {
+    match timeout(time, ask(monitor, tls, addresses)).await {
         Ok(Ok(Some(status))) => monitor.report_status(status, Source::Active),
         Ok(Ok(None)) => monitor.report(Outcome::Success, Source::Active),
         Ok(Err(outcome)) => monitor.report(outcome, Source::Active),
@@ -80,13 +84,8 @@ async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, addresses: &mu
 }
 
 /// The status of the answer; `None` where a connection is all that is asked for.
-async fn ask(
-    monitor: &Monitor,
-    tls: Option<Arc<ClientConfig>>,
-    addresses: &mut Addresses,
-) -> Result<Option<u16>, Outcome> {
+async fn ask(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, addresses: &[IpAddr]) -> Result<Option<u16>, Outcome> {
     let port = monitor.checks.active.port.unwrap_or(monitor.port);
-    let addresses = addresses.look_up(&monitor.host).await.map_err(|_| Outcome::TcpFailure)?;
     let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
     let stream = net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)?;
     match (monitor.checks.active.kind, tls) {
@@ -138,31 +137,51 @@ async fn ask_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, monitor: &Mon
 struct Addresses {
     resolver: Option<Arc<Resolver>>,
     last: Vec<IpAddr>,
+    /// Until when they are used without another question.
+    until: Option<Instant>,
 }
 
 impl Addresses {
     fn of(resolver: &Option<Arc<Resolver>>) -> Self {
-        Self { resolver: resolver.clone(), last: Vec::new() }
+        Self { resolver: resolver.clone(), last: Vec::new(), until: None }
     }
 
-    async fn look_up(&mut self, host: &NodeHost) -> io::Result<&[IpAddr]> {
-        let found = match (host, &self.resolver) {
-            (NodeHost::Address(address), _) => Ok(vec![*address]),
-            (NodeHost::Name(name), Some(resolver)) => {
-                resolver.addresses(name).await.map(|answers| answers.records).map_err(io::Error::other)
+    /// The addresses as they are known, asked for where that is due, though for no longer than `time`.
+    async fn look_up(&mut self, host: &NodeHost, time: Duration) -> &[IpAddr] {
+        let name = match host {
+            NodeHost::Address(address) if self.last.is_empty() => {
+                self.last.push(*address);
+                return &self.last;
             }
-            (NodeHost::Name(name), None) => {
-                let found = tokio::net::lookup_host((&**name, 0)).await;
-                found.map(|found| found.map(|address| address.ip()).collect())
-            }
+            NodeHost::Address(_) => return &self.last,
+            NodeHost::Name(name) => name,
         };
-        match found {
-            Ok(found) if !found.is_empty() => self.last = found,
-            Ok(_) => {}
-            Err(e) if self.last.is_empty() => return Err(e),
-            Err(_) => {}
+        let now = Instant::now();
+        if self.until.is_none_or(|until| until <= now) {
+            // Not soon again where it takes too long: the machine's own look-up goes on all the while.
+            let mut holds = LOST_FOR;
+            if let Ok(Ok((found, ttl))) = timeout(time, self.ask(name)).await
+                && !found.is_empty()
+            {
+                (self.last, holds) = (found, ttl);
+            }
+            self.until = Some(now + holds);
         }
-        Ok(&self.last)
+        &self.last
+    }
+
+    /// The addresses of a name, and how long they hold.
+    async fn ask(&self, name: &str) -> io::Result<(Vec<IpAddr>, Duration)> {
+        match &self.resolver {
+            Some(resolver) => {
+                let Answers { records, ttl } = resolver.addresses(name).await.map_err(io::Error::other)?;
+                Ok((records, bounded(ttl)))
+            }
+            None => {
+                let found = tokio::net::lookup_host((name, 0)).await?;
+                Ok((found.map(|address| address.ip()).collect(), Duration::ZERO))
+            }
+        }
     }
 }
 

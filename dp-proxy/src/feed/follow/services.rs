@@ -48,7 +48,10 @@ impl Follower {
 
     fn take_found(&mut self, found: Vec<Found>) -> bool {
         for Found { service, nodes } in &found {
-            if let Err(reason) = nodes {
+            // Said once: it is asked for again every few seconds.
+            if let Err(reason) = nodes
+                && !self.compiler.services_mut().is_missing(service)
+            {
                 warn!(%service, reason, "a service cannot be found: it keeps the nodes that it had");
             }
         }

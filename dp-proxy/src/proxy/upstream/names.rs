@@ -1,8 +1,9 @@
 //! Addresses of nodes that are called by name.
 //!
 //! The look-up is the machine's own (files, DNS) and runs beside the worker's thread, or is made of the DNS servers that are
-//! set. What was found is used for a short bounded time, which is the one that DNS says where that is known; after that it is asked for again while the old answer goes on being used. A name that resolved once and
-//! no longer does keeps its addresses: a DNS server that is down takes no upstream down with it.
+//! set. What was found is used for a short bounded time, which is the one that DNS says where that is known; after that it is
+//! asked for again while the old answer goes on being used. A name that resolved once and no longer does keeps its addresses: a
+//! DNS server that is down takes no upstream down with it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -38,9 +39,13 @@ const ADDRESSES_MAX: usize = 32;
 /// Names that a worker remembers. Far more than any configuration calls nodes by; past it, all are asked for anew.
 const NAMES_MAX: usize = 65_536;
 
+/// A name of which DNS servers say no longer what they said is asked for again after so long.
+const LOST_FOR: Duration = Duration::from_secs(5);
+
 /// A worker's memory of names.
 pub(crate) struct Names {
     look_up: Box<dyn Fn(&str) -> LookingUp>,
+    /// How long an answer is used that does not say, and how long an old one until it is asked for again in vain.
     ttl: Duration,
     known: RefCell<HashMap<Box<str>, Rc<Name>>>,
 }
@@ -82,7 +87,7 @@ impl Names {
 
     /// Names that DNS servers are asked for.
     pub(crate) fn of_servers(resolver: Arc<Resolver>) -> Self {
-        Self::with(Duration::ZERO, move |name| {
+        Self::with(LOST_FOR, move |name| {
             let (resolver, name) = (resolver.clone(), name.to_owned());
             Box::pin(async move {
                 let Answers { records, ttl } = resolver.addresses(&name).await.map_err(io::Error::other)?;
@@ -165,6 +170,7 @@ impl Names {
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!("no answer within {LOOK_UP_MAX:?}"),
         };
+        name.holds.set(None);
         if !name.addresses.borrow().is_empty() {
             warn!(name = text, reason, "a node's name resolves no longer, its last addresses are used");
         }
@@ -251,6 +257,21 @@ mod tests {
                 }
             },
         );
+    }
+
+    #[test]
+    fn a_name_that_is_lost_is_asked_for_soon_however_long_its_addresses_held() {
+        let lost = Err(io::Error::other("no such name"));
+        let hour = Ok((vec!["10.0.0.1"], Some(Duration::from_secs(3600))));
+        with_answers(vec![hour, lost, only(&["10.0.0.2"])], async |names, asked| {
+            first(&names).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3601)).await;
+            for (expected, asked_so_often) in [("10.0.0.1", 2), ("10.0.0.1", 3), ("10.0.0.2", 3)] {
+                assert_eq!(first(&names).await.unwrap(), expected);
+                tokio::time::sleep(Duration::from_secs(6)).await;
+                assert_eq!(asked.get(), asked_so_often);
+            }
+        });
     }
 
     #[test]
