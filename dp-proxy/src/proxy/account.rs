@@ -145,7 +145,7 @@ impl Account {
         let path = canonical(parts.uri.path()).unwrap_or(Cow::Borrowed(parts.uri.path()));
         let (local, secure) = (self.client.local, self.client.tls.is_some());
         let headers = &parts.headers;
-        let values = RequestValues { parts, headers, host: &host, path: &path, peer, local, secure, consumer: None };
+        let values = RequestValues { parts, headers, host: &host, path: &path, peer, local, secure, consumer: None, asked: None };
         let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
         let facts = RequestFacts { values: &values, method: parts.method.as_str(), target, version: parts.version };
         self.noted = Some(Box::new(Noted::of(log.note(&facts))));

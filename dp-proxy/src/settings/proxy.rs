@@ -163,7 +163,9 @@ pub struct LimitSettings {
     pub headers_max: usize,
     /// The body of a request: more is a 413. 0: no bound.
     pub body_bytes_max: ByteSize,
-    /// Bodies of requests that are kept whole because a plugin looks at them, all together, over all workers: where one finds no
+    /// A body that conditions of routes look into (`post_arg_*`, `graphql_*`): more is a 413.
+    pub matched_body_bytes_max: ByteSize,
+    /// Bodies of requests that are kept whole because a plugin or a condition looks at them, all together, over all workers: where one finds no
     /// room, its request is a 503. 0: no bound.
     pub buffered_bytes_max: ByteSize,
     /// Client connections at once, over all workers: more are closed as they come.
@@ -246,6 +248,7 @@ impl Default for LimitSettings {
             header_bytes_max: ByteSize(64 << 10),
             headers_max: 100,
             body_bytes_max: ByteSize(0),
+            matched_body_bytes_max: ByteSize(1 << 20),
             buffered_bytes_max: ByteSize(256 << 20),
             connections_max: 65_536,
             header_read_timeout: Span(Duration::from_secs(60)),
@@ -308,6 +311,9 @@ impl ProxySettings {
             if !(WINDOW_MIN..=WINDOW_MAX).contains(&window.0) {
                 bad.push((key, "must be 64KiB to 1GiB".to_owned()));
             }
+        }
+        if self.limits.matched_body_bytes_max.0 == 0 {
+            bad.push(("proxy.limits.matched_body_bytes_max", "must be at least 1".to_owned()));
         }
         if self.workers > WORKERS_MOST {
             bad.push(("proxy.workers", format!("must be at most {WORKERS_MOST}")));

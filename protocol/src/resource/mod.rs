@@ -49,7 +49,7 @@ pub use upstream::{
     ActiveCheck, Algorithm, CheckType, Checks, DISCOVERY_DNS, Endpoints, HashKey, HashOn, KeepalivePool, Node,
     PassHost, PassiveCheck, Scheme, Upstream, UpstreamTls, split_service,
 };
-pub use variable::{CONSUMER_NAME, Known, Piece, Values, Variable, VariableText};
+pub use variable::{CONSUMER_NAME, GraphQl, Known, Piece, Values, Variable, VariableText};
 
 use crate::entry::Claim;
 use crate::json;

@@ -59,7 +59,7 @@ fn not_served(path: Path, what: &str) -> Problem {
 fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
     let mut problems = Vec::new();
     let variables = route.vars.iter().flat_map(Expression::variables);
-    for name in variables.filter_map(Variable::unknown) {
+    for name in variables.filter(|variable| !variable.may_be_in_body()).filter_map(Variable::unknown) {
         problems.push(not_served(at.property("vars"), &format!("the variable {name:?}")));
     }
     if route.filter_func.is_some() {
@@ -163,7 +163,7 @@ mod tests {
     fn what_no_proxy_can_do_is_refused_with_its_place() {
         let routes = KindInfo::find("routes").unwrap();
         let body = json!({
-            "uri": "/x", "vars": [["post_arg_a", "==", "1"]], "plugins": {"nosuch": {}},
+            "uri": "/x", "vars": [["post_arg_a", "==", "1"], ["post_a", "==", "1"]], "plugins": {"nosuch": {}},
             "upstream": {"type": "chash", "key": "hostname", "scheme": "kafka", "nodes": {"a:1": 1}},
         });
         let report = admit(&NoPlugins, routes, Some("r"), body).unwrap_err();

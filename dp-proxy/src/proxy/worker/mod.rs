@@ -138,6 +138,8 @@ pub(crate) struct StreamTerms {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) body_bytes_max: u64,
+    /// Of a body that a condition looks into.
+    pub(crate) matched_body_bytes_max: u64,
     client: ClientLimits,
     connections_max: usize,
 }
@@ -237,6 +239,7 @@ impl Worker {
             real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {
                 body_bytes_max: limits.body_bytes_max.0,
+                matched_body_bytes_max: limits.matched_body_bytes_max.0,
                 client: ClientLimits {
                     idle: limits.idle_timeout.0,
                     head: limits.header_read_timeout.0,
