@@ -4,6 +4,7 @@
 mod abuse;
 mod access_log;
 mod archive;
+mod asked_bodies;
 mod balancing;
 mod behind;
 mod bodies;
