@@ -170,6 +170,9 @@ async fn forward<'r>(
     let route = found.map(|found| &**found.route);
     let means = Means { worker, client, body: &mut body };
     let answer = plugged.before(came, &host, &path, route, means).await;
+    if let Some(consumer) = plugged.consumer() {
+        account.is_of(consumer);
+    }
     if let Some(peer) = plugged.new_peer() {
         account.note(parts, peer);
     }
