@@ -27,6 +27,8 @@ use crate::table::{Ask, Found, Table};
 
 const FORM: &[u8] = b"application/x-www-form-urlencoded";
 const JSON: &[u8] = b"application/json";
+/// What such types begin with is no document: nobody is to wait for the end of a stream or of an upload because of it.
+const NO_DOCUMENT: [&str; 2] = ["application/grpc", "multipart/"];
 
 /// The largest document that is read on the worker's own thread, in bytes: about a millisecond, in which its other requests wait.
 const READ_HERE_BYTES_MAX: usize = 16 << 10;
@@ -144,7 +146,10 @@ async fn operation(worker: &Worker, parts: &Parts, body: &mut RequestBody) -> Re
         let named = text(b"operationName");
         return Ok(text(b"query").and_then(|document| graphql::read(&document, named.as_deref())));
     }
-    if parts.method != Method::POST {
+    let media_type = media_type(parts);
+    let begins =
+        |start: &str| media_type.get(..start.len()).is_some_and(|it| it.eq_ignore_ascii_case(start.as_bytes()));
+    if parts.method != Method::POST || NO_DOCUMENT.into_iter().any(begins) {
         return Ok(None);
     }
     let is_json = is_of_type(parts, JSON);
@@ -180,9 +185,12 @@ fn posted(body: &[u8], is_json: bool) -> Option<Operation> {
 
 /// Whether a body is of this media type, whatever its parameters.
 fn is_of_type(parts: &Parts, wanted: &[u8]) -> bool {
+    media_type(parts).eq_ignore_ascii_case(wanted)
+}
+
+fn media_type(parts: &Parts) -> &[u8] {
     let value = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default();
-    media_type.trim_ascii().eq_ignore_ascii_case(wanted)
+    value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
 #[cfg(test)]

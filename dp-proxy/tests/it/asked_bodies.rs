@@ -108,6 +108,7 @@ async fn operations_in_graphql_choose_among_routes() {
         ("POST /", "application/json", "{}".to_owned(), "none"),
         ("POST /", FORM, "a=1".to_owned(), "form"),
         ("POST /", FORM, "a=2".to_owned(), "none"),
+        ("POST /", "Multipart/form-data; boundary=x", "x".repeat((1 << 20) + 1), "none"),
         ("PUT /", "application/graphql", "{ a }".to_owned(), "none"),
         ("GET /?query=mutation%7Badd%7D", "text/plain", String::new(), "writes"),
         ("GET /?query=query+A%7Ba%7D+mutation+B%7Bb%7D&operationName=B", "text/plain", String::new(), "writes"),
