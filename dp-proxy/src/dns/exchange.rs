@@ -64,3 +64,50 @@ async fn over_tcp(question: &Question, server: SocketAddr) -> io::Result<Answer>
     stream.read_exact(&mut message).await?;
     question.read(&message).ok_or_else(|| io::Error::other("it answers another question"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// The question, as an answer with one address behind it.
+    fn answer_to(question: &[u8]) -> Vec<u8> {
+        let mut answer = question.to_vec();
+        // An answer, with one record: the name of the question, A, IN, 60 s, four bytes.
+        answer[2] |= 0x80;
+        answer[7] = 1;
+        answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 7]);
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_answers_something_else_is_passed_over() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let mut datagram = [0; 512];
+            let (read, from) = server.recv_from(&mut datagram).await.unwrap();
+            let mut forged = answer_to(&datagram[..read]);
+            *forged.last_mut().unwrap() = 66;
+            stranger.send_to(&forged, from).await.unwrap();
+            forged[1] ^= 1;
+            for said in [&forged[..], b"", b"no message", &datagram[..read], &answer_to(&datagram[..read])] {
+                server.send_to(said, from).await.unwrap();
+            }
+        });
+        let found = ask(address, "a.example", Kind::A).await.unwrap();
+        answering.await.unwrap();
+        assert_eq!(found.records, [Record::Address(Ipv4Addr::new(10, 0, 0, 7).into())]);
+        assert_eq!(found.ttl, Duration::from_secs(60));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_none_is_no_question() {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(matches!(ask(nobody, "a..b", Kind::A).await, Err(DnsError::BadName(_))));
+    }
+}

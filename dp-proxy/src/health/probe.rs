@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -27,17 +27,20 @@ const PROBES_MAX: usize = 512;
 const SPREAD: Duration = Duration::from_secs(1);
 /// A name that cannot be looked up is asked for again after so long.
 const LOST_FOR: Duration = Duration::from_secs(5);
+/// Names that the machine is asked for at once.
+const LOOK_UPS_MAX: usize = 16;
 /// What is read of an answer to find its status.
 const ANSWER_BYTES_MAX: usize = 1024;
 
 /// Probes what is watched, for ever. Names of nodes are asked for as workers ask for them: of `resolver`, or of the machine.
 pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>, resolver: Option<Arc<Resolver>>) {
     let all = Arc::new(Semaphore::new(PROBES_MAX));
+    let book = resolver.map_or_else(|| Book::Machine(Arc::new(Semaphore::new(LOOK_UPS_MAX))), Book::Servers);
     let mut probing = JoinSet::new();
     loop {
         for monitor in registry.take_new() {
             let seed = u64::from_be_bytes(random.bytes16()[..8].try_into().expect("8 of 16 bytes"));
-            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Addresses::of(&resolver), Jitter(seed)));
+            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Addresses::of(&book), Jitter(seed)));
         }
         tokio::select! {
             () = registry.added.notified() => {}
@@ -132,56 +135,75 @@ async fn ask_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, monitor: &Mon
     }
 }
 
+/// Where names of nodes are looked up.
+#[derive(Clone)]
+enum Book {
+    /// DNS servers that are set.
+    Servers(Arc<Resolver>),
+    /// The machine's own, which may hold a thread for each name long after nobody waits for it any more: so many at once.
+    Machine(Arc<Semaphore>),
+}
+
+type Found = io::Result<(Vec<IpAddr>, Duration)>;
+
+impl Book {
+    /// The addresses of a name, and how long they hold.
+    async fn ask(self, name: String) -> Found {
+        match self {
+            Self::Servers(resolver) => {
+                let Answers { records, ttl } = resolver.addresses(&name).await.map_err(io::Error::other)?;
+                Ok((records, bounded(ttl)))
+            }
+            Self::Machine(turns) => {
+                let _turn = turns.acquire().await;
+                let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+                Ok((found.map(|address| address.ip()).collect(), Duration::ZERO))
+            }
+        }
+    }
+}
+
 /// Where a node's name leads, for its probes. A name that cannot be looked up any more says nothing of the node: it keeps the
 /// addresses that it had, as it does for requests.
 struct Addresses {
-    resolver: Option<Arc<Resolver>>,
+    book: Book,
     last: Vec<IpAddr>,
     /// Until when they are used without another question.
     until: Option<Instant>,
+    /// A question that is not answered yet. There is no second one meanwhile.
+    asking: Option<JoinHandle<Found>>,
 }
 
 impl Addresses {
-    fn of(resolver: &Option<Arc<Resolver>>) -> Self {
-        Self { resolver: resolver.clone(), last: Vec::new(), until: None }
+    fn of(book: &Book) -> Self {
+        Self { book: book.clone(), last: Vec::new(), until: None, asking: None }
     }
 
     /// The addresses as they are known, asked for where that is due, though for no longer than `time`.
     async fn look_up(&mut self, host: &NodeHost, time: Duration) -> &[IpAddr] {
-        let name = match host {
-            NodeHost::Address(address) if self.last.is_empty() => {
-                self.last.push(*address);
-                return &self.last;
+        match host {
+            NodeHost::Address(address) if self.last.is_empty() => self.last.push(*address),
+            NodeHost::Address(_) => {}
+            NodeHost::Name(name) if self.until.is_none_or(|until| until <= Instant::now()) => {
+                self.ask(name, time).await
             }
-            NodeHost::Address(_) => return &self.last,
-            NodeHost::Name(name) => name,
-        };
-        let now = Instant::now();
-        if self.until.is_none_or(|until| until <= now) {
-            // Not soon again where it takes too long: the machine's own look-up goes on all the while.
-            let mut holds = LOST_FOR;
-            if let Ok(Ok((found, ttl))) = timeout(time, self.ask(name)).await
-                && !found.is_empty()
-            {
-                (self.last, holds) = (found, ttl);
-            }
-            self.until = Some(now + holds);
+            NodeHost::Name(_) => {}
         }
         &self.last
     }
 
-    /// The addresses of a name, and how long they hold.
-    async fn ask(&self, name: &str) -> io::Result<(Vec<IpAddr>, Duration)> {
-        match &self.resolver {
-            Some(resolver) => {
-                let Answers { records, ttl } = resolver.addresses(name).await.map_err(io::Error::other)?;
-                Ok((records, bounded(ttl)))
+    async fn ask(&mut self, name: &str, time: Duration) {
+        let asking = self.asking.get_or_insert_with(|| tokio::spawn(self.book.clone().ask(name.to_owned())));
+        let Ok(found) = timeout(time, asking).await else { return };
+        self.asking = None;
+        let holds = match found {
+            Ok(Ok((found, holds))) if !found.is_empty() => {
+                self.last = found;
+                holds
             }
-            None => {
-                let found = tokio::net::lookup_host((name, 0)).await?;
-                Ok((found.map(|address| address.ip()).collect(), Duration::ZERO))
-            }
-        }
+            _ => LOST_FOR,
+        };
+        self.until = Some(Instant::now() + holds);
     }
 }
 
@@ -237,6 +259,26 @@ mod tests {
         ] {
             assert_eq!(status(answer), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_cannot_be_looked_up_keeps_its_addresses_and_is_asked_for_once() {
+        // All turns are taken: as if the machine did not answer.
+        let turns = Arc::new(Semaphore::new(0));
+        let mut addresses = Addresses::of(&Book::Machine(turns.clone()));
+        let (host, second) = (NodeHost::Name("localhost".into()), Duration::from_secs(1));
+        assert!(addresses.look_up(&host, second).await.is_empty());
+        addresses.last = vec![IpAddr::from([10, 0, 0, 1])];
+        for _ in 0..3 {
+            let begun = Instant::now();
+            assert_eq!(addresses.look_up(&host, second).await, [IpAddr::from([10, 0, 0, 1])]);
+            assert_eq!(begun.elapsed(), second, "a probe is not held up for longer");
+        }
+        // A server that says nothing useful: it is not asked again at once.
+        let mut addresses = Addresses::of(&Book::Servers(Arc::default()));
+        let begun = Instant::now();
+        assert!(addresses.look_up(&host, second).await.is_empty());
+        assert_eq!(addresses.until, Some(begun + LOST_FOR));
     }
 
     #[test]

@@ -195,7 +195,9 @@ async fn names_in_nodes_are_asked_of_the_servers_that_are_set() {
     server.set("node.example", TYPE::A, vec![(a(1), 300)]);
     let mut body = route("/*", origin.address);
     body["upstream"] = json!({"nodes": {format!("node.example:{}", origin.address.port()): 1}});
-    let servers = vec![server.address.to_string()];
+    // Nobody listens at the first.
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let servers = vec![nobody.to_string(), server.address.to_string()];
     let scene = Scene::tuned(&[("routes", "r", body)], |settings| {
         settings.proxy.workers = 1;
         settings.proxy.dns.servers = servers;
