@@ -98,13 +98,25 @@ pub(crate) async fn find<'t>(
     values: &RequestValues<'_>,
     body: &mut RequestBody,
 ) -> Result<Option<Found<'t>>, Refusal> {
-    let nothing = AskedBody::default();
-    let found = table.find(&Ask { values: &RequestValues { asked: Some(&nothing), ..*values }, ..*ask });
-    match nothing.wanted.get() {
-        None => Ok(found),
+    match find_by(&AskedBody::default(), table, ask, values) {
+        Ok(found) => Ok(found),
         // Not to make every request's own state larger.
-        Some(wanted) => Box::pin(read_and_find(worker, table, ask, values, body, wanted)).await,
+        Err(wanted) => Box::pin(read_and_find(worker, table, ask, values, body, wanted)).await,
     }
+}
+
+/// The route that takes a request of whose body this much is known.
+///
+/// # Errors
+/// What a condition asked for that is not known.
+fn find_by<'t>(
+    asked: &AskedBody,
+    table: &'t Table,
+    ask: &Ask<'_>,
+    values: &RequestValues<'_>,
+) -> Result<Option<Found<'t>>, Wanted> {
+    let found = table.find(&Ask { values: &RequestValues { asked: Some(asked), ..*values }, ..*ask });
+    asked.wanted.take().map_or(Ok(found), Err)
 }
 
 async fn read_and_find<'t>(
@@ -122,10 +134,9 @@ async fn read_and_find<'t>(
             Wanted::Form => asked.form = Some(whole(worker, body).await?),
             Wanted::GraphQl => asked.graphql = Some(operation(worker, values.parts, body).await?),
         }
-        let found = table.find(&Ask { values: &RequestValues { asked: Some(&asked), ..*values }, ..*ask });
-        match asked.wanted.take() {
-            None => return Ok(found),
-            Some(more) => wanted = more,
+        match find_by(&asked, table, ask, values) {
+            Ok(found) => return Ok(found),
+            Err(more) => wanted = more,
         }
     }
 }
