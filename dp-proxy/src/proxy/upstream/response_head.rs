@@ -127,12 +127,12 @@ fn collect(
     let mut chunked = None;
     let mut number = 0;
     let mut at = first.next;
-    while let Some(end) = line_end(&head, at).filter(|end| end.text > at) {
+    while !matches!(head[at..], [b'\n', ..] | [b'\r', b'\n', ..]) {
         if number == headers_max {
             return Err(BadHead::TooLarge);
         }
         number += 1;
-        let line = Line::read(&mut head, at, end.text).map_err(|bad| BadHead::Malformed(bad.into()))?;
+        let (line, end) = Line::read(&mut head, at).map_err(|bad| BadHead::Malformed(bad.into()))?;
         is_odd |= end.is_lone_newline();
         at = end.next;
         let value = line.value(&head);

@@ -27,6 +27,7 @@ use tracing::warn;
 use super::balance::{Balancer, Loads};
 use super::buffers::Buffers;
 use super::downstream::client::{Client, ClientLimits};
+use super::downstream::gather::Scratch;
 use super::downstream::http1::Arena;
 use super::downstream::http1::date::Date;
 use super::figures::{Figures, Ledger};
@@ -97,7 +98,7 @@ pub(crate) struct Worker {
     /// What its connections read into.
     pub(crate) arena: Rc<Arena>,
     /// What heads of answers are written into.
-    pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) scratch: Scratch,
     pub(crate) date: Date,
     real_ip: Option<RealIp>,
     pub(crate) limits: Limits,
@@ -234,7 +235,7 @@ impl Worker {
             buffers,
             access_log,
             arena: Rc::default(),
-            scratch: RefCell::default(),
+            scratch: Scratch::default(),
             date: Date::default(),
             real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {

@@ -1,9 +1,11 @@
 //! A connection, served by what it speaks.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use http::{HeaderValue, Request, header};
@@ -19,6 +21,7 @@ use tracing::{debug, warn};
 use super::admission::Shaking;
 use super::{Door, Worker};
 use crate::proxy::downstream::client::{Client, ClientStream};
+use crate::proxy::downstream::gather::Gathered;
 use crate::proxy::downstream::prefixed::Prefixed;
 use crate::proxy::downstream::proxy_protocol::Ends;
 use crate::proxy::downstream::tls::{self, HandshakeError, Shaken};
@@ -90,7 +93,8 @@ impl Worker {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.figures.http2_connections.add(1);
-        let io = TokioIo::new(ClientStream::new(stream, client.clone()));
+        let stream = Gathered::new(ClientStream::new(stream, client.clone()), self.scratch.clone());
+        let io = TokioIo::new(stream.clone());
         let (worker, same) = (self.clone(), client.clone());
         let service = service_fn(move |mut request| {
             join_cookies(&mut request);
@@ -114,9 +118,15 @@ impl Worker {
             if is_over && !std::mem::replace(&mut told, true) {
                 connection.as_mut().graceful_shutdown();
             }
-            connection.as_mut().poll(cx)
+            let polled = connection.as_mut().poll(cx);
+            match stream.poll_deliver(cx) {
+                Poll::Ready(Err(e)) if polled.is_pending() => Poll::Ready(Err(e.into())),
+                _ => polled.map_err(Box::<dyn Error>::from),
+            }
         })
         .await;
+        // What it says at its end is still to go.
+        let _ = poll_fn(|cx| stream.poll_deliver(cx)).await;
         if let Err(e) = result {
             debug!(peer = %client.peer, error = %e, "a connection ended");
         }
