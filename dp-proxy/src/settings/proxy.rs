@@ -274,6 +274,8 @@ const HEADERS_MOST: usize = 10_000;
 /// RFC 9113 §6.9.2: what a client may send before it hears of any setting, rounded up.
 const WINDOW_MIN: u64 = 64 << 10;
 const WINDOW_MAX: u64 = 1 << 30;
+/// Each is waited for before the next is asked.
+const DNS_SERVERS_MOST: usize = 8;
 /// More threads than any machine has cores.
 const WORKERS_MOST: usize = 1024;
 
@@ -322,8 +324,12 @@ impl ProxySettings {
             bad.push(("proxy.server_header", "must be printable ASCII".to_owned()));
         }
         self.access_log.check(bad);
-        if let Err(text) = self.dns.addresses() {
-            bad.push(("proxy.dns.servers", format!("{text:?} is no address")));
+        match self.dns.addresses() {
+            Err(text) => bad.push(("proxy.dns.servers", format!("{text:?} is no address"))),
+            Ok(servers) if servers.len() > DNS_SERVERS_MOST => {
+                bad.push(("proxy.dns.servers", format!("must be at most {DNS_SERVERS_MOST}")));
+            }
+            Ok(_) => {}
         }
         if let Err(text) = self.real_ip.networks() {
             bad.push(("proxy.real_ip.from", format!("{text:?} is no address and no network")));
@@ -354,5 +360,33 @@ impl ProxySettings {
                 bad.push((key, "must be longer than nothing".to_owned()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_told_with_its_key() {
+        let bad = |tune: &dyn Fn(&mut ProxySettings)| {
+            let (mut settings, mut bad) = (ProxySettings::default(), Vec::new());
+            tune(&mut settings);
+            settings.check(&mut bad);
+            bad.into_iter().map(|(key, why)| format!("{key}: {why}")).collect::<Vec<_>>()
+        };
+        assert!(bad(&|_| {}).is_empty());
+        for (tune, expected) in [
+            (
+                &(|it: &mut ProxySettings| it.limits.matched_body_bytes_max = ByteSize(0))
+                    as &dyn Fn(&mut ProxySettings),
+                "proxy.limits.matched_body_bytes_max: must be at least 1",
+            ),
+            (&|it| it.dns.servers = vec!["dns.example".into()], "proxy.dns.servers: \"dns.example\" is no address"),
+            (&|it| it.dns.servers = vec!["10.0.0.1".into(); 9], "proxy.dns.servers: must be at most 8"),
+        ] {
+            assert_eq!(bad(tune), [expected]);
+        }
+        assert!(bad(&|it| it.dns.servers = vec!["10.0.0.1".into(); 8]).is_empty());
     }
 }
