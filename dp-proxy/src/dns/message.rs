@@ -57,7 +57,9 @@ impl Question {
             Kind::Aaaa => TYPE::AAAA,
             Kind::Srv => TYPE::SRV,
         };
-        let asked = Name::new(&name).ok().filter(|_| !name.is_empty())?;
+        // The crate passes over labels without anything in them.
+        let is_whole = name.split('.').all(|label| !label.is_empty());
+        let asked = Name::new(&name).ok().filter(|_| is_whole)?;
         let mut packet = Packet::new_query(id);
         packet.set_flags(PacketFlag::RECURSION_DESIRED);
         packet.questions.push(simple_dns::Question::new(asked, kind.into(), CLASS::IN.into(), false));

@@ -72,7 +72,7 @@ async fn a_body_that_is_looked_into_has_a_bound_and_others_do_not() {
         free
     }));
     let scene = Scene::tuned(&resources, |settings| {
-        settings.proxy.limits.matched_body_bytes_max = "100B".parse().unwrap();
+        settings.proxy.limits.matched_body_bytes_max = "100".parse().unwrap();
     })
     .await;
     for (path, pad, status) in [("/x", 90, 200), ("/x", 91, 413), ("/free", 1000, 200)] {

@@ -200,11 +200,12 @@ async fn nodes_by_ipv6_are_asked_watched_and_told_by_their_names() {
     }
     let stream = scene.dp.proxy.stream_addresses()[0];
     assert_eq!(get(stream, "x", "/").await.status, 200);
-    until("the probes have come", async || {
-        let told = get(scene.dp.proxy.control_address(), "control", "/v1/healthcheck/routes/text").await.json();
-        told["nodes"][0]["ip"] == "::1" && told["nodes"][0]["counter"]["success"].as_u64() > Some(0)
-    })
-    .await;
+    // Probes have connections of their own.
+    let before = origin.connections();
+    until("a probe comes", async || origin.connections() > before).await;
+    let told = get(scene.dp.proxy.control_address(), "control", "/v1/healthcheck/routes/text").await.json();
+    let node = &told["nodes"][0];
+    assert_eq!((&node["ip"], &node["port"], &node["status"]), (&json!("::1"), &json!(port), &json!("healthy")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
