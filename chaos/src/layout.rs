@@ -116,6 +116,24 @@ impl Layout {
         }
     }
 
+    /// The address of the link to PostgreSQL `number`, which counts from 1.
+    #[must_use]
+    pub fn record_link(self, number: u16) -> String {
+        match self {
+            Self::Test { .. } | Self::Golden => self.port(860 + number),
+            Self::Demo => format!("127.0.0.{}:5432", 50 + number),
+        }
+    }
+
+    /// The address of the link to the object store.
+    #[must_use]
+    pub fn archive_link(self) -> String {
+        match self {
+            Self::Test { .. } | Self::Golden => self.port(870),
+            Self::Demo => "127.0.0.60:9000".to_owned(),
+        }
+    }
+
     /// A port of the one address, below the ephemeral range.
     fn port(self, offset: u16) -> String {
         let (address, cluster) = match self {

@@ -266,6 +266,12 @@ impl Postgres {
         self.process.take().context("it does not run")?.kill().await
     }
 
+    /// Whether it was started and not ended since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Stops it and every process of it where they stand: connections are taken and nothing is answered.
     ///
     /// # Errors

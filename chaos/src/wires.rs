@@ -1,9 +1,10 @@
-//! The network between control-plane nodes, and between proxies and nodes: a wire from each to each, in each direction, that can
-//! be cut, slow or lossy.
+//! The network between control-plane nodes, between proxies and nodes, and between nodes and what they write to: a wire from
+//! each to each, in each direction, that can be cut, slow or lossy.
 //!
 //! ```text
 //!   cp-1 --dials--> advertised address of cp-2 = a socket of ours --> peer.listen of cp-2
 //!   dp-1 --dials--> its endpoint for cp-2      = a socket of ours --> feed.listen of cp-2
+//!   cp-1 --dials--> its record, its archive    = a socket of ours --> PostgreSQL, the object store
 //! ```
 //!
 //! Works without root: a connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who
@@ -44,6 +45,10 @@ pub enum End {
     Feed(u16),
     /// A proxy.
     Proxy(u16),
+    /// A PostgreSQL that holds the record.
+    Record(u16),
+    /// The object store.
+    Archive,
     /// Whoever is none of them: a command line, a test.
     Other,
 }

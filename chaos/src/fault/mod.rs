@@ -10,6 +10,7 @@ mod forge;
 mod kill;
 mod members;
 mod network;
+mod outside;
 mod pause;
 mod postgres;
 mod power;
@@ -36,6 +37,28 @@ pub enum Whom {
     Follower,
     /// Every node.
     All,
+}
+
+/// What nodes write to outside of the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outside {
+    /// The record's PostgreSQL.
+    Record,
+    /// The object store.
+    Archive,
+}
+
+/// In which direction nothing passes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// In neither.
+    Both,
+    /// What nodes send does not arrive.
+    There,
+    /// What is sent to them does not arrive: it is done, and they do not know.
+    Back,
 }
 
 /// A fault.
@@ -88,6 +111,15 @@ pub enum Fault {
     CutFeed {
         /// The node still hears the proxy.
         one_way: bool,
+    },
+    /// Nodes and what they write to do not reach each other, and nobody ends their connections.
+    CutOutside {
+        /// Whom.
+        whom: Whom,
+        /// From what.
+        from: Outside,
+        /// In which direction.
+        way: Way,
     },
     /// Proxies are killed, and started while it goes on.
     KillProxies,
@@ -201,6 +233,7 @@ impl Fault {
             | Self::Delay { .. }
             | Self::Loss { .. } => network::start(arena, self, luck).await,
             Self::CutFeed { one_way } => feed::start(arena, one_way).await,
+            Self::CutOutside { whom, from, way } => outside::start(arena, whom, from, way, luck).await,
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),

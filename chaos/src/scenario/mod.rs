@@ -2,7 +2,7 @@
 
 mod catalog;
 mod circumstances;
-mod gaps;
+pub(crate) mod gaps;
 mod healthy;
 mod logs;
 mod place;
