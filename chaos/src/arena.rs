@@ -15,6 +15,8 @@ use crate::herd::Herd;
 use crate::history::{Down, Event, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
+use crate::namespaces::Namespaces;
+use crate::network::Network;
 use crate::postgres::Postgres;
 use crate::power_cut::{Disk, Forgets, Journal, watched};
 use crate::process::Process;
@@ -99,6 +101,10 @@ impl Arena {
     /// # Errors
     /// What did not start.
     pub async fn start(layout: Layout, needs: Needs, planted: Option<&Planted>) -> Result<Self> {
+        let namespaces = match Network::of(layout) {
+            Network::Sockets => None,
+            Network::Namespaces => Some(Arc::new(Namespaces::start().await?)),
+        };
         let postgres = match needs.postgres {
             true => Some(Postgres::primary("pg-1", &layout.postgres(1)).await?),
             false => None,
@@ -107,8 +113,9 @@ impl Arena {
             Some(primary) if needs.standby => Some(Postgres::standby_of(primary, "pg-2", &layout.postgres(2)).await?),
             _ => None,
         };
-        let archive = if needs.archive { Some(Archive::start()?) } else { None };
-        let (mut cluster, mut wires) = (Cluster::new(layout)?, Wires::new());
+        let archive = if needs.archive { Some(Archive::start(&layout.archive())?) } else { None };
+        let mut wires = namespaces.clone().map_or_else(Wires::of_sockets, Wires::of_namespaces);
+        let mut cluster = Cluster::within(layout, namespaces)?;
         let servers: Vec<&Postgres> = postgres.iter().chain(&standby).collect();
         let outside = if needs.outside_wires {
             wire_outside(layout, &mut wires, &servers, archive.as_ref()).await?

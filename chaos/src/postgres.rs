@@ -76,7 +76,9 @@ impl Postgres {
             .await?;
         std::fs::write(
             data.join("pg_hba.conf"),
-            "host all all 127.0.0.0/8 trust\nhost replication all 127.0.0.0/8 trust\n",
+            ["127.0.0.0/8", "198.18.0.0/15"]
+                .map(|own| format!("host all all {own} trust\nhost replication all {own} trust\n"))
+                .concat(),
         )?;
         Ok(server)
     }

@@ -8,6 +8,7 @@ mod disk;
 mod feed;
 mod forge;
 mod kill;
+mod link;
 mod members;
 mod network;
 mod outside;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::Arena;
 use crate::luck::Luck;
+use crate::network::Network;
 use crate::s3;
 
 /// On whom.
@@ -120,6 +122,13 @@ pub enum Fault {
         from: Outside,
         /// In which direction.
         way: Way,
+    },
+    /// A node's one link is lost, and comes back: it reaches nobody, and nobody reaches it. In namespaces alone.
+    LostLink {
+        /// Whose.
+        whom: Whom,
+        /// Its process dies meanwhile, and nobody hears of it: others take connections for open that are not.
+        dies: bool,
     },
     /// Proxies are killed, and started while it goes on.
     KillProxies,
@@ -234,6 +243,7 @@ impl Fault {
             | Self::Loss { .. } => network::start(arena, self, luck).await,
             Self::CutFeed { one_way } => feed::start(arena, one_way).await,
             Self::CutOutside { whom, from, way } => outside::start(arena, whom, from, way, luck).await,
+            Self::LostLink { whom, dies } => link::start(arena, whom, dies, luck).await,
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),
@@ -258,6 +268,17 @@ impl Fault {
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),
+        }
+    }
+
+    /// The one network over which it can be made; nothing: over any.
+    #[must_use]
+    pub fn network(self) -> Option<Network> {
+        match self {
+            // Kernels without `netem` delay nothing.
+            Self::Delay { .. } | Self::VoteCut => Some(Network::Sockets),
+            Self::LostLink { .. } => Some(Network::Namespaces),
+            _ => None,
         }
     }
 

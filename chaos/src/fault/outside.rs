@@ -33,36 +33,37 @@ pub(super) async fn start(
     way: Way,
     luck: &mut Luck,
 ) -> Result<Box<dyn Running>> {
-    let ends = match from {
+    let ends: Vec<End> = match from {
         Outside::Record => {
             let servers = arena.postgres.iter().chain(&arena.standby).count();
             (1..).map(End::Record).take(servers).collect()
         }
-        Outside::Archive => Vec::from_iter(arena.archive.as_ref().map(|_| End::Archive)),
+        Outside::Archive => arena.archive.iter().map(|_| End::Archive).collect(),
     };
     ensure!(!ends.is_empty(), "this arena has no {from:?}");
-    let (chosen, met) = (arena.chosen(whom, luck).await?, arena.wires.met());
-    let cut = Wire { cut: true, ..Wire::default() };
+    let (chosen, met) = (arena.chosen(whom, luck).await?, arena.wires.met().await?);
+    let mut ways = Vec::new();
     for node in chosen.into_iter().map(End::Node) {
         for end in &ends {
             if way != Way::Back {
-                arena.wires.set(node, *end, cut);
+                ways.push((node, *end));
             }
             if way != Way::There {
-                arena.wires.set(*end, node, cut);
+                ways.push((*end, node));
             }
         }
     }
+    arena.wires.set(&ways, Wire { cut: true, ..Wire::default() }).await?;
     Ok(Box::new(Cut { from, met }))
 }
 
 impl Running for Cut {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
-            if arena.wires.met() > self.met {
+            if arena.wires.met().await? > self.met {
                 arena.saw(Sometimes::WireUsed);
             }
-            arena.wires.heal();
+            arena.wires.heal().await?;
             match self.from {
                 Outside::Record => record_follows(arena).await,
                 Outside::Archive => archive_follows(arena).await,

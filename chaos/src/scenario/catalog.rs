@@ -137,6 +137,7 @@ pub const ALL: &[Scenario] = &[
         cut_record,
         &[RecordLag, WireUsed],
     ),
+    plain("lost-link", "a node's link is lost and comes back, in namespaces alone", PLAIN, lost_link, &[Election]),
     plain("cut-archive", "nodes and the archive do not reach each other", ARCHIVE_WIRES, cut_archive, &[WireUsed]),
 ];
 
@@ -409,5 +410,13 @@ fn cut_archive(luck: &mut Luck) -> Vec<Step> {
     [cut(All, Way::Both), cut(Leader, Way::Back), cut(Leader, Way::There)]
         .into_iter()
         .map(|fault| step(luck, fault, (4000, 6000)))
+        .collect()
+}
+
+fn lost_link(luck: &mut Luck) -> Vec<Step> {
+    let lost = |whom, dies| LostLink { whom, dies };
+    [lost(Leader, false), lost(Leader, true), lost(Follower, false), lost(Follower, true)]
+        .into_iter()
+        .map(|fault| step(luck, fault, (3000, 5000)))
         .collect()
 }

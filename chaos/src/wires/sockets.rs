@@ -1,5 +1,4 @@
-//! The network between control-plane nodes, between proxies and nodes, and between nodes and what they write to: a wire from
-//! each to each, in each direction, that can be cut, slow or lossy.
+//! A network of sockets: each wire leads through one of ours. Works without root, on every machine.
 //!
 //! ```text
 //!   cp-1 --dials--> advertised address of cp-2 = a socket of ours --> peer.listen of cp-2
@@ -7,9 +6,9 @@
 //!   cp-1 --dials--> its record, its archive    = a socket of ours --> PostgreSQL, the object store
 //! ```
 //!
-//! Works without root: a connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who
-//! dialled is found as `ss -p` finds it, by the socket's inode. A cut wire holds what is sent and delivers it after the
-//! heal, as TCP does whose packets are lost meanwhile; a lossy one delays a part by a retransmission, likewise.
+//! A connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who dialled is found as `ss -p`
+//! finds it, by the socket's inode. A cut wire holds what is sent and delivers it after the heal, as TCP does whose packets are
+//! lost meanwhile; a lossy one delays a part by a retransmission, likewise.
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::{End, Wire};
 use crate::luck::Luck;
 use crate::patience;
 
@@ -36,37 +36,9 @@ const ON_WIRE_MAX: usize = 256;
 /// What a lost packet costs: Linux retransmits after 200 ms at the earliest.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
-/// Where a wire ends.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum End {
-    /// A node, for other nodes.
-    Node(u16),
-    /// A node, for proxies.
-    Feed(u16),
-    /// A proxy.
-    Proxy(u16),
-    /// A PostgreSQL that holds the record.
-    Record(u16),
-    /// The object store.
-    Archive,
-    /// Whoever is none of them: a command line, a test.
-    Other,
-}
-
-/// How a wire is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wire {
-    /// Nothing arrives.
-    pub cut: bool,
-    /// How long everything takes.
-    pub delay: Duration,
-    /// Of a hundred parts, so many are lost once.
-    pub lost_of_100: u64,
-}
-
-/// All wires of a cluster. They are gone when this is dropped.
-#[derive(Debug)]
-pub struct Wires {
+/// The sockets of a cluster's wires. They are gone when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
     net: Arc<Net>,
     accepting: Vec<JoinHandle<()>>,
 }
@@ -80,37 +52,27 @@ struct Net {
     met: AtomicU64,
 }
 
-impl Wires {
-    /// No wires yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { net: Arc::default(), accepting: Vec::new() }
-    }
-
+impl Sockets {
     /// Leads whoever dials `listen` to `end` at `target`.
-    ///
-    /// # Errors
-    /// When the address cannot be listened on.
-    pub async fn add(&mut self, end: End, listen: &str, target: &str) -> Result<()> {
+    pub(super) async fn add(&mut self, end: End, listen: &str, target: &str) -> Result<()> {
         let listener = patience::listen(listen).await.with_context(|| format!("wires at {listen}"))?;
         self.accepting.push(tokio::spawn(accept(listener, end, target.to_owned(), self.net.clone())));
         Ok(())
     }
 
     /// How much has met a wire that was not whole: parts of what was sent, and connections that were not made at once.
-    #[must_use]
-    pub fn met(&self) -> u64 {
+    pub(super) fn met(&self) -> u64 {
         self.net.met.load(Ordering::Relaxed)
     }
 
     /// Makes a wire so, in one direction.
-    pub fn set(&self, from: End, to: End, wire: Wire) {
+    pub(super) fn set(&self, from: End, to: End, wire: Wire) {
         let mut states = self.net.states.lock().expect("nobody panics at the wires");
         states.entry((from, to)).or_insert_with(|| watch::channel(wire).0).send_replace(wire);
     }
 
     /// Makes all wires whole again.
-    pub fn heal(&self) {
+    pub(super) fn heal(&self) {
         let states = self.net.states.lock().expect("nobody panics at the wires");
         for state in states.values() {
             state.send_replace(Wire::default());
@@ -118,13 +80,7 @@ impl Wires {
     }
 }
 
-impl Default for Wires {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Wires {
+impl Drop for Sockets {
     fn drop(&mut self) {
         self.accepting.iter().for_each(JoinHandle::abort);
     }
