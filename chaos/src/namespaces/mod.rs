@@ -72,7 +72,7 @@ impl Namespaces {
                 tell("ip", &["link", "delete", name], "").await?;
             }
         }
-        let mut setup = format!("link set lo up\nlink add {BRIDGE} address {BRIDGE_MAC} type bridge\n");
+        let mut setup = format!("link set lo up\nlink add name {BRIDGE} address {BRIDGE_MAC} type bridge\n");
         let harness = layout::in_namespaces(End::Other);
         let _ = writeln!(setup, "address add {harness}/{PREFIX_BITS} dev {BRIDGE}");
         for address in Layout::at_the_bridge() {
@@ -93,7 +93,7 @@ impl Namespaces {
         let space = Namespace::new().await.with_context(|| format!("a namespace for {name}"))?;
         let pid = space.pid()?;
         let outside = format!(
-            "link add {name} type veth peer name eth0 netns {pid}\nlink set {name} master {BRIDGE}\nlink set {name} up\n"
+            "link add name {name} type veth peer name eth0 netns {pid}\nlink set {name} master {BRIDGE}\nlink set {name} up\n"
         );
         tell("ip", &["-batch", "-"], &outside).await?;
         let inside = format!("link set lo up\naddress add {address}/{PREFIX_BITS} dev eth0\nlink set eth0 up\n");
