@@ -16,9 +16,9 @@ use crate::wires::{End, Wire};
 
 /// How long after the heal the record may take to have what the cluster had then. A writer pauses for 5 s at most between two
 /// attempts, and gives up one that is silent after a statement's deadline (2 s in an arena).
-const RECORD_BACK_MAX: Duration = Duration::from_secs(10);
+const RECORD_BACK_MAX: Duration = Duration::from_secs(20);
 /// The same of the archive. Three attempts at a request, of 2 s each, precede the archiver's pause of 2 s.
-const ARCHIVE_BACK_MAX: Duration = Duration::from_secs(15);
+const ARCHIVE_BACK_MAX: Duration = Duration::from_secs(20);
 
 struct Cut {
     from: Outside,
