@@ -72,7 +72,7 @@ impl Namespaces {
                 tell("ip", &["link", "delete", name], "").await?;
             }
         }
-        let mut setup = format!("link set lo up\nlink add name {BRIDGE} address {BRIDGE_MAC} type bridge\n");
+        let mut setup = format!("link add name {BRIDGE} address {BRIDGE_MAC} type bridge\n");
         let harness = layout::in_namespaces(End::Other);
         let _ = writeln!(setup, "address add {harness}/{PREFIX_BITS} dev {BRIDGE}");
         for address in Layout::at_the_bridge() {
