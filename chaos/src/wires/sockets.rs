@@ -231,7 +231,7 @@ mod tests {
     async fn a_wire_that_is_cut_one_way_holds_what_is_sent_that_way_until_it_is_healed() {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let mut wires = Wires::new();
+        let mut wires = Sockets::default();
         wires.add(End::Node(2), &free, &target.local_addr().unwrap().to_string()).await.unwrap();
         let mut near = TcpStream::connect(&free).await.unwrap();
         let (mut far, _) = target.accept().await.unwrap();
@@ -254,7 +254,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         for _ in 0..3 {
             // As when a cluster does not start: what was made of it is dropped, and another one begins at once.
-            Wires::new().add(End::Node(1), &free, "127.0.0.1:1").await.unwrap();
+            Sockets::default().add(End::Node(1), &free, "127.0.0.1:1").await.unwrap();
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
     async fn a_slow_wire_takes_its_time() {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let mut wires = Wires::new();
+        let mut wires = Sockets::default();
         wires.add(End::Node(2), &free, &target.local_addr().unwrap().to_string()).await.unwrap();
         wires.set(End::Other, End::Node(2), Wire { delay: Duration::from_millis(80), ..Wire::default() });
         let mut near = TcpStream::connect(&free).await.unwrap();

@@ -30,4 +30,3 @@ mod slow_link;
 mod stopping;
 mod store;
 mod wait;
-mod wires;
