@@ -15,7 +15,8 @@ use crate::namespaces::tool;
 /// In the environment of a harness that is in a namespace of its own: the one that it has left.
 const LEFT: &str = "HOLDFAST_CHAOS_LEFT";
 /// What a network of namespaces takes of a kernel.
-const TRIAL: &str = "ip link add name trial0 type bridge && ip link add name trial1 type veth peer name trial2 && nft -f - <<'.'
+const TRIAL: &str =
+    "ip link add name trial0 type bridge && ip link add name trial1 type veth peer name trial2 && nft -f - <<'.'
 add table bridge t
 add counter bridge t c
 add chain bridge t c { type filter hook forward priority 0; }
