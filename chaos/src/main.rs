@@ -327,13 +327,17 @@ async fn matrix(seed: u64, only: &[String], network: Network) -> Result<bool> {
         [] => scenario::ALL.iter().collect(),
         names => names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?,
     };
-    let mut summary = Summary::default();
+    let (mut summary, mut runs) = (Summary::default(), 0);
     for scenario in chosen {
         match over(network, order(scenario, seed)) {
-            Ok(order) => take(&mut summary, scenario, &run(&order).await)?,
+            Ok(order) => {
+                take(&mut summary, scenario, &run(&order).await)?;
+                runs += 1;
+            }
             Err(why) => println!("{:18} is left out: {why:#}", scenario.name),
         }
     }
+    anyhow::ensure!(runs > 0, "nothing was run");
     tell(&summary)
 }
 
