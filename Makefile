@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test chaos failing bench compiler peers postgres strace moto namespaces schemathesis nextest clean
+.PHONY: demo test chaos failing bench soak compiler peers postgres strace moto namespaces schemathesis nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -45,6 +45,11 @@ bench: compiler peers postgres
 	cargo build --release -p cp-node -p hfctl -p dp-proxy -p benches
 	CARGO_TARGET_DIR=target/pingora cargo build --release --locked --manifest-path benches/pingora/Cargo.toml
 	for bench in table propagation writes record apply "proxy $(PEERS)"; do target/release/benches $$bench || exit 1; done
+
+# What takes longer than a test may; see benches/README.md.
+soak: compiler
+	cargo build --release -p dp-proxy -p benches
+	target/release/benches soak
 
 # Some dependencies are built from C.
 compiler:

@@ -163,8 +163,14 @@ impl Account {
         }
     }
 
+    /// More of the answer is asked for: what went before is taken.
+    pub(crate) fn more_asked(&self) {
+        self.client.takes();
+    }
+
     /// Bytes of the answer go.
     pub(crate) fn goes(&self, bytes: usize) {
+        self.client.gives();
         self.client.count_out(bytes);
         self.sent.set(self.sent.get() + bytes as u64);
     }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::head::line;
+use super::head::{LineEnd, line};
 
 /// The headers of an answer, without those that concern one connection only.
 #[derive(Debug)]
@@ -50,11 +50,11 @@ pub(crate) enum BadLine {
 }
 
 impl Line {
-    /// Reads the line from `start` to `end` of a head, its own end not included, and writes its name in lower case there. No
-    /// blank stands before the colon, and none begins it (RFC 9112 §5).
-    pub(crate) fn read(head: &mut [u8], start: usize, end: usize) -> Result<Self, BadLine> {
+    /// Reads the line of a head that begins at `start`, and writes its name in lower case there. No blank stands before the
+    /// colon, and none begins it (RFC 9112 §5).
+    pub(crate) fn read(head: &mut [u8], start: usize) -> Result<(Self, LineEnd), BadLine> {
         let mut colon = start;
-        for byte in &mut head[start..end] {
+        for byte in &mut head[start..] {
             let lower = TOKEN[usize::from(*byte)];
             if lower == 0 {
                 break;
@@ -62,21 +62,28 @@ impl Line {
             *byte = lower;
             colon += 1;
         }
-        if colon == start || colon - start > NAME_BYTES_MAX || colon == end || head[colon] != b':' {
+        if colon == start || colon - start > NAME_BYTES_MAX || head.get(colon) != Some(&b':') {
             return Err(BadLine::Name);
         }
-        let (mut value, mut value_end) = (colon + 1, end);
-        while value < value_end && matches!(head[value], b' ' | b'\t') {
+        let mut value = colon + 1;
+        while matches!(head.get(value), Some(b' ' | b'\t')) {
             value += 1;
         }
+        // The first control but a tab has to be that of the line's end.
+        let text = value + find_control(&head[value..]).ok_or(BadLine::Value)?;
+        let next = match &head[text..] {
+            [b'\n', ..] => text + 1,
+            [b'\r', b'\n', ..] => text + 2,
+            _ => return Err(BadLine::Value),
+        };
+        let mut value_end = text;
         while value < value_end && matches!(head[value_end - 1], b' ' | b'\t') {
             value_end -= 1;
         }
-        if has_control(&head[value..value_end]) {
-            return Err(BadLine::Value);
-        }
         let place = |at: usize| u32::try_from(at).map_err(|_| BadLine::Name);
-        Ok(Self { name: place(start)?, name_end: place(colon)?, value: place(value)?, value_end: place(value_end)? })
+        let line =
+            Self { name: place(start)?, name_end: place(colon)?, value: place(value)?, value_end: place(value_end)? };
+        Ok((line, LineEnd { text, next }))
     }
 
     pub(crate) fn name(self, head: &[u8]) -> &[u8] {
@@ -104,12 +111,12 @@ impl Line {
     }
 }
 
-/// Whether a value has bytes that none may have (RFC 9110 §5.5): controls but the tab.
-fn has_control(value: &[u8]) -> bool {
+/// Where the first byte stands that no value may have (RFC 9110 §5.5): a control but the tab.
+fn find_control(text: &[u8]) -> Option<usize> {
     let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-    // Eight at a time, as far as none is a tab either: hardly any value has one.
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = 0x80 * EACH;
+    // Eight at a time, as far as none is a tab either: hardly any value has one.
     let is_plain = |word: &[u8; 8]| {
         let word = u64::from_ne_bytes(*word);
         let without = word ^ (0x7f * EACH);
@@ -117,8 +124,16 @@ fn has_control(value: &[u8]) -> bool {
         let delete = without.wrapping_sub(EACH) & !without & HIGH;
         below_blank | delete == 0
     };
-    let (words, rest) = value.as_chunks::<8>();
-    !words.iter().all(is_plain) && value.iter().any(is_control) || rest.iter().any(is_control)
+    let mut from = 0;
+    for word in text.as_chunks::<8>().0 {
+        if !is_plain(word)
+            && let Some(at) = word.iter().position(is_control)
+        {
+            return Some(from + at);
+        }
+        from += word.len();
+    }
+    text[from..].iter().position(is_control).map(|at| from + at)
 }
 
 /// The longest name that a map of headers takes.
@@ -249,8 +264,8 @@ mod tests {
     #[test]
     fn names_are_those_that_maps_take_and_in_lower_case() {
         for byte in 0..=u8::MAX {
-            let mut head = [b'X', byte, b':', b'v'];
-            let read = Line::read(&mut head, 0, 4);
+            let mut head = [b'X', byte, b':', b'v', b'\n'];
+            let read = Line::read(&mut head, 0).map(|(line, _)| line);
             match HeaderName::from_bytes(&[b'X', byte]) {
                 // A colon ends a name.
                 Ok(name) => assert_eq!(read.unwrap().name(&head), name.as_str().as_bytes()),
@@ -258,43 +273,53 @@ mod tests {
                 Err(_) => assert_eq!(read.unwrap_err(), BadLine::Name, "{byte}"),
             }
         }
-        assert_eq!(Line::read(&mut [b':', b'v'], 0, 2).unwrap_err(), BadLine::Name);
-        assert_eq!(Line::read(&mut b"name".to_owned(), 0, 4).unwrap_err(), BadLine::Name);
+        for bad in [&b":v\r\n"[..], b"name", b"name\r\n", b"na me:\n", b" name:\n"] {
+            assert_eq!(Line::read(&mut bad.to_owned(), 0).unwrap_err(), BadLine::Name, "{bad:?}");
+        }
     }
 
     #[test]
     fn values_are_those_that_maps_take_without_blanks_around_them() {
         for byte in 0..=u8::MAX {
-            let mut head = [b'n', b':', b' ', b'a', byte, b'b', b'\t'];
-            let read = Line::read(&mut head, 0, 7).map(|line| line.value(&head).to_vec());
-            let expected = HeaderValue::from_bytes(&[b'a', byte, b'b']).map(|value| value.as_bytes().to_vec());
+            let mut head = [b'n', b':', b' ', b'a', byte, b'b', b'\t', b'\r', b'\n'];
+            let read = Line::read(&mut head, 0).map(|(line, _)| line.value(&head).to_vec());
+            let expected = match byte {
+                // It ends the line.
+                b'\n' => Ok(b"a".to_vec()),
+                _ => HeaderValue::from_bytes(&[b'a', byte, b'b']).map(|value| value.as_bytes().to_vec()),
+            };
             assert_eq!(read, expected.map_err(|_| BadLine::Value), "{byte}");
         }
         for length in 0..30 {
             let plain = vec![b'~'; length];
-            assert!(!has_control(&plain));
+            assert_eq!(find_control(&plain), None);
             for (at, byte) in (0..length).flat_map(|at| [0, 9, 31, 32, 127, 128, 255].map(|byte| (at, byte))) {
                 let mut value = plain.clone();
                 value[at] = byte;
-                assert_eq!(has_control(&value), HeaderValue::from_bytes(&value).is_err(), "{value:?}");
+                let expected = HeaderValue::from_bytes(&value).is_err().then_some(at);
+                assert_eq!(find_control(&value), expected, "{value:?}");
             }
         }
-        for empty in [&b"n:"[..], b"n:  ", b"n:\t"] {
+        for (empty, text, next) in [(&b"n:\n"[..], 2, 3), (b"n:  \r\n\r\n", 4, 6), (b"n:\t\r\nm: v\r\n", 3, 5)] {
             let mut head = empty.to_owned();
-            assert!(Line::read(&mut head, 0, empty.len()).unwrap().value(&head).is_empty());
+            let (line, end) = Line::read(&mut head, 0).unwrap();
+            assert!(line.value(&head).is_empty());
+            assert_eq!((end.text, end.next), (text, next));
+        }
+        for bad in [&b"n: v"[..], b"n: v\r", b"n: v\rw\r\n"] {
+            assert_eq!(Line::read(&mut bad.to_owned(), 0).unwrap_err(), BadLine::Value, "{bad:?}");
         }
     }
 
     fn sent(text: &str, length: Option<u64>) -> Fields {
         let mut head = BytesMut::from(text);
+        let mut lines = Lines::new();
         let mut at = 0;
-        let ends: Vec<usize> = text.match_indices("\r\n").map(|(end, _)| end).collect();
-        let lines = ends.into_iter().map(|end| {
-            let line = Line::read(&mut head, at, end).unwrap();
-            at = end + 2;
-            line
-        });
-        let lines = lines.collect();
+        while at < head.len() {
+            let (line, end) = Line::read(&mut head, at).unwrap();
+            lines.push(line);
+            at = end.next;
+        }
         Fields::sent(head, lines, length)
     }
 

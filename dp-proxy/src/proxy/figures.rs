@@ -168,6 +168,8 @@ pub struct Figures {
     pub tls_failures: [Figure; HandshakeError::NAMES.len()],
     /// Client connections that speak HTTP/2, so far.
     pub http2_connections: Figure,
+    /// Of these, ended because of what their clients sent: too many resets, errors or frames of a head.
+    pub http2_floods: Figure,
     /// Of stream listeners.
     pub stream: StreamFigures,
     /// Failures by [`Figures::UPSTREAM_ERRORS`].

@@ -8,15 +8,12 @@ use http::HeaderMap;
 /// ends a line too (RFC 9112 §2.2).
 pub(crate) fn find_end(input: &[u8], seen: usize) -> Option<usize> {
     // The end may have begun with the last two bytes that were seen.
-    let mut from = seen.saturating_sub(2);
-    while let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) {
-        match &input[newline + 1..] {
-            [b'\n', ..] => return Some(newline + 2),
-            [b'\r', b'\n', ..] => return Some(newline + 3),
-            _ => from = newline + 1,
-        }
-    }
-    None
+    let from = seen.saturating_sub(2);
+    memchr::memchr_iter(b'\n', &input[from..]).find_map(|at| match &input[from + at + 1..] {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
+        _ => None,
+    })
 }
 
 /// A line that ends in a lone LF.
@@ -28,11 +25,10 @@ pub(crate) struct LoneNewline;
 /// # Errors
 /// One does not.
 pub(crate) fn find_strict_end(input: &[u8], seen: usize) -> Result<Option<usize>, LoneNewline> {
-    let mut from = seen;
-    while let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) {
+    for newline in memchr::memchr_iter(b'\n', &input[seen..]).map(|at| seen + at) {
         match &input[..newline] {
             [b'\r'] | [.., b'\n', b'\r'] => return Ok(Some(newline + 1)),
-            [.., b'\r'] => from = newline + 1,
+            [.., b'\r'] => {}
             _ => return Err(LoneNewline),
         }
     }
@@ -80,7 +76,8 @@ pub(crate) fn line_end(head: &[u8], start: usize) -> Option<LineEnd> {
 /// A header's name and value (RFC 9112 §5): no blank before the colon, no line that goes on from the one before. What is
 /// not allowed in either is refused where they are made.
 pub(crate) fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = memchr::memchr(b':', line)?;
+    // Names are short.
+    let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, mut value) = (&line[..colon], &line[colon + 1..]);
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;

@@ -258,8 +258,14 @@ fn check_client(session: &Session, table: &Table, host: &Host<'_>, path: &str) -
 /// Refuses what may be read in two ways, what is too much, and what this proxy does not do.
 fn check_head(worker: &Worker, parts: &Parts, incoming: &Incoming) -> Result<(), Refusal> {
     // The parser of HTTP/1 has counted for itself; that of HTTP/2 knows a bound on bytes only.
-    if parts.version == Version::HTTP_2 && parts.headers.len() > worker.head_limits.headers {
-        return Err(Refusal::HeadTooLarge);
+    if parts.version == Version::HTTP_2 {
+        let limits = worker.head_limits;
+        if parts.headers.len() > limits.headers {
+            return Err(Refusal::HeadTooLarge);
+        }
+        if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.target) {
+            return Err(Refusal::TargetTooLong);
+        }
     }
     if parts.method == Method::CONNECT {
         return Err(Refusal::Connect);

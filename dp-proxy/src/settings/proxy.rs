@@ -138,6 +138,8 @@ pub struct LimitSettings {
     pub header_bytes_max: ByteSize,
     /// Headers in one head: more is a 431, or a 502.
     pub headers_max: usize,
+    /// The target of a request, its query included: longer is a 414.
+    pub target_bytes_max: ByteSize,
     /// The body of a request: more is a 413. 0: no bound.
     pub body_bytes_max: ByteSize,
     /// Bodies of requests that are kept whole because a plugin looks at them, all together, over all workers: where one finds no
@@ -152,7 +154,8 @@ pub struct LimitSettings {
     /// Bytes a second that a request's body must come with: it may be waited for altogether as long as for one read, and a
     /// second more for every so many bytes of it; longer is a 408. 0: no bound, as streams that say little need it.
     pub body_rate_min: ByteSize,
-    /// Between two writes of a response: a client that takes nothing for so long is left.
+    /// Between two writes of a response: a client that takes nothing for so long is left. By HTTP/2 a stream that takes
+    /// nothing is reset, too.
     pub send_timeout: Span,
     /// How long a client's connection may stay open between requests.
     pub idle_timeout: Span,
@@ -221,6 +224,8 @@ impl Default for LimitSettings {
         Self {
             header_bytes_max: ByteSize(64 << 10),
             headers_max: 100,
+            // nginx's, and so APISIX's: one of its `large_client_header_buffers`.
+            target_bytes_max: ByteSize(8 << 10),
             body_bytes_max: ByteSize(0),
             buffered_bytes_max: ByteSize(256 << 20),
             connections_max: 65_536,
@@ -244,6 +249,8 @@ impl Default for DrainSettings {
 const HEADER_BYTES_MIN: u64 = 8 << 10;
 /// A bound on what a mistyped figure can make every worker set aside.
 const HEADERS_MOST: usize = 10_000;
+/// The longest target that the type takes which holds one.
+const TARGET_BYTES_MOST: u64 = 65_534;
 /// RFC 9113 §6.9.2: what a client may send before it hears of any setting, rounded up.
 const WINDOW_MIN: u64 = 64 << 10;
 const WINDOW_MAX: u64 = 1 << 30;
@@ -304,6 +311,9 @@ impl ProxySettings {
         }
         if !(1..=HEADERS_MOST).contains(&limits.headers_max) {
             bad.push(("proxy.limits.headers_max", format!("must be 1 to {HEADERS_MOST}")));
+        }
+        if !(1..=TARGET_BYTES_MOST).contains(&limits.target_bytes_max.0) {
+            bad.push(("proxy.limits.target_bytes_max", format!("must be 1 to {TARGET_BYTES_MOST} bytes")));
         }
         if limits.connections_max == 0 {
             bad.push(("proxy.limits.connections_max", "must be at least 1".to_owned()));

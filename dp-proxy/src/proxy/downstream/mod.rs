@@ -2,6 +2,7 @@
 
 pub(super) mod body;
 pub(super) mod client;
+pub(super) mod gather;
 pub(super) mod http1;
 pub(super) mod prefixed;
 pub(super) mod proxy_protocol;

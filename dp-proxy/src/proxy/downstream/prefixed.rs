@@ -16,12 +16,15 @@ pub(crate) struct Prefixed {
     at: usize,
 }
 
+/// Most first heads are not longer: they come with one read.
+const HEAD_BYTES_USUAL: usize = 1024;
+
 /// What a client of HTTP/2 begins with (RFC 9113 §3.4), as far as no request of HTTP/1 can.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 impl Prefixed {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, seen: Vec::new(), at: 0 }
+        Self { stream, seen: Vec::with_capacity(HEAD_BYTES_USUAL), at: 0 }
     }
 
     /// The connection, and what came of it already.
@@ -42,10 +45,8 @@ impl Prefixed {
             if common == PREFACE.len() {
                 return Ok(true);
             }
-            let mut bytes = [0; PREFACE.len()];
-            match self.stream.read(&mut bytes[common..]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => self.seen.extend_from_slice(&bytes[common..common + read]),
+            if self.stream.read_buf(&mut self.seen).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
@@ -57,6 +58,9 @@ impl AsyncRead for Prefixed {
             let length = buffer.remaining().min(self.seen.len() - self.at);
             buffer.put_slice(&self.seen[self.at..self.at + length]);
             self.at += length;
+            if self.at == self.seen.len() {
+                (self.seen, self.at) = (Vec::new(), 0);
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)

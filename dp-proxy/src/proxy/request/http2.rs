@@ -74,8 +74,8 @@ impl Outbound<'_> {
                 return Err(Refusal::Tls("the node does not speak HTTP/2".to_owned()));
             }
             figures.upstream_connects.add(1);
-            let header_bytes_max = self.worker.head_limits.bytes;
-            let start = pools.start(link, secured.cloned(), node.endpoint, keepalive, header_bytes_max);
+            let header_list_max = self.worker.head_limits.header_list_max();
+            let start = pools.start(link, secured.cloned(), node.endpoint, keepalive, header_list_max);
             start.await.map_err(|e| Refusal::Connection(e.to_string()))
         };
         timeout(limit, dial).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))

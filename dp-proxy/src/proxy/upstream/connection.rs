@@ -15,7 +15,7 @@ use crate::proxy::wheel::{Alarm, Wheel};
 
 /// The first read of a response asks for so much: enough for most responses as a whole.
 const READ_BYTES_MIN: usize = 16 << 10;
-/// What a read asks for once a body has filled the smaller ones.
+/// What a read asks for once a body has filled a smaller one.
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// A connection to a node: in use, or waiting for use.
@@ -57,7 +57,7 @@ impl Connection {
         let read = ready!(poll_read_buf(Pin::new(&mut self.link), cx, &mut self.input))?;
         self.alarm.clear();
         if read >= self.read_bytes {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+            self.read_bytes = READ_BYTES_MAX;
         }
         Poll::Ready(Ok(read))
     }

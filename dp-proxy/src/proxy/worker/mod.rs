@@ -27,6 +27,7 @@ use tracing::warn;
 use super::balance::{Balancer, Loads};
 use super::buffers::Buffers;
 use super::downstream::client::{Client, ClientLimits};
+use super::downstream::gather::Scratch;
 use super::downstream::http1::Arena;
 use super::downstream::http1::date::Date;
 use super::figures::{Figures, Ledger};
@@ -96,7 +97,7 @@ pub(crate) struct Worker {
     /// What its connections read into.
     pub(crate) arena: Rc<Arena>,
     /// What heads of answers are written into.
-    pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) scratch: Scratch,
     pub(crate) date: Date,
     real_ip: Option<RealIp>,
     pub(crate) limits: Limits,
@@ -106,6 +107,7 @@ pub(crate) struct Worker {
     /// 0: without a bound.
     pub(crate) requests_per_connection_max: u64,
     http2: http2::Builder<Here>,
+    here: Here,
     h2c: bool,
     fallback_sni: String,
     handshake_timeout: Duration,
@@ -203,14 +205,19 @@ impl Worker {
         let Setup { index, count, settings, cell, figures, buffers, access_log, .. } = setup;
         let limits = &settings.limits;
         let loads = Rc::<Loads>::default();
-        let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
-        let mut http2 = http2::Builder::new(Here);
+        let head_limits = HeadLimits {
+            bytes: usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check"),
+            headers: limits.headers_max,
+            target: usize::try_from(limits.target_bytes_max.0).expect("at most 64 KiB, by the settings' check"),
+        };
+        let here = Here::default();
+        let mut http2 = http2::Builder::new(here.clone());
         let window = |size: ByteSize| u32::try_from(size.0).expect("at most a GiB, by the settings' check");
         http2
             .max_concurrent_streams(settings.http2.streams_max)
             .max_pending_accept_reset_streams(settings.http2.resets_pending_max)
             .max_local_error_reset_streams(settings.http2.errors_max)
-            .max_header_list_size(u32::try_from(head_bytes).expect("at most a MiB"))
+            .max_header_list_size(head_limits.header_list_max())
             .initial_stream_window_size(window(settings.http2.stream_window))
             .initial_connection_window_size(window(settings.http2.connection_window))
             .max_send_buf_size(SEND_BYTES_MAX);
@@ -227,7 +234,7 @@ impl Worker {
             buffers,
             access_log,
             arena: Rc::default(),
-            scratch: RefCell::default(),
+            scratch: Scratch::default(),
             date: Date::default(),
             real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {
@@ -241,7 +248,7 @@ impl Worker {
                 },
                 connections_max: limits.connections_max.div_ceil(count),
             },
-            head_limits: HeadLimits { bytes: head_bytes, headers: limits.headers_max },
+            head_limits,
             server_header: HeaderValue::from_str(&settings.server_header).ok().filter(|value| !value.is_empty()),
             stream: StreamTerms {
                 to_upstream: settings.stream.proxy_protocol_to_upstream,
@@ -249,6 +256,7 @@ impl Worker {
             },
             requests_per_connection_max: limits.requests_per_connection_max,
             http2,
+            here,
             h2c: settings.h2c,
             fallback_sni: settings.tls.fallback_sni.to_ascii_lowercase(),
             handshake_timeout: settings.tls.handshake_timeout.0,

@@ -80,6 +80,11 @@ impl Dp {
         line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
+    /// Waits until a metric has come to a value: what a client sees may be counted only after it has seen it.
+    pub(crate) async fn counts(&self, name: &str, value: f64) {
+        until(&format!("{name} {value}"), async || (self.metric(name).await - value).abs() < 0.1).await;
+    }
+
     /// Waits until it serves what the control plane has.
     pub(crate) async fn serves(&self, control_plane: &ControlPlane) {
         until("the proxy serves what the control plane has", async || {

@@ -14,6 +14,9 @@ use crate::proxy::body::ResponseBody;
 use crate::proxy::head::write_trailers;
 use crate::proxy::upstream::exchange::Cut;
 
+/// Data up to here is copied behind the head that it goes with: one write costs less than one of a list.
+const COPY_BYTES_MAX: usize = 4 << 10;
+
 /// An answer that is being sent.
 #[derive(Debug)]
 pub(crate) struct Sending<'w> {
@@ -133,6 +136,11 @@ impl<'w> Sending<'w> {
                 }
             }
             Encoding::None | Encoding::UntilClose => {}
+        }
+        if self.out_sent < self.out.len() && self.data.len() <= COPY_BYTES_MAX {
+            self.out.extend_from_slice(&self.data);
+            self.out.extend_from_slice(self.tail);
+            (self.data, self.tail) = (Bytes::new(), b"");
         }
         if is_last {
             self.end(matches!(self.encoding, Encoding::Length(0) | Encoding::Chunked | Encoding::UntilClose));
