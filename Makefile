@@ -30,13 +30,13 @@ test: compiler nextest postgres moto schemathesis namespaces
 	@$(PART) "tests" cargo nextest run --workspace
 
 # Every scenario once, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
-# What is about the network is run once more in namespaces, where this machine allows them.
+# What is about the network is run once more by root, in namespaces where this machine allows them.
 OVER_NETWORK := isolated-leader one-way partial lossy-wires cut-feed lost-link cut-record cut-archive
 
 chaos: compiler postgres strace namespaces
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
 	target/debug/chaos matrix
-	target/debug/chaos matrix --network auto $(OVER_NETWORK:%=--only %)
+	$(if $(SUDO),,target/debug/chaos matrix --network auto $(OVER_NETWORK:%=--only %))
 
 PEERS := --envoy target/envoy/bin/envoy --pingora target/pingora/release/bench-pingora
 

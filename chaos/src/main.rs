@@ -338,7 +338,7 @@ async fn matrix(seed: u64, only: &[String], network: Network) -> Result<bool> {
         }
     }
     anyhow::ensure!(runs > 0, "nothing was run");
-    tell(&summary)
+    tell(&summary, network)
 }
 
 /// A run that could not be made does not keep the others from being made; being interrupted does.
@@ -355,9 +355,12 @@ fn take(summary: &mut Summary, scenario: &Scenario, outcome: &Result<Outcome>) -
 }
 
 /// Tells what came of all, and leaves it as a page; whether they held.
-fn tell(summary: &Summary) -> Result<bool> {
+fn tell(summary: &Summary, network: Network) -> Result<bool> {
     println!("{}", summary.told());
-    let page = Path::new(REPORTS).join("summary.md");
+    let page = Path::new(REPORTS).join(match network {
+        Network::Sockets => "summary.md",
+        Network::Namespaces => "summary-namespaces.md",
+    });
     std::fs::write(&page, summary.page()).with_context(|| page.display().to_string())?;
     Ok(summary.all_held())
 }
@@ -406,7 +409,7 @@ async fn soup(lasts: Duration, first: u64, network: Network) -> Result<bool> {
         }
         take(&mut summary, &scenario::ALL[at], &outcome)?;
     }
-    tell(&summary)
+    tell(&summary, network)
 }
 
 /// A signal has ended it.
