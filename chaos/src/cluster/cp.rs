@@ -11,6 +11,7 @@ use super::{Api, Arming, KEY, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::CpAddresses;
+use crate::namespaces::Namespace;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -27,6 +28,7 @@ pub struct Cp {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
     arming: Option<Arming>,
+    namespace: Option<Namespace>,
     process: Option<Process>,
 }
 
@@ -51,6 +53,7 @@ impl Cp {
             program: PathBuf::new(),
             environment: Vec::new(),
             arming: None,
+            namespace: None,
             process: None,
         }
     }
@@ -63,6 +66,10 @@ impl Cp {
     /// Runs another program in its place from the next start on.
     pub fn program(&mut self, program: PathBuf) {
         self.program = program;
+    }
+
+    pub(super) fn enter(&mut self, namespace: Namespace) {
+        self.namespace = Some(namespace);
     }
 
     /// Adds variables of its environment from the next start on.
@@ -128,7 +135,8 @@ impl Cp {
     pub async fn leave(&self) -> Result<()> {
         let program = binaries::find("cp-node")?;
         let name = format!("{}-leave", self.name());
-        let mut process = Process::spawn(&name, &program, &args(&["leave"], &self.settings), &self.dir)?;
+        let (words, namespace) = (args(&["leave"], &self.settings), self.namespace.as_ref());
+        let mut process = Process::spawn_with(&name, &program, &words, &self.dir, &[], namespace)?;
         let status = process.ended(READY_MAX).await?;
         ensure!(status.success(), "cp-node leave: {status}: {}", process.printed());
         Ok(())
@@ -145,8 +153,9 @@ impl Cp {
 
     fn spawn(&self, subcommand: &[&str]) -> Result<Process> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("cp-node")? } else { &self.program };
+        let (words, namespace) = (args(subcommand, &self.settings), self.namespace.as_ref());
         let environment = Arming::with(self.arming.as_ref(), &self.environment);
-        Process::spawn_with(&self.name(), program, &args(subcommand, &self.settings), &self.dir, &environment)
+        Process::spawn_with(&self.name(), program, &words, &self.dir, &environment, namespace)
     }
 
     /// Waits until it can serve writes.

@@ -11,6 +11,7 @@ use super::{Arming, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::DpAddresses;
+use crate::namespaces::Namespace;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -27,6 +28,7 @@ pub struct Dp {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
     arming: Option<Arming>,
+    namespace: Option<Namespace>,
     process: Option<Process>,
 }
 
@@ -68,6 +70,7 @@ impl Dp {
             program: PathBuf::new(),
             environment: Vec::new(),
             arming: None,
+            namespace: None,
             process: None,
         }
     }
@@ -80,6 +83,10 @@ impl Dp {
     /// Runs another program in its place from the next start on.
     pub fn program(&mut self, program: PathBuf) {
         self.program = program;
+    }
+
+    pub(super) fn enter(&mut self, namespace: Namespace) {
+        self.namespace = Some(namespace);
     }
 
     /// Adds variables of its environment from the next start on.
@@ -99,8 +106,8 @@ impl Dp {
     pub fn run(&mut self) -> Result<()> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("dp-proxy")? } else { &self.program };
         let words = args(&["run"], &self.settings);
-        let environment = Arming::with(self.arming.as_ref(), &self.environment);
-        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &environment)?);
+        let (environment, namespace) = (Arming::with(self.arming.as_ref(), &self.environment), self.namespace.as_ref());
+        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &environment, namespace)?);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod cp;
 mod dp;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +19,9 @@ pub use dp::{Dp, ProxyView};
 
 use crate::layout::Layout;
 use crate::leftovers;
+use crate::namespaces::Namespaces;
 use crate::patience::until;
+use crate::wires::End;
 
 /// How long a cluster may take to have a leader, and a node to be ready, on a busy machine.
 pub const READY_MAX: Duration = Duration::from_secs(30);
@@ -37,6 +40,8 @@ pub struct Cluster {
     pub dps: Vec<Dp>,
     /// What runs as nodes and as proxies; nothing: what this build made.
     programs: Option<(PathBuf, PathBuf)>,
+    /// Where each of them has a network of its own.
+    namespaces: Option<Arc<Namespaces>>,
     dir: TempDir,
 }
 
@@ -46,8 +51,16 @@ impl Cluster {
     /// # Errors
     /// When there is no room for its files.
     pub fn new(layout: Layout) -> Result<Self> {
+        Self::within(layout, None)
+    }
+
+    /// The same, where each member will have a network of its own.
+    ///
+    /// # Errors
+    /// When there is no room for its files.
+    pub fn within(layout: Layout, namespaces: Option<Arc<Namespaces>>) -> Result<Self> {
         let dir = leftovers::directory("").context("no directory for a cluster")?;
-        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), programs: None, dir })
+        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), programs: None, namespaces, dir })
     }
 
     /// Runs other programs as the nodes and proxies that are added from now on.
@@ -81,6 +94,9 @@ impl Cluster {
             cp.program(program.clone());
         }
         cp.set(settings);
+        if let Some(namespaces) = &self.namespaces {
+            cp.enter(namespaces.add(End::Node(number)).await?);
+        }
         match self.cps.is_empty() {
             true => cp.init().await?,
             false => cp.join(&self.cps.iter().map(|cp| cp.addresses.peer.clone()).collect::<Vec<_>>()),
@@ -135,6 +151,9 @@ impl Cluster {
             dp.program(program.clone());
         }
         dp.set(settings);
+        if let Some(namespaces) = &self.namespaces {
+            dp.enter(namespaces.add(End::Proxy(number)).await?);
+        }
         dp.run()?;
         dp.answers().await?;
         self.dps.push(dp);

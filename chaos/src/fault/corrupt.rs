@@ -58,16 +58,16 @@ pub(super) async fn of_node(arena: &mut Arena, tear: Tear, luck: &mut Luck) -> R
     let old = age(arena.cluster.cp(number).data_dir(), tear).await?;
     // Until it is known whether it notices, nobody hears it: what it finds out late, it has not acknowledged before.
     let all: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).collect();
-    for other in all.iter().filter(|other| **other != number) {
-        arena.wires.set(End::Node(number), End::Node(*other), Wire { cut: true, ..Wire::default() });
-    }
+    let others = all.iter().filter(|other| **other != number);
+    let ways: Vec<_> = others.map(|other| (End::Node(number), End::Node(*other))).collect();
+    arena.wires.set(&ways, Wire { cut: true, ..Wire::default() }).await?;
     let cp = arena.cluster.cp(number);
     cp.kill().await?;
     let (kept, what) = spoil(cp.data_dir(), tear, &old, luck)?;
     cp.run()?;
     tokio::time::sleep(LIVE).await;
     let found_out = !cp.process()?.runs();
-    arena.wires.heal();
+    arena.wires.heal().await?;
     if found_out {
         arena.saw(Sometimes::FoundOut);
     }

@@ -145,7 +145,7 @@ async fn is_recorded(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
 /// The disk of a cluster of one is lost. It comes back from the record; or, for [`Met::Rebase`], from an archive that has more.
 async fn comes_back(plan: &Plan, point: Point) -> Result<()> {
     let mut postgres = Postgres::primary("pg-1", &plan.layout.postgres(1)).await?;
-    let archive = Archive::start()?;
+    let archive = Archive::start(&plan.layout.archive())?;
     let mut settings = archive.writers();
     settings.extend([Postgres::dsn(&[postgres.address()]), "archive.interval=200ms".to_owned()]);
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
