@@ -8,6 +8,7 @@ mod exactly_once;
 mod healing;
 mod monotonic;
 mod order;
+pub mod outside;
 mod routed;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -53,6 +54,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("terms-never-go-back", terms::check),
     ("no-request-fails", traffic::no_failure),
     (traffic::SLOWED, traffic::no_delay),
+    (outside::GATED, outside::check),
     ("generations-never-go-back", traffic::no_way_back),
     ("proxies-follow-after-a-heal", healing::check),
     ("one-generation-per-request", traffic::no_mixture),

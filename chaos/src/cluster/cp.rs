@@ -11,6 +11,7 @@ use super::{Api, KEY, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::CpAddresses;
+use crate::namespaces::Namespace;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -26,6 +27,7 @@ pub struct Cp {
     dir: PathBuf,
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    namespace: Option<Namespace>,
     process: Option<Process>,
 }
 
@@ -49,6 +51,7 @@ impl Cp {
             dir: dir.to_owned(),
             program: PathBuf::new(),
             environment: Vec::new(),
+            namespace: None,
             process: None,
         }
     }
@@ -61,6 +64,10 @@ impl Cp {
     /// Runs another program in its place from the next start on.
     pub fn program(&mut self, program: PathBuf) {
         self.program = program;
+    }
+
+    pub(super) fn enter(&mut self, namespace: Namespace) {
+        self.namespace = Some(namespace);
     }
 
     /// Adds variables of its environment from the next start on.
@@ -114,7 +121,8 @@ impl Cp {
     pub async fn leave(&self) -> Result<()> {
         let program = binaries::find("cp-node")?;
         let name = format!("{}-leave", self.name());
-        let mut process = Process::spawn(&name, &program, &args(&["leave"], &self.settings), &self.dir)?;
+        let (words, namespace) = (args(&["leave"], &self.settings), self.namespace.as_ref());
+        let mut process = Process::spawn_with(&name, &program, &words, &self.dir, &[], namespace)?;
         let status = process.ended(READY_MAX).await?;
         ensure!(status.success(), "cp-node leave: {status}: {}", process.printed());
         Ok(())
@@ -131,7 +139,8 @@ impl Cp {
 
     fn spawn(&self, subcommand: &[&str]) -> Result<Process> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("cp-node")? } else { &self.program };
-        Process::spawn_with(&self.name(), program, &args(subcommand, &self.settings), &self.dir, &self.environment)
+        let words = args(subcommand, &self.settings);
+        Process::spawn_with(&self.name(), program, &words, &self.dir, &self.environment, self.namespace.as_ref())
     }
 
     /// Waits until it can serve writes.

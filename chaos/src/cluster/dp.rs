@@ -11,6 +11,7 @@ use super::{READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::DpAddresses;
+use crate::namespaces::Namespace;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -26,6 +27,7 @@ pub struct Dp {
     dir: PathBuf,
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    namespace: Option<Namespace>,
     process: Option<Process>,
 }
 
@@ -66,6 +68,7 @@ impl Dp {
             dir: dir.to_owned(),
             program: PathBuf::new(),
             environment: Vec::new(),
+            namespace: None,
             process: None,
         }
     }
@@ -80,6 +83,10 @@ impl Dp {
         self.program = program;
     }
 
+    pub(super) fn enter(&mut self, namespace: Namespace) {
+        self.namespace = Some(namespace);
+    }
+
     /// Adds variables of its environment from the next start on.
     pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         self.environment.extend(variables);
@@ -92,7 +99,8 @@ impl Dp {
     pub fn run(&mut self) -> Result<()> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("dp-proxy")? } else { &self.program };
         let words = args(&["run"], &self.settings);
-        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &self.environment)?);
+        let (environment, namespace) = (&self.environment, self.namespace.as_ref());
+        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, environment, namespace)?);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod cp;
 mod dp;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +17,9 @@ pub use dp::{Dp, ProxyView};
 
 use crate::layout::Layout;
 use crate::leftovers;
+use crate::namespaces::Namespaces;
 use crate::patience::until;
+use crate::wires::End;
 
 /// How long a cluster may take to have a leader, and a node to be ready, on a busy machine.
 pub const READY_MAX: Duration = Duration::from_secs(30);
@@ -33,6 +36,8 @@ pub struct Cluster {
     pub cps: Vec<Cp>,
     /// Proxies; number `n` is at `n - 1`.
     pub dps: Vec<Dp>,
+    /// Where each of them has a network of its own.
+    namespaces: Option<Arc<Namespaces>>,
     dir: TempDir,
 }
 
@@ -42,8 +47,16 @@ impl Cluster {
     /// # Errors
     /// When there is no room for its files.
     pub fn new(layout: Layout) -> Result<Self> {
+        Self::within(layout, None)
+    }
+
+    /// The same, where each member will have a network of its own.
+    ///
+    /// # Errors
+    /// When there is no room for its files.
+    pub fn within(layout: Layout, namespaces: Option<Arc<Namespaces>>) -> Result<Self> {
         let dir = leftovers::directory("").context("no directory for a cluster")?;
-        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), dir })
+        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), namespaces, dir })
     }
 
     /// A cluster of `cps` voters and `dps` proxies that follow all of them. `settings` are lines `key=value` for every
@@ -69,6 +82,9 @@ impl Cluster {
     pub async fn add_cp(&mut self, number: u16, settings: &[&str]) -> Result<&mut Cp> {
         let mut cp = Cp::new(number, self.layout.cp(number), self.dir.path());
         cp.set(settings);
+        if let Some(namespaces) = &self.namespaces {
+            cp.enter(namespaces.add(End::Node(number)).await?);
+        }
         match self.cps.is_empty() {
             true => cp.init().await?,
             false => cp.join(&self.cps.iter().map(|cp| cp.addresses.peer.clone()).collect::<Vec<_>>()),
@@ -120,6 +136,9 @@ impl Cluster {
     pub async fn add_dp_with(&mut self, number: u16, settings: &[&str]) -> Result<&mut Dp> {
         let mut dp = Dp::new(number, self.layout.dp(number), self.dir.path(), &self.feeds());
         dp.set(settings);
+        if let Some(namespaces) = &self.namespaces {
+            dp.enter(namespaces.add(End::Proxy(number)).await?);
+        }
         dp.run()?;
         dp.answers().await?;
         self.dps.push(dp);

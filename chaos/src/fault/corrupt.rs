@@ -29,9 +29,9 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
     let number = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
     // Until it is known whether it notices, nobody hears it: what it finds out late, it has not acknowledged before.
     let all: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).collect();
-    for other in all.iter().filter(|other| **other != number) {
-        arena.wires.set(End::Node(number), End::Node(*other), Wire { cut: true, ..Wire::default() });
-    }
+    let others = all.iter().filter(|other| **other != number);
+    let ways: Vec<_> = others.map(|other| (End::Node(number), End::Node(*other))).collect();
+    arena.wires.set(&ways, Wire { cut: true, ..Wire::default() }).await?;
     let cp = arena.cluster.cp(number);
     cp.kill().await?;
     let mut files = Vec::new();
@@ -47,7 +47,7 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
     cp.run()?;
     tokio::time::sleep(LIVE).await;
     let found_out = !cp.process()?.runs();
-    arena.wires.heal();
+    arena.wires.heal().await?;
     if found_out {
         arena.saw(Sometimes::FoundOut);
     }

@@ -8,8 +8,10 @@ mod disk;
 mod feed;
 mod forge;
 mod kill;
+mod link;
 mod members;
 mod network;
+mod outside;
 mod pause;
 mod postgres;
 mod power;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::Arena;
 use crate::luck::Luck;
+use crate::network::Network;
 use crate::s3;
 
 /// On whom.
@@ -36,6 +39,28 @@ pub enum Whom {
     Follower,
     /// Every node.
     All,
+}
+
+/// What nodes write to outside of the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outside {
+    /// The record's PostgreSQL.
+    Record,
+    /// The object store.
+    Archive,
+}
+
+/// In which direction nothing passes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// In neither.
+    Both,
+    /// What nodes send does not arrive.
+    There,
+    /// What is sent to them does not arrive: it is done, and they do not know.
+    Back,
 }
 
 /// A fault.
@@ -88,6 +113,22 @@ pub enum Fault {
     CutFeed {
         /// The node still hears the proxy.
         one_way: bool,
+    },
+    /// Nodes and what they write to do not reach each other, and nobody ends their connections.
+    CutOutside {
+        /// Whom.
+        whom: Whom,
+        /// From what.
+        from: Outside,
+        /// In which direction.
+        way: Way,
+    },
+    /// A node's one link is lost, and comes back: it reaches nobody, and nobody reaches it. In namespaces alone.
+    LostLink {
+        /// Whose.
+        whom: Whom,
+        /// Its process dies meanwhile, and nobody hears of it: others take connections for open that are not.
+        dies: bool,
     },
     /// Proxies are killed, and started while it goes on.
     KillProxies,
@@ -201,6 +242,8 @@ impl Fault {
             | Self::Delay { .. }
             | Self::Loss { .. } => network::start(arena, self, luck).await,
             Self::CutFeed { one_way } => feed::start(arena, one_way).await,
+            Self::CutOutside { whom, from, way } => outside::start(arena, whom, from, way, luck).await,
+            Self::LostLink { whom, dies } => link::start(arena, whom, dies, luck).await,
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),
@@ -225,6 +268,17 @@ impl Fault {
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),
+        }
+    }
+
+    /// The one network over which it can be made; nothing: over any.
+    #[must_use]
+    pub fn network(self) -> Option<Network> {
+        match self {
+            // Kernels without `netem` delay nothing.
+            Self::Delay { .. } | Self::VoteCut => Some(Network::Sockets),
+            Self::LostLink { .. } => Some(Network::Namespaces),
+            _ => None,
         }
     }
 

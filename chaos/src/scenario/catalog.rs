@@ -8,6 +8,7 @@ use super::{Scenario, Sometimes, Step};
 use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
 use crate::fault::Whom::{All, Follower, Leader};
+use crate::fault::{Outside, Way};
 use crate::luck::Luck;
 use crate::s3;
 use crate::workload::Size;
@@ -22,6 +23,7 @@ const PLAIN: Needs = Needs {
     clocks: false,
     watched_disks: false,
     feed_wires: false,
+    outside_wires: false,
     subscribers: 0,
     size: Size::FULL,
     settings: &[],
@@ -33,6 +35,8 @@ const LOG_ALONE: Needs = Needs { settings: &["record.embedded_changes=0"], ..PLA
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
 const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
+const RECORD_WIRES: Needs = Needs { outside_wires: true, ..RECORD };
+const ARCHIVE_WIRES: Needs = Needs { outside_wires: true, ..BUSY_ARCHIVE };
 const ALL_OUTSIDE: Needs = Needs { archive: true, ..RECORD };
 /// Archived all the time, so that whoever stops is in the middle of it.
 const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARCHIVE };
@@ -126,6 +130,15 @@ pub const ALL: &[Scenario] = &[
     plain("forged-archive", "who has no key writes to the archive while leaders change", ARCHIVE, forged, &[Election]),
     plain("two-archivers", "a paused leader comes back, with an archive", BUSY_ARCHIVE, leader_pause, &[Election]),
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
+    plain(
+        "cut-record",
+        "nodes and the record do not reach each other",
+        RECORD_WIRES,
+        cut_record,
+        &[RecordLag, WireUsed],
+    ),
+    plain("lost-link", "a node's link is lost and comes back, in namespaces alone", PLAIN, lost_link, &[Election]),
+    plain("cut-archive", "nodes and the archive do not reach each other", ARCHIVE_WIRES, cut_archive, &[WireUsed]),
 ];
 
 /// The scenario of this name.
@@ -378,4 +391,32 @@ fn postgres_kill(luck: &mut Luck) -> Vec<Step> {
 
 fn postgres_freeze(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, FreezePostgres, (4000, 6000))]
+}
+
+/// In the last round the server dies behind the wire that is cut, and nobody tells the leader.
+fn cut_record(luck: &mut Luck) -> Vec<Step> {
+    let cut = |whom, way| CutOutside { whom, from: Outside::Record, way };
+    vec![
+        step(luck, cut(All, Way::Both), (4000, 6000)),
+        step(luck, cut(Leader, Way::Back), (4000, 6000)),
+        step(luck, cut(Leader, Way::There), (4000, 6000)),
+        step(luck, cut(All, Way::Both), (200, 1000)),
+        Step { beside: true, ..step(luck, KillPostgres, (3000, 5000)) },
+    ]
+}
+
+fn cut_archive(luck: &mut Luck) -> Vec<Step> {
+    let cut = |whom, way| CutOutside { whom, from: Outside::Archive, way };
+    [cut(All, Way::Both), cut(Leader, Way::Back), cut(Leader, Way::There)]
+        .into_iter()
+        .map(|fault| step(luck, fault, (4000, 6000)))
+        .collect()
+}
+
+fn lost_link(luck: &mut Luck) -> Vec<Step> {
+    let lost = |whom, dies| LostLink { whom, dies };
+    [lost(Leader, false), lost(Leader, true), lost(Follower, false), lost(Follower, true)]
+        .into_iter()
+        .map(|fault| step(luck, fault, (3000, 5000)))
+        .collect()
 }

@@ -36,7 +36,6 @@ macro_rules! scenarios {
 
 scenarios! {
     a_leader_that_is_killed_loses_nothing: "leader-kill",
-    a_leader_that_is_cut_off_acknowledges_nothing_that_is_lost: "isolated-leader",
     with_nobody_left_proxies_restart_and_serve: "nobody-left",
 }
 

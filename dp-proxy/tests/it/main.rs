@@ -3,9 +3,11 @@
 
 mod access_log;
 mod archive;
+mod asked_bodies;
 mod balancing;
 mod behind;
 mod bodies;
+mod discovery;
 mod feed;
 mod floods;
 mod framing;

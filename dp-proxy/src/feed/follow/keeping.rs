@@ -39,6 +39,7 @@ impl Follower {
             }
         }
         self.settle_secrets().await;
+        self.settle_services().await;
         self.keep(frames).await;
         self.publish();
         self.board.updates.fetch_add(steps, Ordering::Relaxed);
@@ -108,6 +109,7 @@ impl Follower {
         self.publisher.reclaim();
         self.board.retained_tables.store(self.publisher.retained() as u64, Ordering::Relaxed);
         let has_news = self.tend_secrets().await;
+        self.tend_services();
         if !self.volatile || self.store.is_none() || self.disk_tried.elapsed() < DISK_RETRY {
             return has_news;
         }

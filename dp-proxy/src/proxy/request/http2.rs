@@ -5,6 +5,7 @@ use tokio::time::timeout;
 use super::Outbound;
 use crate::proxy::body::Receiving;
 use crate::proxy::error::Refusal;
+use crate::proxy::fields::Fields;
 use crate::proxy::link::Secured;
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::exchange::Failure;
@@ -38,7 +39,13 @@ impl Outbound<'_> {
             let body = self.body.take();
             let had_body = body.is_some();
             let alarm = self.worker.wheel.alarm();
-            let failed = match exchange(place, head.clone(), body, self.limits(), alarm).await {
+            let told = self.told_before;
+            let pass = |status, fields: &Fields| {
+                if let Some(client) = told {
+                    client.tell_before(status, fields);
+                }
+            };
+            let failed = match exchange(place, head.clone(), body, self.limits(), alarm, pass).await {
                 Ok((head, receiving)) => return Ok((head, Receiving::Http2(receiving))),
                 Err(failed) => *failed,
             };

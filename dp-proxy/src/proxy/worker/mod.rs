@@ -38,6 +38,7 @@ use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::access_log::AccessLog;
+use crate::dns::Resolver;
 use crate::net::Entrance;
 use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
@@ -139,6 +140,8 @@ pub(crate) struct StreamTerms {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) body_bytes_max: u64,
+    /// Of a body that a condition looks into.
+    pub(crate) matched_body_bytes_max: u64,
     client: ClientLimits,
     connections_max: usize,
 }
@@ -204,6 +207,10 @@ impl Worker {
     fn new(setup: Setup) -> Rc<Self> {
         let Setup { index, count, settings, cell, figures, buffers, access_log, .. } = setup;
         let limits = &settings.limits;
+        let names = match Resolver::set_by(&settings.dns) {
+            Some(resolver) => Names::of_servers(Arc::new(resolver)),
+            None => Names::of_machine(settings.dns_ttl.0),
+        };
         let loads = Rc::<Loads>::default();
         let head_limits = HeadLimits {
             bytes: usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check"),
@@ -226,7 +233,7 @@ impl Worker {
             wheel: Wheel::new(),
             pools: Rc::default(),
             http2_pools: Http2Pools::default(),
-            names: Rc::new(Names::new(settings.dns_ttl.0)),
+            names: Rc::new(names),
             balancer: RefCell::new(Balancer::new(index, loads.clone())),
             loads,
             ledger: RefCell::new(Ledger::new(figures.clone())),
@@ -239,6 +246,7 @@ impl Worker {
             real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {
                 body_bytes_max: limits.body_bytes_max.0,
+                matched_body_bytes_max: limits.matched_body_bytes_max.0,
                 client: ClientLimits {
                     idle: limits.idle_timeout.0,
                     head: limits.header_read_timeout.0,
