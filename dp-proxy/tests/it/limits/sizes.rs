@@ -103,6 +103,9 @@ impl Asked {
     }
 }
 
+/// What is asked in a size.
+type OfSize<'a> = &'a dyn Fn(usize) -> Asked;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_may_send_at_its_edge() {
     let origin = Origin::echo().await;
@@ -122,7 +125,7 @@ async fn what_a_client_may_send_at_its_edge() {
     .await;
     let some = Asked::default();
     // Who fits is served; a body that a plugin looks at is looked at, and is none that it takes.
-    let cases: [(&str, usize, &dyn Fn(usize) -> Asked, u16, u16); 6] = [
+    let cases: [(&str, usize, OfSize<'_>, u16, u16); 6] = [
         ("bytes of a head", HEAD_BYTES, &|n| Asked { head: Some(n), ..some }, 200, 431),
         ("headers", HEADERS, &|n| Asked { headers: Some(n), ..some }, 200, 431),
         ("bytes of a target", TARGET_BYTES, &|n| Asked { target: Some(n), ..some }, 200, 414),
