@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # One part of `make test`, with the time that it took.
 PART = part() { echo; echo "== $$1"; shift; local began=$$SECONDS; "$$@" || exit 1; echo "-- took $$((SECONDS - began)) s"; }; part
 
-.PHONY: demo test chaos failing bench compiler peers postgres strace moto schemathesis nextest clean
+.PHONY: demo test chaos failing bench soak compiler peers postgres strace moto namespaces schemathesis nextest clean
 
 # Three control-plane nodes, two proxies, and what becomes of traffic when the control plane dies.
 # `make demo ONCE=1` ends by itself, with 0 only when all of it held.
@@ -22,17 +22,22 @@ failing: compiler
 	$(FAILING)
 
 # Everything: format, lints, and all tests, whose summary comes last.
-test: compiler nextest postgres moto schemathesis
+test: compiler nextest postgres moto schemathesis namespaces
 	@$(PART) "format" cargo fmt --all --check
 	@$(PART) "build" cargo build --workspace --all-targets
 	@$(PART) "programs with failpoints" $(FAILING)
 	@$(PART) "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@$(PART) "tests" cargo nextest run --workspace
 
-# Every scenario once, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
-chaos: compiler postgres strace
+# Every scenario once, and every failpoint, on real processes; see docs/CHAOS.md. `chaos soup` is for the night.
+# What is about the network is run once more by root, in namespaces where this machine allows them.
+OVER_NETWORK := isolated-leader one-way partial lossy-wires cut-feed lost-link cut-record cut-archive
+
+chaos: compiler postgres strace namespaces failing
 	cargo build --quiet -p cp-node -p hfctl -p dp-proxy -p power-cut -p chaos
 	target/debug/chaos matrix
+	$(if $(SUDO),,target/debug/chaos matrix --network auto $(OVER_NETWORK:%=--only %))
+	target/debug/chaos sweep
 
 PEERS := --envoy target/envoy/bin/envoy --pingora target/pingora/release/bench-pingora
 
@@ -41,6 +46,11 @@ bench: compiler peers postgres
 	cargo build --release -p cp-node -p hfctl -p dp-proxy -p benches
 	CARGO_TARGET_DIR=target/pingora cargo build --release --locked --manifest-path benches/pingora/Cargo.toml
 	for bench in table propagation writes record apply "proxy $(PEERS)"; do target/release/benches $$bench || exit 1; done
+
+# What takes longer than a test may; see benches/README.md.
+soak: compiler
+	cargo build --release -p dp-proxy -p benches
+	target/release/benches soak
 
 # Some dependencies are built from C.
 compiler:
@@ -64,6 +74,12 @@ peers:
 # A real one, of which tests start private instances.
 postgres:
 	@test -x /usr/lib/postgresql/15/bin/postgres || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends postgresql-15; }
+
+# Networks of namespaces, which root alone can make; who cannot has sockets instead.
+namespaces:
+	@[ -n "$(SUDO)" ] || for program in ip nft; do \
+		PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing=1; done; \
+		[ -z "$$missing" ] || { apt-get update && apt-get install -y --no-install-recommends iproute2 nftables; }
 
 # Fails and slows the syncs of a running program.
 strace:

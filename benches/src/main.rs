@@ -14,6 +14,7 @@ mod process;
 mod propagation;
 mod proxy;
 mod record;
+mod soak;
 mod table;
 mod writes;
 
@@ -21,6 +22,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// As in the proxy, a part of which runs in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures Holdfast beside its peers. The programs under test are those beside this one: build with --release.
 #[derive(Parser)]
@@ -43,6 +48,8 @@ enum Bench {
     Proxy(proxy::Arguments),
     /// How fast a backlog drains into PostgreSQL, and Admin writes while it is up, down or slow.
     Record(record::Arguments),
+    /// Large bodies, idle connections, hot restarts and random edits, in such numbers that what does not hold shows.
+    Soak(soak::Arguments),
     /// One route of many changes: the proxy's table, step by step against built afresh.
     Table(table::Arguments),
     /// Admin writes per second and their latency, beside a three-node etcd.
@@ -70,6 +77,7 @@ async fn run(cli: Cli) -> Result<String> {
         Bench::Propagation(arguments) => propagation::run(arguments).await?,
         Bench::Proxy(arguments) => proxy::run(arguments).await?,
         Bench::Record(arguments) => record::run(arguments).await?,
+        Bench::Soak(arguments) => soak::run(arguments).await?,
         Bench::Table(arguments) => table::run(arguments)?,
         Bench::Writes(arguments) => writes::run(arguments).await?,
     };

@@ -17,6 +17,17 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program; what it prints goes to `<dir>/<name>.log`.
     pub(crate) fn spawn(name: &str, program: &Path, args: &[impl AsRef<OsStr>], dir: &Path) -> Result<Self> {
+        Self::spawn_with(name, program, args, &[], dir)
+    }
+
+    /// The same with these variables.
+    pub(crate) fn spawn_with(
+        name: &str,
+        program: &Path,
+        args: &[impl AsRef<OsStr>],
+        env: &[(&str, &OsStr)],
+        dir: &Path,
+    ) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(program);
@@ -26,8 +37,13 @@ impl Process {
                 command.env_remove(key);
             }
         }
+        command.envs(env.iter().copied());
         let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
         Ok(Self { child, log })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until it ends by itself, and wants it to have succeeded.
@@ -61,10 +77,7 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub(crate) fn resident(&self) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory any more")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib << 10)
+        resident_of(&self.child.id().to_string())
     }
 
     /// What it has used of the processor so far.
@@ -84,6 +97,17 @@ impl Drop for Process {
 /// What this process has used of the processor so far.
 pub(crate) fn own_processor() -> Duration {
     processor_of("self")
+}
+
+/// Bytes of a process, by its number or `self`, that are in memory.
+///
+/// # Errors
+/// It has ended.
+pub(crate) fn resident_of(process: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory any more")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
 }
 
 /// proc(5): utime and stime are the 14th and 15th fields, in ticks; the name before them may hold blanks.

@@ -17,6 +17,7 @@ use protocol::{ConfigState, Delta, Entry, ResourceKey};
 use serde_json::{Value, json};
 
 use crate::figures::{Results, Times, as_millis, millis};
+use crate::process::resident_of;
 use crate::propagation::route;
 
 /// How often a table is built afresh.
@@ -33,10 +34,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Results> {
-    let mut results =
-        Results::new("table", &["routes", "what", "count", "p50 ms", "p99 ms", "max ms", "afresh / step, p50"]);
+    let mut results = Results::new(
+        "table",
+        &["routes", "what", "count", "p50 ms", "p99 ms", "max ms", "afresh / step, p50", "bytes a route"],
+    );
     for routes in arguments.routes {
-        let (mut state, mut compiler) = start(routes)?;
+        let (mut state, mut compiler, bytes) = start(routes)?;
         let mut published: Table = compiler.table();
         let (mut steps, mut compiles) = (Vec::new(), Vec::new());
         for number in 0..arguments.changes {
@@ -66,31 +69,34 @@ pub(crate) fn run(arguments: Arguments) -> Result<Results> {
         }
         let (steps, compiles, afresh) = (Times::new(steps), Times::new(compiles), Times::new(afresh));
         let ratio = as_millis(afresh.quantile(0.5)) / as_millis(compiles.quantile(0.5)).max(f64::MIN_POSITIVE);
-        for (what, times, ratio) in [
-            ("step: evolve, compile, publish", steps, String::new()),
-            ("of it compile, publish, let the old one go", compiles, format!("{ratio:.0}")),
-            ("afresh", afresh, String::new()),
+        // Of a small table the allocator's pages are the larger part.
+        let bytes = if routes < 10_000 { String::new() } else { (bytes / routes as u64).to_string() };
+        for (what, times, ratio, bytes) in [
+            ("step: evolve, compile, publish", steps, String::new(), String::new()),
+            ("of it compile, publish, let the old one go", compiles, format!("{ratio:.0}"), String::new()),
+            ("afresh", afresh, String::new(), bytes),
         ] {
-            results.row(row(routes, what, &times, ratio));
+            results.row(row(routes, what, &times, ratio, bytes));
         }
     }
     Ok(results)
 }
 
-fn row(routes: usize, what: &str, times: &Times, ratio: String) -> Vec<String> {
+fn row(routes: usize, what: &str, times: &Times, ratio: String, bytes: String) -> Vec<String> {
     let at = |share| millis(as_millis(times.quantile(share)));
-    vec![routes.to_string(), what.to_owned(), times.count().to_string(), at(0.5), at(0.99), at(1.0), ratio]
+    vec![routes.to_string(), what.to_owned(), times.count().to_string(), at(0.5), at(0.99), at(1.0), ratio, bytes]
 }
 
-/// A configuration of so many routes over one upstream, and its compiled form.
-fn start(routes: usize) -> Result<(ConfigState, Compiler)> {
+/// A configuration of so many routes over one upstream, its compiled form, and the memory that the latter takes.
+fn start(routes: usize) -> Result<(ConfigState, Compiler, u64)> {
     let mut state = ConfigState::following();
     let mut changes = vec![change(&state, "upstreams", "a", &json!({ "nodes": { "127.0.0.1:80": 1 } }))];
     changes.extend((0..routes).map(|id| change(&state, "routes", &format!("r{id}"), &route(id))));
     changes.sort_by(|a, b| a.key.cmp(&b.key));
     state.evolve(&delta(&state, changes)).context("a configuration of our own is refused")?;
+    let before = resident_of("self")?;
     let compiler = Compiler::fresh(&state, &BTreeMap::new());
-    Ok((state, compiler))
+    Ok((state, compiler, resident_of("self")?.saturating_sub(before)))
 }
 
 /// The route elsewhere: another path, so that it leaves its place in the trees and takes a new one.
@@ -100,7 +106,7 @@ fn moved(id: usize, number: usize) -> Value {
     route
 }
 
-fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
+pub(crate) fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
     let stamp = Stamp { revision: state.position().revision + 1, time: 0 };
     let entry = Entry {
         body: protocol::json::canonical(body).as_str().into(),
@@ -114,7 +120,12 @@ fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
     Change { key: ResourceKey::new(kind, id), entry: Some(Arc::new(entry)) }
 }
 
-fn delta(state: &ConfigState, changes: Vec<Change>) -> Delta {
+/// What takes a resource away.
+pub(crate) fn removal(kind: &str, id: &str) -> Change {
+    Change { key: ResourceKey::new(kind, id), entry: None }
+}
+
+pub(crate) fn delta(state: &ConfigState, changes: Vec<Change>) -> Delta {
     let digest = state.digest_after(&changes);
     Delta { prev: state.changed_at(), position: state.position().next(), changes, digest, cause: None }
 }

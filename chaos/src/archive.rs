@@ -52,14 +52,14 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An empty one.
+    /// An empty one at an address, which may have port 0.
     ///
     /// # Errors
     /// When it cannot listen.
-    pub fn start() -> Result<Self> {
+    pub fn start(address: &str) -> Result<Self> {
         let mut key = NamedTempFile::new()?;
         key.write_all(SEED.as_bytes())?;
-        let s3 = S3::start("127.0.0.1:0")?;
+        let s3 = S3::start(address)?;
         s3.watch(Pointers::new(trusted()?));
         Ok(Self { s3, key })
     }

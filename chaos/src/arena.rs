@@ -18,6 +18,9 @@ use crate::herd::Herd;
 use crate::history::{Down, Event, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
+use crate::mutants;
+use crate::namespaces::Namespaces;
+use crate::network::Network;
 use crate::postgres::Postgres;
 use crate::power_cut::{Disk, Forgets, Journal, watched};
 use crate::process::Process;
@@ -51,10 +54,14 @@ pub struct Needs {
     /// The data directories that an earlier build has left: three nodes, of which the last is started under load, and one
     /// proxy, at the addresses that are in them. Nothing of the above goes with it.
     pub golden: bool,
+    /// Wires between nodes and what they write to: the record, the archive.
+    pub outside_wires: bool,
     /// Light subscribers beside the proxies.
     pub subscribers: usize,
     /// How much goes on.
     pub size: Size,
+    /// Programs that have failpoints.
+    pub failpoints: bool,
     /// Settings of control-plane nodes.
     pub settings: &'static [&'static str],
 }
@@ -113,6 +120,10 @@ impl Arena {
             ensure!(planted.is_none(), "nothing is planted in a golden cluster");
             return Self::golden(needs).await;
         }
+        let namespaces = match Network::of(layout) {
+            Network::Sockets => None,
+            Network::Namespaces => Some(Arc::new(Namespaces::start().await?)),
+        };
         let postgres = match needs.postgres {
             true => Some(Postgres::primary("pg-1", &layout.postgres(1)).await?),
             false => None,
@@ -121,21 +132,34 @@ impl Arena {
             Some(primary) if needs.standby => Some(Postgres::standby_of(primary, "pg-2", &layout.postgres(2)).await?),
             _ => None,
         };
-        let servers: Vec<_> = postgres.iter().chain(&standby).map(Postgres::address).collect();
-        let record = (!servers.is_empty()).then(|| Postgres::dsn(&servers));
-        let archive = if needs.archive { Some(Archive::start()?) } else { None };
-        let archived = archive.as_ref().map(Archive::writers).unwrap_or_default();
-        let (mut cluster, mut wires) = (Cluster::new(layout)?, Wires::new());
+        let archive = if needs.archive { Some(Archive::start(&layout.archive())?) } else { None };
+        let mut wires = namespaces.clone().map_or_else(Wires::of_sockets, Wires::of_namespaces);
+        let mut cluster = Cluster::within(layout, namespaces)?;
+        let servers: Vec<&Postgres> = postgres.iter().chain(&standby).collect();
+        let outside = if needs.outside_wires {
+            wire_outside(layout, &mut wires, &servers, archive.as_ref()).await?
+        } else {
+            outside_settings(servers.iter().map(|server| server.address()), archive.as_ref())
+        };
+        let planted = match planted {
+            None if needs.failpoints => Some(mutants::programs(mutants::NOTHING)?),
+            planted => planted.cloned(),
+        };
+        // A bug is planted when everything has begun well: what is no bug runs from the first.
+        let (from_the_first, later) = match planted {
+            Some(planted) if planted.environment.is_none() => (Some(planted), None),
+            planted => (None, planted),
+        };
+        if let Some(Planted { cp, dp, .. }) = from_the_first {
+            cluster.programs(cp, dp);
+        }
         for number in 1..=needs.cps {
             let advertised = layout.link(number);
             wires.add(End::Node(number), &advertised, &layout.cp(number).peer).await?;
             let advertise = format!("peer.advertise={advertised}");
             let mut settings = vec![&*advertise];
             settings.extend(needs.settings);
-            if let Some(dsn) = &record {
-                settings.extend([&**dsn, "record.connect_timeout=1s", "record.statement_timeout=2s"]);
-            }
-            settings.extend(archived.iter().map(String::as_str));
+            settings.extend(outside.iter().map(String::as_str));
             cluster.add_cp(number, &settings).await?;
         }
         let mut arena = Self { postgres, standby, archive, ..Self::of(cluster, wires) };
@@ -150,8 +174,8 @@ impl Arena {
         for number in 1..=needs.dps {
             arena.cluster.add_dp_with(number, &follows).await?;
         }
-        if let Some(planted) = planted {
-            arena.plant(planted).await?;
+        if let Some(planted) = later {
+            arena.plant(&planted).await?;
         }
         if let Some(postgres) = &arena.postgres {
             rewinds::watch(postgres).await?;
@@ -188,7 +212,7 @@ impl Arena {
         let mut cluster = Cluster::new(Layout::Golden)?;
         cluster.place(needs.cps, needs.dps, golden::SETTINGS);
         golden::unpack(golden::CLUSTER, cluster.dir())?;
-        let mut arena = Self { late: vec![needs.cps], _turn: Some(turn), ..Self::of(cluster, Wires::new()) };
+        let mut arena = Self { late: vec![needs.cps], _turn: Some(turn), ..Self::of(cluster, Wires::of_sockets()) };
         // The proxy has its own disk until there is a quorum.
         for dp in &mut arena.cluster.dps {
             dp.run()?;
@@ -306,4 +330,38 @@ impl Arena {
         }
         Ok(())
     }
+}
+
+/// Makes wires to the servers of the record and to the archive; gives the settings of nodes that use them.
+async fn wire_outside(
+    layout: Layout,
+    wires: &mut Wires,
+    servers: &[&Postgres],
+    archive: Option<&Archive>,
+) -> Result<Vec<String>> {
+    let mut links = Vec::new();
+    for (number, server) in (1..).zip(servers) {
+        let (link, (host, port)) = (layout.record_link(number), server.address());
+        wires.add(End::Record(number), &link, &format!("{host}:{port}")).await?;
+        links.push(link);
+    }
+    let addresses = links.iter().map(|link| link.rsplit_once(':').expect("an address has a port"));
+    let mut settings = outside_settings(addresses, archive);
+    if let Some(archive) = archive {
+        let link = layout.archive_link();
+        wires.add(End::Archive, &link, archive.s3.address()).await?;
+        settings.push(format!("archive.s3.endpoint=http://{link}"));
+    }
+    Ok(settings)
+}
+
+/// The settings of nodes that write to these servers, and to this archive.
+fn outside_settings<'a>(servers: impl Iterator<Item = (&'a str, &'a str)>, archive: Option<&Archive>) -> Vec<String> {
+    let (servers, mut settings): (Vec<_>, _) = (servers.collect(), Vec::new());
+    if !servers.is_empty() {
+        settings.push(Postgres::dsn(&servers));
+        settings.extend(["record.connect_timeout=1s", "record.statement_timeout=2s"].map(str::to_owned));
+    }
+    settings.extend(archive.map(Archive::writers).unwrap_or_default());
+    settings
 }

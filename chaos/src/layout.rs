@@ -5,6 +5,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::wires::End;
+
 /// Where the members of the golden cluster are: outside of the addresses of test processes.
 const GOLDEN: Ipv4Addr = Ipv4Addr::new(127, 63, 0, 1);
 
@@ -21,6 +23,8 @@ pub enum Layout {
     Golden,
     /// An address for each node, ports as in production.
     Demo,
+    /// The same, in namespaces: wires lead from address to address, and links are who is at their ends.
+    Namespaces,
 }
 
 /// Where a control-plane node listens.
@@ -62,6 +66,10 @@ impl Layout {
                 let at = |port: u16| format!("127.0.0.{number}:{port}");
                 CpAddresses { peer: at(9190), feed: at(9191), admin: at(9180), status: at(7085) }
             }
+            Self::Namespaces => {
+                let at = |port: u16| format!("{}:{port}", in_namespaces(End::Node(number)));
+                CpAddresses { peer: at(9190), feed: at(9191), admin: at(9180), status: at(7085) }
+            }
         }
     }
 
@@ -77,6 +85,10 @@ impl Layout {
                 let at = |port: u16| format!("127.0.0.{}:{port}", 10 + number);
                 DpAddresses { proxy: at(9080), status: at(7085), metrics: at(9091), control: at(9090) }
             }
+            Self::Namespaces => {
+                let at = |port: u16| format!("{}:{port}", in_namespaces(End::Proxy(number)));
+                DpAddresses { proxy: at(9080), status: at(7085), metrics: at(9091), control: at(9090) }
+            }
         }
     }
 
@@ -86,6 +98,7 @@ impl Layout {
         match self {
             Self::Test { .. } | Self::Golden => self.port(700 + number),
             Self::Demo => format!("127.0.0.{}:1980", 20 + number),
+            Self::Namespaces => format!("{}:1980", address(ORIGINS, number)),
         }
     }
 
@@ -95,6 +108,7 @@ impl Layout {
         match self {
             Self::Test { .. } | Self::Golden => self.port(800 + number),
             Self::Demo => format!("127.0.0.{}:9190", 30 + number),
+            Self::Namespaces => self.cp(number).peer,
         }
     }
 
@@ -104,6 +118,7 @@ impl Layout {
         match self {
             Self::Test { .. } | Self::Golden => self.port(830 + number),
             Self::Demo => format!("127.0.0.{}:9191", 30 + number),
+            Self::Namespaces => self.cp(number).feed,
         }
     }
 
@@ -113,7 +128,45 @@ impl Layout {
         match self {
             Self::Test { .. } | Self::Golden => self.port(850 + number),
             Self::Demo => format!("127.0.0.{}:5432", 40 + number),
+            Self::Namespaces => format!("{}:5432", in_namespaces(End::Record(number))),
         }
+    }
+
+    /// The address of the link to PostgreSQL `number`, which counts from 1.
+    #[must_use]
+    pub fn record_link(self, number: u16) -> String {
+        match self {
+            Self::Test { .. } | Self::Golden => self.port(860 + number),
+            Self::Demo => format!("127.0.0.{}:5432", 50 + number),
+            Self::Namespaces => self.postgres(number),
+        }
+    }
+
+    /// The address of the object store; on loopback any port will do.
+    #[must_use]
+    pub fn archive(self) -> String {
+        match self {
+            Self::Test { .. } | Self::Golden | Self::Demo => "127.0.0.1:0".to_owned(),
+            Self::Namespaces => format!("{}:9000", in_namespaces(End::Archive)),
+        }
+    }
+
+    /// The address of the link to the object store.
+    #[must_use]
+    pub fn archive_link(self) -> String {
+        match self {
+            Self::Test { .. } | Self::Golden => self.port(870),
+            Self::Demo => "127.0.0.60:9000".to_owned(),
+            Self::Namespaces => self.archive(),
+        }
+    }
+
+    /// The addresses in namespaces that the harness itself has, beside that of [`End::Other`]: servers of the record, the object
+    /// store, upstreams.
+    pub fn at_the_bridge() -> impl Iterator<Item = Ipv4Addr> {
+        let servers = (1..=2).map(|number| in_namespaces(End::Record(number)));
+        let upstreams = (1..=2).map(|number| address(ORIGINS, number));
+        servers.chain([in_namespaces(End::Archive)]).chain(upstreams)
     }
 
     /// A port of the one address, below the ephemeral range.
@@ -121,7 +174,7 @@ impl Layout {
         let (address, cluster) = match self {
             Self::Test { cluster } => (own_address(), u16::from(cluster)),
             Self::Golden => (GOLDEN, 0),
-            Self::Demo => (own_address(), 0),
+            Self::Demo | Self::Namespaces => (own_address(), 0),
         };
         format!("{address}:{}", 20_000 + 1000 * cluster + offset)
     }
@@ -132,4 +185,23 @@ fn own_address() -> Ipv4Addr {
     let [high, a, b, c] = std::process::id().to_be_bytes();
     debug_assert_eq!(high, 0, "Linux gives no process id above 2^22");
     Ipv4Addr::new(127, 64 | a, b, c)
+}
+
+/// The third part of the addresses that upstreams have in namespaces.
+const ORIGINS: u8 = 5;
+
+/// Where an end of a wire is in namespaces.
+#[must_use]
+pub fn in_namespaces(end: End) -> Ipv4Addr {
+    match end {
+        End::Other => address(0, 1),
+        End::Node(number) | End::Feed(number) => address(1, number),
+        End::Proxy(number) => address(2, number),
+        End::Record(number) => address(3, number),
+        End::Archive => address(4, 1),
+    }
+}
+
+fn address(kind: u8, number: u16) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, kind, u8::try_from(number).expect("an arena has fewer than 256 of each"))
 }

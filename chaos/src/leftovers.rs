@@ -86,12 +86,15 @@ fn read(path: &Path) -> Vec<Known> {
 }
 
 impl Known {
-    /// The process that has this id now.
+    /// The process that has this id now. One that has ended and was not waited for is none any more.
     fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Behind the name, which may hold anything, the time is the 20th (proc_pid_stat(5)).
-        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-        Some(Self { pid, started })
+        // Behind the name, which may hold anything, the state is the first, and the time the 20th (proc_pid_stat(5)).
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        Some(Self { pid, started: fields.nth(18)?.parse().ok()? })
     }
 
     fn runs(self) -> bool {
@@ -141,6 +144,20 @@ mod tests {
         assert!(!left.exists(), "{told:?}");
         assert!(stay.iter().all(|directory| directory.exists()), "{told:?}");
         assert_eq!(child.wait().unwrap().signal(), Some(9), "{told:?}");
+    }
+
+    #[test]
+    fn a_process_that_was_not_waited_for_runs_no_more() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let known = Known::of(child.id()).unwrap();
+        assert!(known.runs());
+        kill_process(Pid::from_raw(known.pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while known.runs() {
+            assert!(std::time::Instant::now() < deadline, "it is killed, and still runs");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.wait().unwrap();
     }
 
     #[test]

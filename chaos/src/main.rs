@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chaos::layout::Layout;
 use chaos::luck::Luck;
+use chaos::network::{self, Network, Wish};
 use chaos::scenario::{self, Order, Outcome, Scenario, Verdict};
 use chaos::summary::Summary;
-use chaos::{check, demo, herd, history, leftovers, mutants, wide_fleet};
+use chaos::{check, demo, herd, history, leftovers, mutants, sweep, wide_fleet};
 use clap::{Parser, Subcommand};
 use daemon::signals::Termination;
 
@@ -51,12 +52,21 @@ enum Command {
         /// A bug that is planted in every program; see `chaos mutants`. Needs `make failing`.
         #[arg(long)]
         mutant: Option<String>,
+        /// What wires are made of. Where that cannot make what goes wrong, it is the other one.
+        #[arg(long, value_enum, default_value = "sockets")]
+        network: Wish,
     },
     /// Runs every scenario once.
     Matrix {
         /// As for `run`.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Only this one. Repeatable.
+        #[arg(long)]
+        only: Vec<String>,
+        /// As for `run`.
+        #[arg(long, value_enum, default_value = "sockets")]
+        network: Wish,
     },
     /// Runs one scenario with seed after seed until so many of its faults have been, and tells the cost of a fault.
     Repeat {
@@ -68,6 +78,9 @@ enum Command {
         /// The first seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// As for `run`.
+        #[arg(long, value_enum, default_value = "sockets")]
+        network: Wish,
     },
     /// Runs scenarios by chance until the time is up.
     Soup {
@@ -80,6 +93,9 @@ enum Command {
         /// The first seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// As for `run`.
+        #[arg(long, value_enum, default_value = "sockets")]
+        network: Wish,
     },
     /// Turns planted bugs on, one after the other, and tells who noticed. Needs `make failing`.
     Mutants {
@@ -89,6 +105,21 @@ enum Command {
         /// Under how many seeds each is hunted before it counts as missed.
         #[arg(long, default_value_t = 3)]
         seeds: u64,
+    },
+    /// Has programs end at every failpoint there is, under load, and holds all laws. Needs `make failing`.
+    Sweep {
+        /// Only failpoints whose names contain this. Repeatable.
+        #[arg(long)]
+        only: Vec<String>,
+        /// Decides how often a point is passed before a program ends there, and on whom it is.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// A bug that is planted in every program; see `chaos mutants`.
+        #[arg(long)]
+        mutant: Option<String>,
+        /// Tells which there are, and sweeps none.
+        #[arg(long)]
+        list: bool,
     },
     /// Waits for a wide fleet with each of many changes while nodes die: after a 200 every proxy in scope serves it.
     Fleet {
@@ -129,9 +160,37 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let held = match Cli::parse().command {
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let held = network::enter(command.wish()).and_then(|network| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(carry_out(command, network))
+    });
+    match held {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("\nIt did not hold: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Command {
+    /// Over which network it wants to be carried out.
+    fn wish(&self) -> Wish {
+        match self {
+            Self::Run { network, .. }
+            | Self::Matrix { network, .. }
+            | Self::Repeat { network, .. }
+            | Self::Soup { network, .. } => *network,
+            _ => Wish::Sockets,
+        }
+    }
+}
+
+async fn carry_out(command: Command, network: Network) -> Result<bool> {
+    match command {
         Command::Demo { once, own_addresses } => {
             let layout = if own_addresses { Layout::Test { cluster: 0 } } else { Layout::Demo };
             show(once, layout).await.map(|()| true)
@@ -140,13 +199,20 @@ async fn main() -> ExitCode {
             scenario::ALL.iter().for_each(|scenario| println!("{:18} {}", scenario.name, scenario.about));
             Ok(true)
         }
-        Command::Run { scenario, seed, schedule, mutant } => {
-            run_one(&scenario, seed, schedule, mutant.as_deref()).await
+        Command::Run { scenario, seed, schedule, mutant, .. } => {
+            run_one(&scenario, seed, schedule, mutant.as_deref(), network).await
         }
-        Command::Matrix { seed } => matrix(seed).await,
-        Command::Repeat { scenario, faults, seed } => repeat(&scenario, faults, seed).await,
-        Command::Soup { minutes, hours, seed } => soup(Duration::from_secs(60 * (60 * hours + minutes)), seed).await,
+        Command::Matrix { seed, only, .. } => matrix(seed, &only, network).await,
+        Command::Repeat { scenario, faults, seed, .. } => repeat(&scenario, faults, seed, network).await,
+        Command::Soup { minutes, hours, seed, .. } => {
+            soup(Duration::from_secs(60 * (60 * hours + minutes)), seed, network).await
+        }
         Command::Mutants { only, seeds } => hunt_mutants(&only, seeds).await,
+        Command::Sweep { list: true, .. } => {
+            sweep::ALL.iter().for_each(|point| println!("{:32} {:?}", point.name, point.met));
+            Ok(true)
+        }
+        Command::Sweep { only, seed, mutant, list: false } => sweep_points(&only, seed, mutant.as_deref()).await,
         Command::Fleet { proxies, changes, kill_every, seed } => {
             wide_fleet::run(wide_fleet::Plan { proxies, changes, kill_every, seed }).await.map(|told| {
                 println!("{told}");
@@ -156,14 +222,6 @@ async fn main() -> ExitCode {
         Command::HerdOf { count, endpoints } => herd::run(count, &endpoints).await.map(|()| true),
         Command::Judge { histories } => judge(&histories),
         Command::Gc { reports } => gc(reports).map(|()| true),
-    };
-    match held {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            eprintln!("\nIt did not hold: {why:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -224,21 +282,63 @@ async fn hunt_mutants(only: &[String], seeds: u64) -> Result<bool> {
     Ok(found == chosen.len())
 }
 
-fn order(scenario: &'static Scenario, seed: u64) -> Order {
-    Order::new(scenario, seed, REPORTS.into(), Layout::Test { cluster: 0 })
+/// Sweeps failpoints, and leaves what came of each as a page; whether all held.
+async fn sweep_points(only: &[String], seed: u64, mutant: Option<&str>) -> Result<bool> {
+    let (layout, reports) = (Layout::Test { cluster: 0 }, Path::new(REPORTS).join("sweep"));
+    let mut plan = sweep::Plan::new(only, seed, reports.clone(), layout)?;
+    if let Some(mutant) = mutant {
+        plan.programs = mutants::programs(mutant)?;
+    }
+    let mut termination = Termination::listen()?;
+    let began = Instant::now();
+    let sweeping = sweep::run(&plan, |swept| {
+        println!("{:32} {}", swept.point.name, swept.broken.as_deref().unwrap_or("held"));
+    });
+    let all = tokio::select! {
+        all = sweeping => all?,
+        signal = termination.next() => return Err(Interrupted(signal).into()),
+    };
+    let page = reports.join("sweep.md");
+    std::fs::create_dir_all(&reports)?;
+    std::fs::write(&page, sweep::page(&all)).with_context(|| page.display().to_string())?;
+    let held = all.iter().filter(|swept| swept.broken.is_none()).count();
+    println!("{held} of {} held, in {} s; see {}", all.len(), began.elapsed().as_secs(), page.display());
+    Ok(held == all.len())
 }
 
-async fn run_one(name: &str, seed: u64, schedule: Option<PathBuf>, mutant: Option<&str>) -> Result<bool> {
-    let scenario = scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))?;
-    let mut order = order(scenario, seed);
+fn order(scenario: &'static Scenario, seed: u64) -> Order {
+    Order::new(scenario, seed, REPORTS.into(), Network::Sockets.layout())
+}
+
+/// The same run over the network that is wanted, or the one that can make what goes wrong in it.
+fn over(wanted: Network, order: Order) -> Result<Order> {
+    let network = wanted.for_faults(scenario::faults(&order))?;
+    if network != wanted {
+        println!("{:18} goes over {}, which can make what goes wrong in it", order.scenario.name, network.word());
+    }
+    Ok(Order { layout: network.layout(), ..order })
+}
+
+async fn run_one(
+    name: &str,
+    seed: u64,
+    schedule: Option<PathBuf>,
+    mutant: Option<&str>,
+    network: Network,
+) -> Result<bool> {
+    let mut order = order(find(name)?, seed);
     if let Some(file) = schedule {
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         order.schedule = Some(serde_json::from_str(&text).with_context(|| file.display().to_string())?);
         order.again = true;
     }
     order.planted = mutant.map(mutants::programs).transpose()?;
-    let outcome = run(&order).await?;
+    let outcome = run(&over(network, order)?).await?;
     Ok(outcome.verdict == Verdict::Valid)
+}
+
+fn find(name: &str) -> Result<&'static Scenario> {
+    scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))
 }
 
 /// Runs one, interruptible, and tells of it in a line, or more when it did not hold.
@@ -276,12 +376,23 @@ async fn run(order: &Order) -> Result<Outcome> {
     Ok(outcome)
 }
 
-async fn matrix(seed: u64) -> Result<bool> {
-    let mut summary = Summary::default();
-    for scenario in scenario::ALL {
-        take(&mut summary, scenario, &run(&order(scenario, seed)).await)?;
+async fn matrix(seed: u64, only: &[String], network: Network) -> Result<bool> {
+    let chosen = match only {
+        [] => scenario::ALL.iter().collect(),
+        names => names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?,
+    };
+    let (mut summary, mut runs) = (Summary::default(), 0);
+    for scenario in chosen {
+        match over(network, order(scenario, seed)) {
+            Ok(order) => {
+                take(&mut summary, scenario, &run(&order).await)?;
+                runs += 1;
+            }
+            Err(why) => println!("{:18} is left out: {why:#}", scenario.name),
+        }
     }
-    tell(&summary)
+    anyhow::ensure!(runs > 0, "nothing was run");
+    tell(&summary, network)
 }
 
 /// A run that could not be made does not keep the others from being made; being interrupted does.
@@ -298,9 +409,12 @@ fn take(summary: &mut Summary, scenario: &Scenario, outcome: &Result<Outcome>) -
 }
 
 /// Tells what came of all, and leaves it as a page; whether they held.
-fn tell(summary: &Summary) -> Result<bool> {
+fn tell(summary: &Summary, network: Network) -> Result<bool> {
     println!("{}", summary.told());
-    let page = Path::new(REPORTS).join("summary.md");
+    let page = Path::new(REPORTS).join(match network {
+        Network::Sockets => "summary.md",
+        Network::Namespaces => "summary-namespaces.md",
+    });
     std::fs::write(&page, summary.page()).with_context(|| page.display().to_string())?;
     Ok(summary.all_held())
 }
@@ -308,8 +422,8 @@ fn tell(summary: &Summary) -> Result<bool> {
 /// Faults of one run, at least: a run takes a while to be well before the first one, and to be judged.
 const FAULTS_A_RUN: usize = 20;
 
-async fn repeat(name: &str, faults: usize, first: u64) -> Result<bool> {
-    let scenario = scenario::find(name).with_context(|| format!("no scenario {name}: see `chaos list`"))?;
+async fn repeat(name: &str, faults: usize, first: u64, network: Network) -> Result<bool> {
+    let scenario = find(name)?;
     let (mut summary, mut done) = (Summary::default(), 0);
     for seed in first.. {
         if done >= faults {
@@ -321,7 +435,8 @@ async fn repeat(name: &str, faults: usize, first: u64) -> Result<bool> {
         while schedule.len() < FAULTS_A_RUN.min(faults - done) {
             schedule.extend((scenario.plan)(&mut luck));
         }
-        let outcome = run(&Order { schedule: Some(schedule), ..order(scenario, seed) }).await?;
+        let order = over(network, Order { schedule: Some(schedule), ..order(scenario, seed) })?;
+        let outcome = run(&order).await?;
         done += outcome.figures.converged_ms.len();
         summary.take(name, &outcome);
     }
@@ -330,7 +445,7 @@ async fn repeat(name: &str, faults: usize, first: u64) -> Result<bool> {
     Ok(summary.all_held())
 }
 
-async fn soup(lasts: Duration, first: u64) -> Result<bool> {
+async fn soup(lasts: Duration, first: u64, network: Network) -> Result<bool> {
     let (began, mut summary) = (Instant::now(), Summary::default());
     for seed in first.. {
         if began.elapsed() >= lasts {
@@ -342,7 +457,9 @@ async fn soup(lasts: Duration, first: u64) -> Result<bool> {
             0 => scenario::COMPOSED,
             _ => &scenario::ALL[usize::try_from(luck.below(scenario::ALL.len() as u64))?],
         };
-        let outcome = run(&order(scenario, seed)).await;
+        // One that takes another network is not had by chance.
+        let Ok(order) = over(network, order(scenario, seed)) else { continue };
+        let outcome = run(&order).await;
         // A night's histories would fill the disk.
         if let Ok(held) = &outcome
             && held.verdict == Verdict::Valid
@@ -351,7 +468,7 @@ async fn soup(lasts: Duration, first: u64) -> Result<bool> {
         }
         take(&mut summary, scenario, &outcome)?;
     }
-    tell(&summary)
+    tell(&summary, network)
 }
 
 /// A signal has ended it.

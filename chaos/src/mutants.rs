@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use crate::arena::Planted;
 use crate::binaries;
 use crate::layout::Layout;
+use crate::luck::Luck;
 use crate::scenario::{self, Order, SaysNothing, Verdict};
+use crate::sweep;
 
 /// Runs on a machine that is disturbed before a control is given up.
 const CONTROLS_MAX: usize = 3;
@@ -31,6 +33,15 @@ pub struct Mutant {
     pub scenario: &'static str,
     /// The laws that say so: one of them must be broken.
     pub laws: &'static [&'static str],
+    /// The failpoint that programs must end at for it to show, in place of what the scenario does by its seed.
+    pub point: Option<&'static str>,
+}
+
+impl Mutant {
+    /// It shows when programs end at this failpoint.
+    const fn at(self, point: &'static str) -> Self {
+        Self { point: Some(point), ..self }
+    }
 }
 
 const fn mutant(
@@ -40,7 +51,7 @@ const fn mutant(
     laws: &'static [&'static str],
     about: &'static str,
 ) -> Mutant {
-    Mutant { name, about, when, scenario, laws }
+    Mutant { name, about, when, scenario, laws, point: None }
 }
 
 const ALWAYS: &str = "return";
@@ -245,6 +256,22 @@ pub const ALL: &[Mutant] = &[
         &["positions-never-go-back", "no-request-fails"],
         "a proxy throws its configuration away when it loses its node",
     ),
+    mutant(
+        "record-told-before-commit",
+        ALWAYS,
+        "failpoints",
+        &["record-never-goes-back"],
+        "the cluster is told that the record has what is only about to be sent to it",
+    )
+    .at("record::before_step"),
+    mutant(
+        "name-of-joining-forgotten",
+        ALWAYS,
+        "failpoints",
+        &["it-heals"],
+        "a node that died while it joined asks for another place",
+    )
+    .at("join::before_claim"),
 ];
 
 /// What came of a hunt.
@@ -307,6 +334,7 @@ pub async fn hunt(mutant: &Mutant, layout: Layout, seeds: u64, reports: PathBuf)
         hunt.runs += 1;
         let mut order = order(mutant.scenario, hunt.runs, layout, reports.join(mutant.name))?;
         order.planted = Some(programs(mutant.name)?);
+        order.schedule = mutant.point.and_then(sweep::find).map(|point| vec![sweep::step(point, &mut luck(hunt.runs))]);
         match scenario::run(&order).await?.verdict {
             Verdict::Valid => {}
             Verdict::Invalid(why) => hunt.invalid.push(why.to_string()),
@@ -319,6 +347,10 @@ pub async fn hunt(mutant: &Mutant, layout: Layout, seeds: u64, reports: PathBuf)
     }
     hunt.took = began.elapsed();
     Ok(hunt)
+}
+
+fn luck(seed: u64) -> Luck {
+    scenario::plan_luck(seed)
 }
 
 fn order(name: &str, seed: u64, layout: Layout, reports: PathBuf) -> Result<Order> {
@@ -337,6 +369,8 @@ mod tests {
         assert_eq!(crate::failpoints::planted().unwrap(), hunted);
         let unknown: Vec<_> = ALL.iter().filter(|mutant| crate::scenario::find(mutant.scenario).is_none()).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
+        let nowhere = |mutant: &&super::Mutant| mutant.point.is_some_and(|point| crate::sweep::find(point).is_none());
+        assert!(!ALL.iter().any(|mutant| nowhere(&mutant)), "a bug is to show at a failpoint that is not there");
     }
 
     #[test]

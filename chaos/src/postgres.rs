@@ -76,7 +76,9 @@ impl Postgres {
             .await?;
         std::fs::write(
             data.join("pg_hba.conf"),
-            "host all all 127.0.0.0/8 trust\nhost replication all 127.0.0.0/8 trust\n",
+            ["127.0.0.0/8", "198.18.0.0/15"]
+                .map(|own| format!("host all all {own} trust\nhost replication all {own} trust\n"))
+                .concat(),
         )?;
         Ok(server)
     }
@@ -264,6 +266,12 @@ impl Postgres {
     /// When it does not run.
     pub async fn kill(&mut self) -> Result<()> {
         self.process.take().context("it does not run")?.kill().await
+    }
+
+    /// Whether it was started and not ended since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Stops it and every process of it where they stand: connections are taken and nothing is answered.

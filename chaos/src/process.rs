@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::leftovers;
+use crate::namespaces::Namespace;
 
 /// Sends a process what Ctrl-C sends it (SIGINT).
 ///
@@ -49,10 +50,10 @@ impl Process {
     /// # Errors
     /// Why it cannot be started.
     pub fn spawn(name: &str, program: &Path, args: &[impl AsRef<OsStr>], dir: &Path) -> Result<Self> {
-        Self::spawn_with(name, program, args, dir, &[])
+        Self::spawn_with(name, program, args, dir, &[], None)
     }
 
-    /// The same with variables of its environment.
+    /// The same with variables of its environment, and in a network namespace where one is given.
     ///
     /// # Errors
     /// Why it cannot be started.
@@ -62,7 +63,12 @@ impl Process {
         args: &[impl AsRef<OsStr>],
         dir: &Path,
         environment: &[(OsString, OsString)],
+        namespace: Option<&Namespace>,
     ) -> Result<Self> {
+        if let Some(namespace) = namespace {
+            let (program, args) = namespace.command(program, args, environment)?;
+            return Self::spawn_with(name, &program, &args, dir, &[], None);
+        }
         let log = dir.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(program);

@@ -133,6 +133,12 @@ impl S3 {
         &self.endpoint
     }
 
+    /// Where it listens, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
+    }
+
     /// The settings `archive.*` of whoever uses it.
     #[must_use]
     pub fn settings(&self) -> Vec<String> {

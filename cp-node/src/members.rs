@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::failpoint;
 use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
 use protocol::command::{Action, Command};
@@ -87,7 +88,9 @@ impl Members {
     }
 
     async fn take_in(&self, uuid: [u8; 16], request: JoinRequest) -> Result<JoinReply, Status> {
+        failpoint!("members::before_enrol");
         let node = self.enrol(uuid, &request.name).await?;
+        failpoint!("members::after_enrol");
         let member = Member {
             uuid,
             name: request.name.as_str().into(),
@@ -101,6 +104,7 @@ impl Members {
         match known {
             None => {
                 self.wait(self.raft.add_learner(node, member, false)).await?;
+                failpoint!("members::after_learner");
                 tracing::info!(
                     node_id = node,
                     name = request.name,
@@ -417,7 +421,11 @@ impl Members {
     }
 
     async fn change_voters(&self, voters: BTreeSet<NodeId>, retain: bool) -> Result<(), Status> {
-        self.wait(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), retain)).await
+        failpoint!("members::before_voters");
+        let change = self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), retain);
+        let changed = self.wait(change).await;
+        failpoint!("members::after_voters");
+        changed
     }
 
     async fn remove(&self, id: NodeId, is_voter: bool) -> Result<(), Status> {
@@ -427,7 +435,9 @@ impl Members {
             // Not kept as a learner: it is gone in the same change.
             self.change_voters(voters, false).await?;
         } else {
+            failpoint!("members::before_remove");
             self.wait(self.raft.change_membership(ChangeMembers::RemoveNodes([id].into()), false)).await?;
+            failpoint!("members::after_remove");
         }
         tracing::info!(node_id = id, "a node was taken out of the cluster");
         Ok(())

@@ -14,7 +14,9 @@
 pub mod access_log;
 pub mod archive;
 pub mod command;
+pub mod discovery;
 pub mod disk;
+pub mod dns;
 pub mod feed;
 pub mod handover;
 pub mod health;

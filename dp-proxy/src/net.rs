@@ -13,7 +13,7 @@ use std::time::Duration;
 use mtls::Credentials;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 /// Both directions of a connection.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -90,6 +90,17 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// That of the address that failed last, with the address.
 pub async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     race::first(addresses, connect).await
+}
+
+/// A socket for datagrams to an address and from it alone, at a port that nobody can know beforehand.
+///
+/// # Errors
+/// Those of the operating system.
+pub async fn datagrams(to: SocketAddr) -> io::Result<UdpSocket> {
+    let from: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
+    let socket = UdpSocket::bind(from).await?;
+    socket.connect(to).await?;
+    Ok(socket)
 }
 
 /// A socket that is bound and does not listen yet: the address is taken, and clients are still refused.

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::access_log::{LogStats, OpenLog};
 use crate::disk::{self, OpenError};
+use crate::dns::Resolver;
 use crate::feed::{self, Feed, Identity};
 use crate::handover::{Estate, Leaving};
 use crate::health;
@@ -150,7 +151,8 @@ impl Proxy {
             credentials: settings.credentials.clone(),
         });
         let addresses = (status.local_addr(), metrics.local_addr(), control.local_addr());
-        let mut upkeep = vec![tokio::spawn(health::run(cell.health().clone(), seams.random.clone()))];
+        let resolver = Resolver::set_by(&settings.proxy.dns).map(Arc::new);
+        let mut upkeep = vec![tokio::spawn(health::run(cell.health().clone(), seams.random.clone(), resolver.clone()))];
         let sites =
             Sites { listeners: [(status, Site::Status), (metrics, Site::Metrics), (control, Site::Control)], sources };
         let standalone = standalone(&settings, &seams, &disk)?;
@@ -176,6 +178,7 @@ impl Proxy {
                 trust: settings.trust,
             }),
             secrets: SecretTerms { refresh: settings.secrets_refresh, kept: Some(settings.data_dir.join("secrets")) },
+            resolver: resolver.unwrap_or_else(|| Arc::new(Resolver::of_machine())),
             router: settings.proxy.router,
             disk,
             cell,

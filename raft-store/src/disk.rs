@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bincode::{Decode, Encode};
-use daemon::durable;
+use daemon::{durable, planted};
 use protocol::codec::{self, Record};
 use protocol::snapshot::ClusterId;
 use protocol::{Epoch, Text};
@@ -200,7 +200,9 @@ impl DataDir {
     /// [`DiskError`] when it cannot be read or written.
     pub fn joining_as(&self, fresh: [u8; 16]) -> Result<[u8; 16], DiskError> {
         let path = self.path.join("joining");
-        if let Some(Joining(uuid)) = read_record(&path)? {
+        if let Some(Joining(uuid)) = read_record(&path)?
+            && !planted!("name-of-joining-forgotten")
+        {
             return Ok(uuid);
         }
         write_record(&path, &Joining(fresh))?;

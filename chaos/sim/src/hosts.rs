@@ -340,6 +340,8 @@ impl ProxyMachine {
             router: dp_proxy::table::Router::default(),
             tls: Arc::default(),
             secrets: dp_proxy::secrets::SecretTerms::default(),
+            // Nobody is there to be asked, and nothing to ask for.
+            resolver: Arc::default(),
             disk,
             cell: proxy.cell.clone(),
             board: proxy.board.clone(),

@@ -23,8 +23,10 @@ pub(super) fn check(history: &[Event], _truth: &Truth) -> Vec<String> {
         let before = highest(0, mark.at);
         let Some(after) = highest(mark.at, until) else { continue };
         let cost = after.saturating_sub(before.unwrap_or(after));
-        // Where every node is restarted, one after the other, each is a fault of its own.
-        let allowed = if mark.what.starts_with("rolling") { 3 * TERMS_MAX } else { TERMS_MAX };
+        // Where every node is restarted, one after the other, each is a fault of its own; and where they are started with a
+        // failpoint, end at it, and are started without it.
+        let is_many = ["rolling", "end_at"].iter().any(|many| mark.what.starts_with(many));
+        let allowed = if is_many { 3 * TERMS_MAX } else { TERMS_MAX };
         if cost > allowed {
             breaches.push(format!("{}: {cost} terms, at most {allowed} are allowed", mark.what));
         }

@@ -9,6 +9,7 @@ mod healing;
 mod last_good;
 mod monotonic;
 mod order;
+pub mod outside;
 mod rejected;
 mod routed;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("terms-never-go-back", terms::check),
     ("no-request-fails", traffic::no_failure),
     (traffic::SLOWED, traffic::no_delay),
+    (outside::GATED, outside::check),
     ("generations-never-go-back", traffic::no_way_back),
     ("proxies-follow-after-a-heal", healing::check),
     ("one-generation-per-request", traffic::no_mixture),

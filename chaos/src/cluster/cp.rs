@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Api, KEY, READY_MAX, args, folder};
+use super::{Api, Arming, KEY, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::CpAddresses;
+use crate::namespaces::Namespace;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -26,6 +27,8 @@ pub struct Cp {
     dir: PathBuf,
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    arming: Option<Arming>,
+    namespace: Option<Namespace>,
     process: Option<Process>,
 }
 
@@ -49,6 +52,8 @@ impl Cp {
             dir: dir.to_owned(),
             program: PathBuf::new(),
             environment: Vec::new(),
+            arming: None,
+            namespace: None,
             process: None,
         }
     }
@@ -63,9 +68,18 @@ impl Cp {
         self.program = program;
     }
 
+    pub(super) fn enter(&mut self, namespace: Namespace) {
+        self.namespace = Some(namespace);
+    }
+
     /// Adds variables of its environment from the next start on.
     pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         self.environment.extend(variables);
+    }
+
+    /// Has it end at a failpoint from the next start on; `None`: at none any more. Its program must have failpoints.
+    pub fn arm(&mut self, arming: Option<Arming>) {
+        self.arming = arming;
     }
 
     pub(super) fn wants_vote(&self) -> bool {
@@ -100,11 +114,18 @@ impl Cp {
     /// # Errors
     /// What it said.
     pub async fn execute(&mut self, words: &[&str]) -> Result<String> {
-        let mut process = self.spawn(words)?;
-        let status = process.ended(READY_MAX).await?;
-        let printed = process.printed();
+        let status = self.status_of(words).await?;
+        let printed = self.printed();
         ensure!(status.success(), "cp-node {}: {status}: {printed}", words[0]);
         Ok(printed)
+    }
+
+    /// The same, and gives how it ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn status_of(&mut self, words: &[&str]) -> Result<ExitStatus> {
+        self.spawn(words)?.ended(READY_MAX).await
     }
 
     /// Takes it out of its cluster while it runs; its process then ends by itself.
@@ -114,7 +135,8 @@ impl Cp {
     pub async fn leave(&self) -> Result<()> {
         let program = binaries::find("cp-node")?;
         let name = format!("{}-leave", self.name());
-        let mut process = Process::spawn(&name, &program, &args(&["leave"], &self.settings), &self.dir)?;
+        let (words, namespace) = (args(&["leave"], &self.settings), self.namespace.as_ref());
+        let mut process = Process::spawn_with(&name, &program, &words, &self.dir, &[], namespace)?;
         let status = process.ended(READY_MAX).await?;
         ensure!(status.success(), "cp-node leave: {status}: {}", process.printed());
         Ok(())
@@ -131,7 +153,9 @@ impl Cp {
 
     fn spawn(&self, subcommand: &[&str]) -> Result<Process> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("cp-node")? } else { &self.program };
-        Process::spawn_with(&self.name(), program, &args(subcommand, &self.settings), &self.dir, &self.environment)
+        let (words, namespace) = (args(subcommand, &self.settings), self.namespace.as_ref());
+        let environment = Arming::with(self.arming.as_ref(), &self.environment);
+        Process::spawn_with(&self.name(), program, &words, &self.dir, &environment, namespace)
     }
 
     /// Waits until it can serve writes.

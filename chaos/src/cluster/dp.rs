@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{READY_MAX, args, folder};
+use super::{Arming, READY_MAX, args, folder};
 use crate::binaries;
 use crate::http::Client;
 use crate::layout::DpAddresses;
+use crate::namespaces::Namespace;
 use crate::patience::until;
 use crate::process::Process;
 
@@ -26,6 +27,8 @@ pub struct Dp {
     dir: PathBuf,
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    arming: Option<Arming>,
+    namespace: Option<Namespace>,
     process: Option<Process>,
 }
 
@@ -66,6 +69,8 @@ impl Dp {
             dir: dir.to_owned(),
             program: PathBuf::new(),
             environment: Vec::new(),
+            arming: None,
+            namespace: None,
             process: None,
         }
     }
@@ -80,9 +85,18 @@ impl Dp {
         self.program = program;
     }
 
+    pub(super) fn enter(&mut self, namespace: Namespace) {
+        self.namespace = Some(namespace);
+    }
+
     /// Adds variables of its environment from the next start on.
     pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         self.environment.extend(variables);
+    }
+
+    /// Has it end at a failpoint from the next start on; `None`: at none any more. Its program must have failpoints.
+    pub fn arm(&mut self, arming: Option<Arming>) {
+        self.arming = arming;
     }
 
     /// Starts it.
@@ -92,7 +106,8 @@ impl Dp {
     pub fn run(&mut self) -> Result<()> {
         let program = if self.program.as_os_str().is_empty() { &binaries::find("dp-proxy")? } else { &self.program };
         let words = args(&["run"], &self.settings);
-        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &self.environment)?);
+        let (environment, namespace) = (Arming::with(self.arming.as_ref(), &self.environment), self.namespace.as_ref());
+        self.process = Some(Process::spawn_with(&self.name(), program, &words, &self.dir, &environment, namespace)?);
         Ok(())
     }
 
@@ -185,5 +200,15 @@ impl Dp {
     /// When it does not run, or takes too long.
     pub async fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
         self.process.take().context("it does not run")?.terminate(within).await
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on for too long.
+    pub async fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let status = self.process()?.ended(within).await?;
+        self.process = None;
+        Ok(status)
     }
 }

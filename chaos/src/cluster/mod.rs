@@ -1,22 +1,27 @@
 //! A cluster of real programs: control-plane nodes, proxies, and what is known of them.
 
 mod api;
+mod arming;
 mod cp;
 mod dp;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 pub use api::{Api, NodeView};
+pub use arming::Arming;
 pub use cp::Cp;
 pub use dp::{Dp, ProxyView};
 
 use crate::layout::Layout;
 use crate::leftovers;
+use crate::namespaces::Namespaces;
 use crate::patience::until;
+use crate::wires::End;
 
 /// How long a cluster may take to have a leader, and a node to be ready, on a busy machine.
 pub const READY_MAX: Duration = Duration::from_secs(30);
@@ -33,6 +38,10 @@ pub struct Cluster {
     pub cps: Vec<Cp>,
     /// Proxies; number `n` is at `n - 1`.
     pub dps: Vec<Dp>,
+    /// What runs as nodes and as proxies; nothing: what this build made.
+    programs: Option<(PathBuf, PathBuf)>,
+    /// Where each of them has a network of its own.
+    namespaces: Option<Arc<Namespaces>>,
     dir: TempDir,
 }
 
@@ -42,8 +51,21 @@ impl Cluster {
     /// # Errors
     /// When there is no room for its files.
     pub fn new(layout: Layout) -> Result<Self> {
+        Self::within(layout, None)
+    }
+
+    /// The same, where each member will have a network of its own.
+    ///
+    /// # Errors
+    /// When there is no room for its files.
+    pub fn within(layout: Layout, namespaces: Option<Arc<Namespaces>>) -> Result<Self> {
         let dir = leftovers::directory("").context("no directory for a cluster")?;
-        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), dir })
+        Ok(Self { layout, cps: Vec::new(), dps: Vec::new(), programs: None, namespaces, dir })
+    }
+
+    /// Runs other programs as the nodes and proxies that are added from now on.
+    pub fn programs(&mut self, cp: PathBuf, dp: PathBuf) {
+        self.programs = Some((cp, dp));
     }
 
     /// A cluster of `cps` voters and `dps` proxies that follow all of them. `settings` are lines `key=value` for every
@@ -68,7 +90,13 @@ impl Cluster {
     /// What did not start.
     pub async fn add_cp(&mut self, number: u16, settings: &[&str]) -> Result<&mut Cp> {
         let mut cp = Cp::new(number, self.layout.cp(number), self.dir.path());
+        if let Some((program, _)) = &self.programs {
+            cp.program(program.clone());
+        }
         cp.set(settings);
+        if let Some(namespaces) = &self.namespaces {
+            cp.enter(namespaces.add(End::Node(number)).await?);
+        }
         match self.cps.is_empty() {
             true => cp.init().await?,
             false => cp.join(&self.cps.iter().map(|cp| cp.addresses.peer.clone()).collect::<Vec<_>>()),
@@ -119,7 +147,13 @@ impl Cluster {
     /// What did not start.
     pub async fn add_dp_with(&mut self, number: u16, settings: &[&str]) -> Result<&mut Dp> {
         let mut dp = Dp::new(number, self.layout.dp(number), self.dir.path(), &self.feeds());
+        if let Some((_, program)) = &self.programs {
+            dp.program(program.clone());
+        }
         dp.set(settings);
+        if let Some(namespaces) = &self.namespaces {
+            dp.enter(namespaces.add(End::Proxy(number)).await?);
+        }
         dp.run()?;
         dp.answers().await?;
         self.dps.push(dp);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
@@ -19,34 +19,71 @@ const END_MAX: Duration = Duration::from_secs(20);
 struct Wiped {
     number: u16,
     kept: std::path::PathBuf,
+    /// The id under which it belongs to the cluster since.
+    new_id: u64,
+    /// Where it was when it lost its disk.
+    revision: u64,
 }
 
-/// A node that lost its disk must not come back as itself, nor at all: it says why, and its disk is found again.
+/// How long a node may take to come to where the others are, and to vote there.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+/// How long a change of the membership is waited for.
+const CHANGE_MAX: Duration = Duration::from_secs(12);
+
+/// A node that lost its disk must not come back as itself: under its old id it would be a second voter that forgot its votes.
+/// It comes to belong to the cluster under another one, and votes there when it has been sent everything. Its disk is found again
+/// at the end.
 pub(super) async fn wipe(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn Running>> {
     let number = *arena.chosen(Whom::Follower, luck).await?.first().context("a follower")?;
     let cp = arena.cluster.cp(number);
+    let before = cp.api().status().await?;
     cp.kill().await?;
     let kept = cp.data_dir().with_extension("kept");
     std::fs::rename(cp.data_dir(), &kept)?;
-    // Joining under a name of its own would be right; under its old id it would be a second voter that forgot its votes.
     cp.run()?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    if cp.process()?.runs() && cp.api().status().await.is_ok_and(|status| status.node_id == u64::from(number)) {
-        bail!("{} lost its disk and came back under its old id", cp.name());
-    }
-    Ok(Box::new(Wiped { number, kept }))
+    let mut api = cp.api();
+    let new_id =
+        until("it belongs to the cluster again", CATCH_UP_MAX, async || Ok(api.status().await?.node_id)).await?;
+    ensure!(new_id != before.node_id, "{} lost its disk and came back under its old id", cp.name());
+    until("it votes under its new id", CATCH_UP_MAX, async || {
+        let members = api.members().await?;
+        ensure!(members.iter().any(|member| member.node_id == new_id && member.voter), "{members:?}");
+        Ok(())
+    })
+    .await?;
+    // It had nothing. Whatever the others sent it, a log or a snapshot, it had before it voted.
+    let now = api.status().await?.revision;
+    ensure!(now >= before.revision, "it votes at {now}, and was at {} before it lost its disk", before.revision);
+    arena.saw(Sometimes::NewId);
+    Ok(Box::new(Wiped { number, kept, new_id, revision: before.revision }))
 }
 
 impl Running for Wiped {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
+            arena.cluster.cp(self.number).kill().await?;
+            let leader = arena.cluster.leader().await?;
+            let head = arena.cluster.cp(leader).api().status().await?.revision;
             let cp = arena.cluster.cp(self.number);
-            cp.kill().await?;
-            if cp.data_dir().exists() {
-                cp.wipe()?;
-            }
+            cp.wipe()?;
             std::fs::rename(&self.kept, cp.data_dir())?;
-            arena.run_again(&[self.number]).await
+            arena.run_again(&[self.number]).await?;
+            let mut api = arena.cluster.cp(self.number).api().patient(CHANGE_MAX);
+            until("it comes to where the others were", CATCH_UP_MAX, async || {
+                let now = api.status().await?.revision;
+                ensure!(now >= head, "it is at {now} of {head}");
+                Ok(())
+            })
+            .await?;
+            if head > self.revision {
+                arena.saw(Sometimes::CaughtUp);
+            }
+            let path = format!("/v1/cluster/members/{}", self.new_id);
+            until("the place that it took meanwhile is given up", CATCH_UP_MAX, async || {
+                api.call("DELETE", &path, &[], String::new()).await?.expect(&[204, 404])
+            })
+            .await
+            .map(drop)
         }
         .boxed_local()
     }

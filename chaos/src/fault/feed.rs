@@ -40,11 +40,10 @@ pub(super) async fn start(arena: &mut Arena, one_way: bool) -> Result<Box<dyn Ru
     let dp = arena.cluster.dps.last().context("no proxy")?.number;
     let followed = followed(arena).await?;
     let node = arena.cluster.number_of(followed).await?;
-    let (met, cut) = (arena.wires.met(), Wire { cut: true, ..Wire::default() });
-    arena.wires.set(End::Feed(node), End::Proxy(dp), cut);
-    if !one_way {
-        arena.wires.set(End::Proxy(dp), End::Feed(node), cut);
-    }
+    let met = arena.wires.met().await?;
+    let both = [(End::Feed(node), End::Proxy(dp)), (End::Proxy(dp), End::Feed(node))];
+    let ways = if one_way { &both[..1] } else { &both };
+    arena.wires.set(ways, Wire { cut: true, ..Wire::default() }).await?;
     Ok(Box::new(Cut { dp, followed, since: Instant::now(), met }))
 }
 
@@ -58,11 +57,10 @@ impl Running for Cut {
                 Ok(())
             })
             .await?;
-            if arena.wires.met() > self.met {
+            if arena.wires.met().await? > self.met {
                 arena.saw(Sometimes::WireUsed);
             }
-            arena.wires.heal();
-            Ok(())
+            arena.wires.heal().await
         }
         .boxed_local()
     }

@@ -8,6 +8,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::{Running, Whom};
 use crate::arena::Arena;
+use crate::cluster::Api;
 use crate::luck::Luck;
 use crate::patience::until;
 
@@ -42,16 +43,39 @@ impl Running for Changing {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
             arena.run_again(&[self.leader]).await?;
-            let mut api = arena.cluster.cp(self.leader).api().patient(ANSWER_MAX);
-            let path = format!("/v1/cluster/members/{}/promote", self.id);
-            until("it votes again, as all do", CHANGE_MAX, async || {
-                api.call("POST", &path, &[], String::new()).await?.expect(&[204])?;
-                let members = api.members().await?;
-                ensure!(members.iter().all(|member| member.voter), "{members:?}");
-                Ok(())
-            })
-            .await
+            promote(arena, self.id).await
         }
         .boxed_local()
     }
+}
+
+/// Gives a node its vote back, and waits until all have one.
+pub(super) async fn promote(arena: &Arena, id: u64) -> Result<()> {
+    let mut api = patient(arena)?;
+    let path = format!("/v1/cluster/members/{id}/promote");
+    until("it votes again, as all do", CHANGE_MAX, async || {
+        api.call("POST", &path, &[], String::new()).await?.expect(&[204])?;
+        let members = api.members().await?;
+        ensure!(members.iter().all(|member| member.voter), "{members:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Takes a node's vote from it, and waits until it has none.
+pub(super) async fn demote(arena: &Arena, id: u64) -> Result<()> {
+    let mut api = patient(arena)?;
+    let path = format!("/v1/cluster/members/{id}/demote");
+    until("it has no vote any more", CHANGE_MAX, async || {
+        let members = api.members().await?;
+        if members.iter().any(|member| member.node_id == id && member.voter) {
+            api.call("POST", &path, &[], String::new()).await?.expect(&[204])?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn patient(arena: &Arena) -> Result<Api> {
+    Ok(arena.cluster.cps.first().context("a node")?.api().patient(ANSWER_MAX))
 }

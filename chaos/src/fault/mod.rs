@@ -6,11 +6,14 @@ mod bury;
 mod clock;
 mod corrupt;
 mod disk;
+mod end_at;
 mod feed;
 mod forge;
 mod kill;
+mod link;
 mod members;
 mod network;
+mod outside;
 mod pause;
 mod postgres;
 mod power;
@@ -25,7 +28,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::Arena;
 use crate::luck::Luck;
+use crate::network::Network;
 use crate::s3;
+use crate::sweep::Point;
+
+pub use corrupt::Tear;
 
 /// On whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +44,28 @@ pub enum Whom {
     Follower,
     /// Every node.
     All,
+}
+
+/// What nodes write to outside of the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outside {
+    /// The record's PostgreSQL.
+    Record,
+    /// The object store.
+    Archive,
+}
+
+/// In which direction nothing passes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// In neither.
+    Both,
+    /// What nodes send does not arrive.
+    There,
+    /// What is sent to them does not arrive: it is done, and they do not know.
+    Back,
 }
 
 /// A fault.
@@ -89,6 +118,22 @@ pub enum Fault {
     CutFeed {
         /// The node still hears the proxy.
         one_way: bool,
+    },
+    /// Nodes and what they write to do not reach each other, and nobody ends their connections.
+    CutOutside {
+        /// Whom.
+        whom: Whom,
+        /// From what.
+        from: Outside,
+        /// In which direction.
+        way: Way,
+    },
+    /// A node's one link is lost, and comes back: it reaches nobody, and nobody reaches it. In namespaces alone.
+    LostLink {
+        /// Whose.
+        whom: Whom,
+        /// Its process dies meanwhile, and nobody hears of it: others take connections for open that are not.
+        dies: bool,
     },
     /// Proxies are killed, and started while it goes on.
     KillProxies,
@@ -174,6 +219,21 @@ pub enum Fault {
     KillPostgres,
     /// PostgreSQL takes connections and answers nothing.
     FreezePostgres,
+    /// A file of a stopped follower is not what it was.
+    TearNode {
+        /// How.
+        tear: Tear,
+    },
+    /// A file of the last proxy, stopped for it, is not what it was.
+    TearProxy {
+        /// How.
+        tear: Tear,
+    },
+    /// Programs end at a failpoint; all of them start without it at the end. Needs programs that have failpoints.
+    EndAt {
+        /// Which.
+        point: Point,
+    },
 }
 
 /// Whom a power cut is of whose schedule does not say so.
@@ -204,6 +264,8 @@ impl Fault {
             | Self::Delay { .. }
             | Self::Loss { .. } => network::start(arena, self, luck).await,
             Self::CutFeed { one_way } => feed::start(arena, one_way).await,
+            Self::CutOutside { whom, from, way } => outside::start(arena, whom, from, way, luck).await,
+            Self::LostLink { whom, dies } => link::start(arena, whom, dies, luck).await,
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
             Self::PauseProxy => proxies::pause(arena),
@@ -212,7 +274,7 @@ impl Fault {
             Self::PowerCut { whom } => power::start(arena, whom, luck).await,
             Self::VoteCut => power::after_vote(arena).await,
             Self::Wipe => disk::wipe(arena, luck).await,
-            Self::Flip => corrupt::start(arena, luck).await,
+            Self::Flip => corrupt::of_node(arena, Tear::Flip, luck).await,
             Self::SlowDisk { whom, ms } => disk::slow(arena, whom, ms, luck).await,
             Self::FailedSync { whom } => disk::failed_sync(arena, whom, luck).await,
             Self::FullDisk { whom } => disk::full(arena, whom, luck).await,
@@ -229,6 +291,20 @@ impl Fault {
             Self::Rolling => rolling::start(arena).await,
             Self::KillPostgres => postgres::kill(arena).await,
             Self::FreezePostgres => postgres::freeze(arena),
+            Self::TearNode { tear } => corrupt::of_node(arena, tear, luck).await,
+            Self::TearProxy { tear } => corrupt::of_proxy(arena, tear, luck).await,
+            Self::EndAt { point } => end_at::start(arena, point, luck).await,
+        }
+    }
+
+    /// The one network over which it can be made; nothing: over any.
+    #[must_use]
+    pub fn network(self) -> Option<Network> {
+        match self {
+            // Kernels without `netem` delay nothing.
+            Self::Delay { .. } | Self::VoteCut => Some(Network::Sockets),
+            Self::LostLink { .. } => Some(Network::Namespaces),
+            _ => None,
         }
     }
 

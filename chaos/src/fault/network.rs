@@ -27,30 +27,34 @@ pub(super) async fn start(arena: &mut Arena, fault: Fault, luck: &mut Luck) -> R
         Fault::Loss { of_100 } => (Whom::All, Wire { lost_of_100: of_100, ..Wire::default() }),
         _ => (Whom::Leader, cut),
     };
-    let (chosen, met) = (arena.chosen(whom, luck).await?, arena.wires.met());
+    let (chosen, met) = (arena.chosen(whom, luck).await?, arena.wires.met().await?);
+    let mut ways = Vec::new();
     for one in &chosen {
         for other in all.iter().filter(|other| *other != one) {
             if !matches!(fault, Fault::Deaf { .. }) {
-                arena.wires.set(End::Node(*one), End::Node(*other), wire);
+                ways.push((End::Node(*one), End::Node(*other)));
             }
             if !matches!(fault, Fault::Mute { .. }) {
-                arena.wires.set(End::Node(*other), End::Node(*one), wire);
+                ways.push((End::Node(*other), End::Node(*one)));
             }
             if fault == Fault::Partial {
                 break;
             }
         }
     }
+    arena.wires.set(&ways, wire).await?;
     Ok(Box::new(Cut(met)))
 }
 
 impl Running for Cut {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
-        if arena.wires.met() > self.0 {
-            arena.saw(Sometimes::WireUsed);
+        async move {
+            if arena.wires.met().await? > self.0 {
+                arena.saw(Sometimes::WireUsed);
+            }
+            arena.wires.heal().await
         }
-        arena.wires.heal();
-        async { Ok(()) }.boxed_local()
+        .boxed_local()
     }
 }
 
@@ -65,9 +69,8 @@ pub(super) async fn lagging(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dy
     let others = arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != leader && *number != followed);
     let behind = if first == followed { others.last().context("another follower")? } else { first };
     let others: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != behind).collect();
-    for other in &others {
-        arena.wires.set(End::Node(*other), End::Node(behind), Wire { cut: true, ..Wire::default() });
-    }
+    let ways: Vec<_> = others.iter().map(|other| (End::Node(*other), End::Node(behind))).collect();
+    arena.wires.set(&ways, Wire { cut: true, ..Wire::default() }).await?;
     tokio::time::sleep(BEHIND).await;
     for other in &others {
         arena.cluster.cp(*other).kill().await?;
@@ -78,7 +81,7 @@ pub(super) async fn lagging(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dy
 impl Running for Lagging {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
-            arena.wires.heal();
+            arena.wires.heal().await?;
             arena.run_again(&self.0).await
         }
         .boxed_local()

@@ -34,11 +34,10 @@ pub(super) async fn after_vote(arena: &mut Arena) -> Result<Box<dyn Running>> {
     let numbers: Vec<u16> = arena.cluster.cps.iter().map(|cp| cp.number).collect();
     let left: Vec<u16> = numbers.iter().copied().filter(|number| *number != leader).collect();
     let before = arena.cluster.cp(leader).api().status().await?.term;
-    for from in &numbers {
-        for to in numbers.iter().filter(|to| *to != from) {
-            arena.wires.set(End::Node(*from), End::Node(*to), VOTING_WIRE);
-        }
-    }
+    let to_others = |from: u16| numbers.iter().filter(move |to| **to != from).map(move |to| (from, *to));
+    let ways: Vec<_> =
+        numbers.iter().flat_map(|from| to_others(*from)).map(|(from, to)| (End::Node(from), End::Node(to))).collect();
+    arena.wires.set(&ways, VOTING_WIRE).await?;
     arena.cluster.cp(leader).kill().await?;
     let mut apis: Vec<_> = left.iter().map(|number| (*number, arena.cluster.cp(*number).api())).collect();
     let began = Instant::now();
@@ -65,7 +64,7 @@ pub(super) async fn after_vote(arena: &mut Arena) -> Result<Box<dyn Running>> {
         tokio::time::sleep(LOOK).await;
     }
     cut(arena, &numbers, || Cut::AllLost).await?;
-    arena.wires.heal();
+    arena.wires.heal().await?;
     Ok(Box::new(Dark(numbers)))
 }
 

@@ -1,12 +1,15 @@
 //! Proxies that die and come back, with and without a control plane, and one that does not keep up. Killing a proxy fails
 //! the requests under way, which is no fault of the control plane: the history has from when to when each one was down.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::Running;
 use crate::arena::Arena;
+use crate::patience::until;
 
 struct Healed {
     cps: Vec<u16>,
@@ -17,6 +20,26 @@ struct Healed {
 pub(super) async fn kill(arena: &mut Arena) -> Result<Box<dyn Running>> {
     restart(arena).await?;
     Ok(Box::new(Healed { cps: Vec::new(), paused: None }))
+}
+
+/// How long a proxy that serves may take to be where the nodes are.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// Waits until a proxy that was started serves what the leader has now. One whose disk was taken from it, or spoiled, serves
+/// older configurations before.
+pub(super) async fn at_head(arena: &mut Arena, number: u16) -> Result<()> {
+    arena.cluster.dp(number).ready().await?;
+    let leader = arena.cluster.leader().await?;
+    let head = arena.cluster.cp(leader).api().status().await?.revision;
+    let dp = arena.cluster.dp(number);
+    until("the proxy is where the nodes are", HEAD_MAX, async || {
+        let seen = dp.view().await?.revision;
+        ensure!(seen >= head, "it is at {seen} of {head}");
+        Ok(())
+    })
+    .await?;
+    ensure!(dp.process()?.runs(), "{} has ended:\n{}", dp.name(), dp.printed());
+    Ok(())
 }
 
 /// They serve again from their own disks when this returns.

@@ -40,31 +40,42 @@ pub(super) async fn start(arena: &mut Arena, luck: &mut Luck) -> Result<Box<dyn 
 impl Running for Lost {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
-            let others: Vec<u16> =
-                arena.cluster.cps.iter().map(|cp| cp.number).filter(|number| *number != self.number).collect();
-            let peers: Vec<String> =
-                others.iter().map(|other| arena.cluster.cp(*other).addresses.peer.clone()).collect();
+            let peers = peers(arena, self.number);
             let new = arena.cluster.cp(self.number);
             new.join(&peers);
             new.run()?;
             tokio::time::sleep(self.dies_after).await;
             arena.cluster.cp(self.leader).kill().await?;
             arena.run_again(&[self.leader]).await?;
-            arena.cluster.cp(self.number).ready().await?;
-            let mut api = arena.cluster.cp(others[0]).api().patient(ANSWER_MAX);
-            let path = format!("/v1/cluster/members/{}", self.id);
-            until("the old node is taken out", CHANGE_MAX, async || {
-                api.call("DELETE", &path, &[], String::new()).await?.expect(&[204, 404])
-            })
-            .await?;
-            until("the new node votes in its place", CHANGE_MAX, async || {
-                let members = api.members().await?;
-                let votes = members.iter().filter(|member| member.voter && member.node_id != self.id).count();
-                ensure!(votes == others.len() + 1 && members.len() == votes, "{members:?}");
-                Ok(())
-            })
-            .await
+            take_place(arena, self.number, self.id).await
         }
         .boxed_local()
     }
+}
+
+/// Where the others are that take node `number` in.
+pub(super) fn peers(arena: &Arena, number: u16) -> Vec<String> {
+    let others = arena.cluster.cps.iter().filter(|cp| cp.number != number);
+    others.map(|cp| cp.addresses.peer.clone()).collect()
+}
+
+/// Waits until node `number`, which was started with an empty disk, votes in the place of the one with this id, and nobody
+/// else belongs to the cluster than those that run.
+pub(super) async fn take_place(arena: &mut Arena, number: u16, id: u64) -> Result<()> {
+    arena.cluster.cp(number).ready().await?;
+    let voters = arena.cluster.cps.len();
+    let other = arena.cluster.cps.iter().find(|cp| cp.number != number).context("another node")?;
+    let mut api = other.api().patient(ANSWER_MAX);
+    let path = format!("/v1/cluster/members/{id}");
+    until("the old node is taken out", CHANGE_MAX, async || {
+        api.call("DELETE", &path, &[], String::new()).await?.expect(&[204, 404])
+    })
+    .await?;
+    until("the new node votes in its place", CHANGE_MAX, async || {
+        let members = api.members().await?;
+        let votes = members.iter().filter(|member| member.voter && member.node_id != id).count();
+        ensure!(votes == voters && members.len() == votes, "{members:?}");
+        Ok(())
+    })
+    .await
 }

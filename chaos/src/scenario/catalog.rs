@@ -1,16 +1,19 @@
 //! The scenarios. One more is an entry here.
 
 use super::Sometimes::{
-    Behind, Election, Ended, FoundOut, FullAtProxy, FullAtReader, LastGood, Lost, RecordLag, Refused, Resume, S3Hit,
-    Sealed, SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
+    Behind, CaughtUp, ClockOff, Election, Ended, FoundOut, FullAtProxy, FullAtReader, LastGood, Lost, NewId,
+    NotBelieved, RecordLag, Refused, Resume, S3Hit, Sealed, SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
 };
 use super::{Scenario, Sometimes, Step, composed};
 use crate::arena::Needs;
 use crate::fault::Fault::{self, *};
+use crate::fault::Tear;
 use crate::fault::Whom::{All, Follower, Leader};
+use crate::fault::{Outside, Way};
 use crate::golden;
 use crate::luck::Luck;
 use crate::s3;
+use crate::sweep;
 use crate::workload::Size;
 
 /// Three nodes and two proxies.
@@ -24,7 +27,9 @@ const PLAIN: Needs = Needs {
     watched_disks: false,
     feed_wires: false,
     golden: false,
+    outside_wires: false,
     subscribers: 0,
+    failpoints: false,
     size: Size::FULL,
     settings: &[],
 };
@@ -35,6 +40,8 @@ const LOG_ALONE: Needs = Needs { settings: &["record.embedded_changes=0"], ..PLA
 const RECORD: Needs = Needs { postgres: true, ..PLAIN };
 const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
+const RECORD_WIRES: Needs = Needs { outside_wires: true, ..RECORD };
+const ARCHIVE_WIRES: Needs = Needs { outside_wires: true, ..BUSY_ARCHIVE };
 const ALL_OUTSIDE: Needs = Needs { archive: true, ..RECORD };
 /// Archived all the time, so that whoever stops is in the middle of it.
 const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARCHIVE };
@@ -49,6 +56,19 @@ const GOLDEN: Needs = Needs { golden: true, cps: golden::CPS, dps: golden::DPS, 
 const EVERYTHING: Needs = Needs { clocks: true, size: Size::WITH_POISON, ..ALL_OUTSIDE };
 const FEED_WIRES: Needs = Needs { feed_wires: true, ..PLAIN };
 const POWER: Needs = Needs { watched_disks: true, ..PLAIN };
+/// Whatever has durable steps is there, and does them often.
+const FAILPOINTS: Needs = Needs {
+    failpoints: true,
+    size: Size::LIGHT,
+    settings: &[
+        "raft.snapshot_entries=100",
+        "raft.keep_entries=50",
+        "archive.interval=300ms",
+        "archive.segments=2",
+        "archive.keep_bases=1",
+    ],
+    ..ALL_OUTSIDE
+};
 
 /// The scenario whose faults the seed puts together.
 pub const COMPOSED: &Scenario = &plain(
@@ -98,7 +118,7 @@ pub const ALL: &[Scenario] = &[
     ),
     plain("vote-cut", "the power of all nodes goes when one has just voted", POWER, vote_cut, &[Election]),
     plain("all-kill", "every node dies at once, and comes back", PLAIN, all_kill, &[Resume]),
-    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[]),
+    plain("wiped-disk", "a follower comes back with an empty disk", PLAIN, wiped, &[NewId, CaughtUp]),
     plain("replaced-node", "a new node takes a lost one's place while the leader dies", PLAIN, replaced, &[Election]),
     plain("flipped-bits", "bits of a stopped node's files are flipped", PLAIN, flipped, &[FoundOut]),
     plain("failed-sync", "a sync of a node's log fails", LOG_ALONE, failed_sync, &[Ended]),
@@ -123,7 +143,7 @@ pub const ALL: &[Scenario] = &[
         postgres_failover,
         &[RecordLag],
     ),
-    plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[]),
+    plain("clocks", "wall clocks jump, and run too fast and too slowly", CLOCKS, clocks, &[ClockOff]),
     plain("members", "a follower loses its vote while the leader dies", PLAIN, members, &[Election]),
     plain(
         "archive-faults",
@@ -165,6 +185,23 @@ pub const ALL: &[Scenario] = &[
     ),
     *COMPOSED,
     plain("two-writers", "a paused leader comes back, with a record", RECORD, leader_pause, &[Election]),
+    plain(
+        "cut-record",
+        "nodes and the record do not reach each other",
+        RECORD_WIRES,
+        cut_record,
+        &[RecordLag, WireUsed],
+    ),
+    plain("lost-link", "a node's link is lost and comes back, in namespaces alone", PLAIN, lost_link, &[Election]),
+    plain("cut-archive", "nodes and the archive do not reach each other", ARCHIVE_WIRES, cut_archive, &[WireUsed]),
+    plain(
+        "torn-files",
+        "files of nodes and proxies end early, and lack pages",
+        SHORT_LOG,
+        torn_files,
+        &[FoundOut, NotBelieved],
+    ),
+    plain("failpoints", "programs end at failpoints, a few by the seed", FAILPOINTS, failpoints, &[Ended]),
 ];
 
 /// The scenario of this name.
@@ -433,6 +470,44 @@ fn postgres_kill(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, KillPostgres, (2000, 4000)), step(luck, Kill { whom: Leader }, (500, 1000))]
 }
 
+fn torn_files(luck: &mut Luck) -> Vec<Step> {
+    let tears = [Tear::Cut, Tear::LastBlock, Tear::Zeros, Tear::Old];
+    let each = |tear| [TearNode { tear }, TearProxy { tear }];
+    tears.into_iter().flat_map(each).map(|fault| step(luck, fault, (200, 500))).collect()
+}
+
+fn failpoints(luck: &mut Luck) -> Vec<Step> {
+    sweep::a_few(luck, 4)
+}
+
 fn postgres_freeze(luck: &mut Luck) -> Vec<Step> {
     vec![step(luck, FreezePostgres, (4000, 6000))]
+}
+
+/// In the last round the server dies behind the wire that is cut, and nobody tells the leader.
+fn cut_record(luck: &mut Luck) -> Vec<Step> {
+    let cut = |whom, way| CutOutside { whom, from: Outside::Record, way };
+    vec![
+        step(luck, cut(All, Way::Both), (4000, 6000)),
+        step(luck, cut(Leader, Way::Back), (4000, 6000)),
+        step(luck, cut(Leader, Way::There), (4000, 6000)),
+        step(luck, cut(All, Way::Both), (200, 1000)),
+        Step { beside: true, ..step(luck, KillPostgres, (3000, 5000)) },
+    ]
+}
+
+fn cut_archive(luck: &mut Luck) -> Vec<Step> {
+    let cut = |whom, way| CutOutside { whom, from: Outside::Archive, way };
+    [cut(All, Way::Both), cut(Leader, Way::Back), cut(Leader, Way::There)]
+        .into_iter()
+        .map(|fault| step(luck, fault, (4000, 6000)))
+        .collect()
+}
+
+fn lost_link(luck: &mut Luck) -> Vec<Step> {
+    let lost = |whom, dies| LostLink { whom, dies };
+    [lost(Leader, false), lost(Leader, true), lost(Follower, false), lost(Follower, true)]
+        .into_iter()
+        .map(|fault| step(luck, fault, (3000, 5000)))
+        .collect()
 }

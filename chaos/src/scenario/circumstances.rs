@@ -5,9 +5,10 @@ use std::process::Command;
 
 use crate::arena::Planted;
 use crate::binaries;
+use crate::network::Network;
 
 /// A line each: what the checkout is at, what the programs call themselves and when they were built, and how busy it is.
-pub(super) fn told(planted: Option<&Planted>) -> Vec<String> {
+pub(super) fn told(network: Network, planted: Option<&Planted>) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"], root);
     let changed = said("git", &["status", "--porcelain", "--untracked-files=no"], root);
@@ -17,6 +18,7 @@ pub(super) fn told(planted: Option<&Planted>) -> Vec<String> {
     let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let mut lines = vec![
         format!("At {now}, with a load of {load} (1, 5 and 15 minutes)."),
+        format!("Wires are made of {}.", network.word()),
         format!("The checkout is at {}{dirty}.", commit.unwrap_or_else(|| "no commit".to_owned())),
     ];
     let programs = match planted {
@@ -42,11 +44,12 @@ fn said(program: &str, words: &[&str], folder: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::told;
+    use crate::network::Network;
 
     #[test]
     fn a_report_says_of_which_programs_it_is() {
-        let told = told(None);
-        for wanted in ["load of", "The checkout is at", "cp-node", "dp-proxy", "built at 2"] {
+        let told = told(Network::Sockets, None);
+        for wanted in ["load of", "made of sockets", "The checkout is at", "cp-node", "dp-proxy", "built at 2"] {
             assert!(told.iter().any(|line| line.contains(wanted)), "{wanted} is not in {told:?}");
         }
     }

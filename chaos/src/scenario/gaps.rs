@@ -2,27 +2,41 @@
 
 use crate::history::{BEGUN, Call, Event, Micros, Outcome, ops};
 
-/// For each fault of a history, or for all of those that overlap, the longest time without an acknowledged write that ends after
-/// the beginning and begins before the heal. What was before does not count.
+/// A fault of a history, or all of those that overlap.
+pub(crate) struct Gap<'h> {
+    /// What they are called.
+    pub faults: Vec<&'h str>,
+    /// The longest time without an acknowledged write that ends after the beginning and begins before the heal. What was before
+    /// does not count. Nothing when no answer comes after the beginning.
+    pub longest: Option<Micros>,
+}
+
+/// The longest time without an acknowledged write in each of them.
 pub(super) fn in_faults(history: &[Event]) -> Vec<Micros> {
+    gaps(history).into_iter().filter_map(|gap| gap.longest).collect()
+}
+
+/// Every fault that was healed.
+pub(crate) fn gaps(history: &[Event]) -> Vec<Gap<'_>> {
     let mut answers: Vec<Micros> = ops(history)
         .filter(|op| matches!((&op.call, &op.outcome), (Call::Write { .. }, Outcome::Ok { .. })))
         .map(|op| op.returned)
         .collect();
     answers.sort_unstable();
     let marks = history.iter().filter_map(|event| if let Event::Fault(mark) = event { Some(mark) } else { None });
-    let mut gaps = Vec::new();
+    let (mut gaps, mut faults) = (Vec::new(), Vec::new());
     let (mut from, mut open) = (0, 0_usize);
     for mark in marks.filter(|mark| !mark.what.ends_with(BEGUN)) {
-        match (mark.begins, open) {
-            (true, 0) => (from, open) = (mark.at, 1),
-            (true, _) => open += 1,
-            (false, 1) => {
-                gaps.extend(longest(&answers, from, mark.at));
-                open = 0;
-            }
-            (false, _) => open = open.saturating_sub(1),
+        if mark.begins {
+            from = if open == 0 { mark.at } else { from };
+            open += 1;
+            faults.push(mark.what.as_str());
+            continue;
         }
+        if open == 1 {
+            gaps.push(Gap { faults: std::mem::take(&mut faults), longest: longest(&answers, from, mark.at) });
+        }
+        open = open.saturating_sub(1);
     }
     gaps
 }

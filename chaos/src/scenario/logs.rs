@@ -13,6 +13,8 @@ use crate::fault::Fault;
 const PANICKED: &str = "panicked at ";
 /// Where the log's storage engine is: it panics over a disk that fails, and the node ends over that.
 const ENGINE: &str = "/sled-";
+/// What a node prints when PostgreSQL has less than it has confirmed.
+const TAKEN_BACK: &str = "the record had confirmed changes that it does not hold any more";
 /// What a node prints when it was sent a snapshot and has taken it.
 const INSTALLED: &str = "a snapshot was installed";
 
@@ -39,7 +41,11 @@ pub(super) fn panics(directory: &Path, schedule: &[Step]) -> Result<Vec<Breach>>
     let breaks = |step: &Step| {
         matches!(
             step.fault,
-            Fault::Flip | Fault::FailedSync { .. } | Fault::FullDisk { .. } | Fault::ReadOnlyDisk { .. }
+            Fault::Flip
+                | Fault::TearNode { .. }
+                | Fault::FailedSync { .. }
+                | Fault::FullDisk { .. }
+                | Fault::ReadOnlyDisk { .. }
         )
     };
     let breaks_a_disk = schedule.iter().any(breaks);
@@ -55,6 +61,21 @@ pub(super) fn panics(directory: &Path, schedule: &[Step]) -> Result<Vec<Breach>>
             let message = lines.next().unwrap_or_default();
             breaches.push(Breach { law: "nobody-panics", what: format!("{name}: {line}: {message}") });
         }
+    }
+    Ok(breaches)
+}
+
+/// The law `record-never-goes-back`, over the logs in a run's directory: where no standby has taken a primary's place,
+/// PostgreSQL has what the cluster was told that it has.
+pub(super) fn taken_back(directory: &Path, schedule: &[Step]) -> Result<Vec<Breach>> {
+    if schedule.iter().any(|step| step.fault == Fault::FailOverPostgres) {
+        return Ok(Vec::new());
+    }
+    let mut breaches = Vec::new();
+    for path in all(directory)? {
+        let (text, name) = (text(&path)?, path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        let lines = text.lines().filter(|line| line.contains(TAKEN_BACK));
+        breaches.extend(lines.map(|line| Breach { law: "record-never-goes-back", what: format!("{name}: {line}") }));
     }
     Ok(breaches)
 }
@@ -108,6 +129,19 @@ mod tests {
         assert_eq!(broken(ENGINES, &[kill]).len(), 1, "nobody has broken its disk");
         assert_eq!(broken(ENGINES, &[kill, fail]), [""; 0]);
         assert_eq!(broken(&format!("{ENGINES}{OURS}"), &[fail]).len(), 1);
+    }
+
+    #[test]
+    fn a_record_may_lack_what_it_has_confirmed_only_after_a_failover() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cp-2.log"), format!("INFO all is well\nERROR {TAKEN_BACK} from=7 lost=2\n"))
+            .unwrap();
+        let found = |fault| {
+            let step = Step { after_ms: 0, fault, lasts_ms: 0, beside: false };
+            taken_back(dir.path(), &[step]).unwrap().len()
+        };
+        assert_eq!(found(Fault::KillPostgres), 1);
+        assert_eq!(found(Fault::FailOverPostgres), 0);
     }
 
     #[test]

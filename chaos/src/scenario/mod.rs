@@ -3,7 +3,7 @@
 mod catalog;
 mod circumstances;
 mod composed;
-mod gaps;
+pub(crate) mod gaps;
 mod healthy;
 mod logs;
 mod place;
@@ -24,7 +24,7 @@ use crate::fault::Fault;
 use crate::luck::Luck;
 
 pub use catalog::{ALL, COMPOSED, find};
-pub use place::plan_luck;
+pub use place::{faults, plan_luck};
 pub use run::{Order, run};
 pub use sometimes::Sometimes;
 pub use spread::Spread;

@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 
 use super::{Order, Step};
 use crate::binaries;
+use crate::fault::Fault;
 use crate::luck::Luck;
+use crate::network::Network;
 
 /// What tells the chances of a plan, and those of its faults, from all others of the same seed.
 const PLAN: u64 = 1_001;
@@ -27,10 +29,16 @@ pub(super) fn chances(order: &Order) -> (Vec<Step>, Luck) {
     (order.schedule.clone().unwrap_or(planned), Luck::of(&[order.seed, FAULTS]))
 }
 
+/// What goes wrong in a run.
+#[must_use]
+pub fn faults(order: &Order) -> Vec<Fault> {
+    chances(order).0.into_iter().map(|step| step.fault).collect()
+}
+
 /// Makes the run's directory, which is empty but for `schedule.json` and `repro`.
 pub(super) fn prepare(order: &Order, schedule: &[Step]) -> Result<PathBuf> {
     let again = if order.again { "-again" } else { "" };
-    let directory = order.reports.join(format!("{}-{}{again}", order.scenario.name, order.seed));
+    let directory = order.reports.join(format!("{}{again}", called(order)));
     // The command has to work wherever it is called.
     let directory = std::path::absolute(&directory).with_context(|| directory.display().to_string())?;
     if directory.exists() {
@@ -44,6 +52,15 @@ pub(super) fn prepare(order: &Order, schedule: &[Step]) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// A run's name: that of its scenario, its seed, and its network where that is not the usual one.
+fn called(order: &Order) -> String {
+    let network = match Network::of(order.layout) {
+        Network::Sockets => "",
+        Network::Namespaces => "-namespaces",
+    };
+    format!("{}-{}{network}", order.scenario.name, order.seed)
+}
+
 /// A script that runs the same faults again, and leaves its report beside this one.
 fn command(order: &Order, directory: &Path) -> Result<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is one up")?;
@@ -51,8 +68,10 @@ fn command(order: &Order, directory: &Path) -> Result<String> {
     let schedule = directory.join("schedule.json");
     let planted = order.planted.as_ref().map(|planted| format!(" --mutant {}", planted.name)).unwrap_or_default();
     Ok(format!(
-        "#!/bin/sh\n# The same faults again; the report is left in target/chaos/{name}-{seed}-again.\ncd {root} && \
-         exec {program} run {name} --seed {seed} --schedule {schedule}{planted}\n",
+        "#!/bin/sh\n# The same faults again; the report is left in target/chaos/{called}-again.\ncd {root} && \
+         exec {program} run {name} --seed {seed} --network {network} --schedule {schedule}{planted}\n",
+        called = called(order),
+        network = Network::of(order.layout).word(),
         name = order.scenario.name,
         seed = order.seed,
         root = quoted(root),
@@ -102,7 +121,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         assert!(repro.contains(&format!("cd '{}' && exec '", root.display())), "{repro}");
         let schedule_file = first.join("schedule.json");
-        let wanted = format!("run flipped-bits --seed 7 --schedule '{}'\n", schedule_file.display());
+        let wanted = format!("run flipped-bits --seed 7 --network sockets --schedule '{}'\n", schedule_file.display());
         assert!(schedule_file.is_absolute() && repro.ends_with(&wanted), "{repro}");
         assert_ne!(fs::metadata(first.join("repro")).unwrap().permissions().mode() & 0o111, 0);
 

@@ -14,6 +14,7 @@ use crate::herd::{Back, Count, Herd};
 use crate::history::{BEGUN, Event, FaultMark, Recorder};
 use crate::layout::Layout;
 use crate::luck::Luck;
+use crate::network::Network;
 use crate::patience::until;
 use crate::power_cut::copy_tree;
 use crate::rewinds;
@@ -69,7 +70,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     let began = Instant::now();
     let (schedule, mut luck) = place::chances(order);
     let directory = place::prepare(order, &schedule)?;
-    let circumstances = circumstances::told(order.planted.as_ref());
+    let circumstances = circumstances::told(Network::of(order.layout), order.planted.as_ref());
     let recorder = Recorder::create(&directory.join("history.jsonl"))?;
     let lived = match Arena::start(order.layout, order.scenario.needs, order.planted.as_ref()).await {
         Ok(mut arena) => {
@@ -96,6 +97,7 @@ pub async fn run(order: &Order) -> Result<Outcome> {
     };
     breaches.extend(notes.breaches);
     breaches.extend(logs::panics(&directory, &schedule)?);
+    breaches.extend(logs::taken_back(&directory, &schedule)?);
     let figures = verdict::count(&history, notes.remarks);
     let verdict = verdict::judge(order.scenario, &history, &figures, breaches, trouble);
     let outcome = Outcome { verdict, figures, directory, took: began.elapsed() };

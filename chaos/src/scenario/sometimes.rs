@@ -55,6 +55,14 @@ pub enum Sometimes {
     LastGood,
     /// A proxy had a resource that it could not serve in any form.
     Sealed,
+    /// A proxy found bytes on its disk that it did not believe, and went on.
+    NotBelieved,
+    /// A node that had lost its disk came to vote under another id, when it had been sent everything.
+    NewId,
+    /// A node came back behind the others, and came to them by what they had for it.
+    CaughtUp,
+    /// A write had the time of the clock of the node that took it, which was wrong.
+    ClockOff,
 }
 
 /// What a history shows of it, each once and in order.

@@ -2,6 +2,7 @@
 
 use super::{Figures, SaysNothing, Scenario, Sometimes, Spread, Verdict, gaps, healthy, sometimes};
 use crate::arena::Needs;
+use crate::check::outside::GATED;
 use crate::check::traffic::{SLOWED, took};
 use crate::check::{Breach, Truth, after_heals};
 use crate::history::{BEGUN, Call, Event, Outcome, faults, ops, rates, stands};
@@ -62,7 +63,7 @@ pub(super) fn judge(
     let idle = |why| Verdict::Invalid(SaysNothing::Idle(why));
     if !breaches.is_empty() {
         // What is only slow may be so because everything is.
-        let is_only_slow = breaches.iter().all(|breach| breach.law == SLOWED);
+        let is_only_slow = breaches.iter().all(|breach| [SLOWED, GATED].contains(&breach.law));
         return match healthy::starved(history).filter(|_| is_only_slow) {
             Some(why) => disturbed(format!("{}; {why}", breaches[0].what)),
             None => Verdict::Failed(breaches),
@@ -164,6 +165,8 @@ mod tests {
         assert!(matches!(judged(&fast, &[SLOWED], None), Verdict::Failed(_)));
         assert!(matches!(judged(&slow, &[SLOWED], None), Verdict::Invalid(SaysNothing::Disturbed(_))));
         assert!(matches!(judged(&slow, &[SLOWED, "exactly-once"], None), Verdict::Failed(_)), "and another law");
+        assert!(matches!(judged(&fast, &[GATED], None), Verdict::Failed(_)));
+        assert!(matches!(judged(&slow, &[GATED, SLOWED], None), Verdict::Invalid(SaysNothing::Disturbed(_))));
         assert_eq!(judged(&slow, &[], None), Verdict::Valid);
     }
 }

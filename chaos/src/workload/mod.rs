@@ -51,6 +51,14 @@ impl Size {
         generation: Duration::from_millis(150),
         poison_in: 0,
     };
+    /// Where much else goes on: programs end and start all the time.
+    pub const LIGHT: Self = Self {
+        clients: 4,
+        pause: Duration::from_millis(15),
+        rate: 100,
+        generation: Duration::from_millis(300),
+        poison_in: 0,
+    };
     /// Where each change goes to thousands of subscribers, on the machine that all of it is on.
     pub const FEW_CHANGES: Self = Self {
         clients: 3,

@@ -17,6 +17,7 @@ mod hfctl;
 mod hfctl_verbs;
 mod leader_kills;
 mod members;
+mod namespaces;
 mod power_cut;
 mod proxy_disk;
 mod quorum;

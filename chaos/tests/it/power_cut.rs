@@ -218,7 +218,7 @@ fn on_a_disk_that_forgets_names_a_cut_loses_what_was_acknowledged() {
 }
 
 fn cut_proxy(forgets: Forgets, cuts: u64, luck: &mut Luck) -> (proxy_disk::Counts, Result<(), String>) {
-    let points = failpoints::of(&["dp::", "durable::"]).unwrap();
+    let points = failpoints::of(&["dp::base::", "dp::cluster::", "dp::journal::", "dp::key::", "durable::"]).unwrap();
     let mut promises = proxy_disk::Promises::default();
     let result =
         cut_again_and_again("failing-proxy-disk", forgets, cuts, luck, &points, "", |life| promises.take(life));

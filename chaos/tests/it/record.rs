@@ -82,6 +82,18 @@ fn served(item: &Value) -> (String, u64, Value) {
     (id, item["modifiedIndex"].as_u64().unwrap(), value)
 }
 
+/// In how many seconds a server asks each of its idle connections whether its other end is still there (proc_net_tcp(5)).
+fn keepalives((host, port): (&str, &str)) -> Result<Vec<f64>> {
+    let ip = u32::from_le_bytes(host.parse::<std::net::Ipv4Addr>()?.octets());
+    let (own, table) = (format!("{ip:08X}:{:04X}", port.parse::<u16>()?), std::fs::read_to_string("/proc/net/tcp")?);
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let timers = rows.filter(|row| row.get(1) == Some(&&*own) && row.get(3) == Some(&"01")).filter_map(|row| {
+        let in_ticks = row.get(5)?.strip_prefix("02:")?;
+        u64::from_str_radix(in_ticks, 16).ok()
+    });
+    Ok(timers.map(|ticks| ticks as f64 / 100.0).collect())
+}
+
 fn recorded(line: &str) -> Result<(String, u64, Value)> {
     let mut parts = line.splitn(3, '|');
     let mut next = || parts.next().context("a row has three columns");
@@ -107,6 +119,13 @@ async fn every_change_is_recorded_once_and_history_tells_it() {
     let recorded = postgres.sql("SELECT epoch || '-' || revision FROM holdfast.cursor").await.unwrap();
     assert_eq!(recorded, position);
     assert!(reply.header("x-holdfast-record-lag").is_some());
+    until("the server asks whether its writer is still there", Duration::from_secs(5), async || {
+        let asks_in = keepalives(postgres.address())?;
+        ensure!(asks_in.iter().any(|seconds| *seconds <= 10.0), "it asks in so many seconds: {asks_in:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     // Whatever text is accepted is recorded as it is.
     let long = "x".repeat(200);
     let nasty = [

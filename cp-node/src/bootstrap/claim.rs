@@ -4,6 +4,7 @@
 use archive::Layout;
 use archive::store::{ObjectStore, StoreError, When};
 use bytes::Bytes;
+use daemon::failpoint;
 use protocol::Epoch;
 use protocol::position::RestoreId;
 use protocol::snapshot::ClusterId;
@@ -49,6 +50,7 @@ pub(super) async fn claim(
     let mut number = above.checked_add(1).ok_or_else(last)?;
     loop {
         let epoch = Epoch { number, restore };
+        failpoint!("bootstrap::before_claim");
         let mut held = match &link {
             Some(link) => in_record(link, candidate, epoch).await?,
             None => Held::Nowhere,
@@ -56,8 +58,10 @@ pub(super) async fn claim(
         if let Some(store) = &store
             && !matches!(held, Held::By(_))
         {
+            failpoint!("bootstrap::between_claims");
             held = in_archive(&**store, &layout, candidate.cluster, epoch).await?;
         }
+        failpoint!("bootstrap::after_claim");
         let by = match held {
             Held::Ours => return Ok(epoch),
             Held::Nowhere => {

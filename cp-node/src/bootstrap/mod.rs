@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use archive::BadArchive;
+use daemon::failpoint;
 use protocol::codec;
 use protocol::command::{Action, Batch, Command, RecordAction, STAGE_PART_BYTES_MAX};
 use protocol::position::{EpochConflict, RestoreId};
@@ -257,14 +258,17 @@ async fn restore_into(raft: &Raft, candidate: &Candidate, epoch: Epoch, seams: &
     let bytes = encode(candidate, seams).map_err(|e| BootstrapError::Restore(e.to_string()))?;
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
     let restore = epoch.restore;
+    failpoint!("bootstrap::before_begin");
     propose(raft, Action::RestoreBegin { epoch }, seams).await?;
     let mut parts = 0;
     for part in bytes.chunks(STAGE_PART_BYTES_MAX) {
         propose(raft, Action::RestorePart { restore, part: parts, bytes: part.to_vec() }, seams).await?;
+        failpoint!("bootstrap::after_part");
         parts += 1;
     }
     match propose(raft, Action::RestoreEnd { restore, parts, sha256 }, seams).await? {
         Outcome::Restored { position } => {
+            failpoint!("bootstrap::after_end");
             tracing::info!(%position, parts, "the configuration is back");
             Ok(())
         }

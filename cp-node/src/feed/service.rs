@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use daemon::failpoint;
 use mtls::Party;
 use protocol::entry::SYSTEM_GROUP;
 use protocol::grpc::feed_server::Feed as FeedRpc;
@@ -102,6 +103,7 @@ impl FeedService {
             silence_ms_max: u64::try_from((self.heartbeat * SILENT_HEARTBEATS).as_millis()).unwrap_or(u64::MAX),
         };
         let welcome = FeedDown { kind: Some(feed_down::Kind::Welcome(welcome)) };
+        failpoint!("feed::before_welcome");
         if down.send(Ok(welcome)).await.is_err() {
             return;
         }

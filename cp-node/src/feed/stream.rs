@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use daemon::planted;
+use daemon::{failpoint, planted};
 use protocol::Text;
 use protocol::codec;
 use protocol::grpc::{self, Behind, FeedDown, FeedUp, Heartbeat, KeepAlive, Mend, feed_down, feed_up, payload};
@@ -71,7 +71,10 @@ impl Stream<'_> {
         match item {
             Item::Step(step) => {
                 let frame = bytes::Bytes::from_owner(step.frame.clone());
-                self.send_parts(Parts::new(payload::Kind::Delta, frame)).await
+                failpoint!("feed::before_send");
+                let sent = self.send_parts(Parts::new(payload::Kind::Delta, frame)).await;
+                failpoint!("feed::after_send");
+                sent
             }
             Item::Bookmark { .. } => self.send_heartbeat().await,
             Item::Full(config) => {
@@ -94,6 +97,7 @@ impl Stream<'_> {
     async fn take(&mut self, message: FeedUp) -> Result<(), End> {
         match message.kind {
             Some(feed_up::Kind::Ack(ack)) => {
+                failpoint!("feed::before_ack");
                 self.link.acked(ack);
                 Ok(())
             }

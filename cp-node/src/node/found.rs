@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use daemon::failpoint;
 use protocol::Epoch;
 use protocol::grpc::{ChangeMembersRequest, Route, change_members_request};
 use protocol::position::RestoreId;
@@ -77,15 +78,19 @@ pub(crate) async fn found_as(
         .await
         .map_err(|e| failed(&e))?;
     let members = BTreeMap::from([(identity.node, member(settings, identity.uuid))]);
+    failpoint!("found::before_initialize");
     raft.initialize(members).await.map_err(|e| failed(&e))?;
     let leads = raft.wait(Some(FOUND_MAX)).applied_index_at_least(Some(1), "the founder leads").await;
     leads.map_err(|e| failed(&e))?;
+    failpoint!("found::after_initialize");
     let done = then(&raft).await;
     raft.shutdown().await.map_err(|e| failed(&e))?;
     log.close().await;
     done?;
+    failpoint!("found::before_claim");
     // Last of all: before this the directory is nobody's, and founding can begin again.
     data.claim(&identity)?;
+    failpoint!("found::after_claim");
     Ok(identity)
 }
 
@@ -110,6 +115,7 @@ pub(super) async fn join_from(
     data.clear()?;
     // The same name for every attempt, also after a crash: asking twice gives one id.
     let uuid = data.joining_as(seams.random.bytes16())?;
+    failpoint!("join::before_ask");
     let member = member(settings, uuid);
     let channels = Channels::new(links);
     let mut refusals = Vec::new();
@@ -122,7 +128,9 @@ pub(super) async fn join_from(
             match ask_to_join(&channels, address, &member).await {
                 Ok(identity) => {
                     let identity = Identity { uuid, name: settings.node_name().into(), ..identity };
+                    failpoint!("join::before_claim");
                     data.claim(&identity)?;
+                    failpoint!("join::after_claim");
                     tracing::info!(node_id = identity.node, cluster = %identity.cluster, via = address, "this node has joined a cluster");
                     return Ok(identity);
                 }

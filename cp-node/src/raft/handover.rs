@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use daemon::failpoint;
 use protocol::grpc::TakeOverRequest;
 use raft_store::types::{NodeId, Raft};
 use tokio::time::Instant;
@@ -47,6 +48,7 @@ impl Handover<'_> {
                 Heir::None => {}
                 Heir::Ready(id, address) => {
                     let since = *silent_since.get_or_insert_with(|| {
+                        failpoint!("handover::before_silence");
                         self.raft.runtime_config().heartbeat(false);
                         Instant::now()
                     });
@@ -64,12 +66,14 @@ impl Handover<'_> {
     async fn ask(&self, id: NodeId, address: &str) {
         let route = self.peering.route(id);
         let mut client = self.channels.peer(address, LinkClass::Consensus);
+        failpoint!("handover::before_ask");
         let taking = client.take_over(TakeOverRequest { route: Some(route) });
         match tokio::time::timeout(HAND_OVER_MAX, taking).await {
             Ok(Ok(_)) => tracing::info!(to = id, "leadership is being handed over"),
             Ok(Err(status)) => tracing::warn!(to = id, reason = status.message(), "leadership was not taken over"),
             Err(_) => tracing::warn!(to = id, "leadership was not taken over in time"),
         }
+        failpoint!("handover::after_ask");
     }
 
     /// Who leads, and who could.

@@ -18,6 +18,11 @@ use crate::settings::RecordSettings;
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
 
+/// How soon a server asks an idle connection of ours whether we are still there, in seconds, and how often before it ends it: as
+/// soon as we ask. By Linux's default it is two hours, in which a node that was cut off keeps a place among `max_connections`.
+const SERVERS_KEEPALIVES: &str =
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 2";
+
 /// A DSN that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -157,7 +162,8 @@ impl Link {
             .client
             .batch_execute(&format!(
                 "SET synchronous_commit = on; SET statement_timeout = {deadline}; SET lock_timeout = {deadline};
-                 SET idle_in_transaction_session_timeout = {deadline}; SET client_encoding = 'UTF8'"
+                 SET idle_in_transaction_session_timeout = {deadline}; SET client_encoding = 'UTF8';
+                 {SERVERS_KEEPALIVES}"
             ))
             .await?;
         Ok(session)

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::failpoint;
 use protocol::position::RestoreId;
 use protocol::snapshot::ClusterId;
 use protocol::{Chain, ConfigState, Digest, Entry, Epoch, Position, ResourceKey, codec};
@@ -293,6 +294,7 @@ pub(super) async fn rebase(
     }
     let restore = position.epoch.restore.to_string();
     let chain = config.chain();
+    failpoint!("record::before_rebase");
     let rebased = session
         .within(session.client.query_one(
             REBASE,
@@ -316,6 +318,7 @@ pub(super) async fn rebase(
             ],
         ))
         .await?;
+    failpoint!("record::after_rebase");
     if rebased.try_get::<_, i64>(0)? != 1 {
         return Err(Trouble::Moved);
     }

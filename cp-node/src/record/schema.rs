@@ -1,5 +1,7 @@
 //! The record's tables. A migration, once released, is never changed: the next one follows it.
 
+use daemon::failpoint;
+
 use super::Trouble;
 use super::link::Session;
 
@@ -90,7 +92,9 @@ pub(super) async fn migrate(session: &mut Session) -> Result<(), Trouble> {
             transaction.execute("INSERT INTO holdfast.migration (version) VALUES ($1)", &[&version]).await?;
             tracing::info!(version, "the record's schema was brought up to date");
         }
+        failpoint!("record::migrate_before_commit");
         transaction.commit().await?;
+        failpoint!("record::migrate_after_commit");
         Ok(Ok(()))
     };
     match tokio::time::timeout(limit, migrating).await {

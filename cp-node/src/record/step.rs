@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use daemon::planted;
+use daemon::{failpoint, planted};
 use protocol::{Chain, Digest, Entry, Position, codec};
 use raft_store::machine::{ChangeRow, OutboxItem};
 use tokio_postgres::Statement;
@@ -139,6 +139,7 @@ pub(super) fn read_cursor(row: &tokio_postgres::Row) -> Result<Cursor, Trouble> 
 /// Puts this leader's term into the cursor, and its life of the cluster: from now on no earlier one moves it.
 pub(super) async fn claim(session: &Session, seen: &Cursor, position: Position, term: u64) -> Result<Cursor, Trouble> {
     let restore = position.epoch.restore.to_string();
+    failpoint!("record::before_claim");
     let claiming = session
         .within(session.client.execute(
             "UPDATE holdfast.cursor SET epoch = $1, restore_id = $2, writer_term = $3, updated_at = now()
@@ -155,6 +156,7 @@ pub(super) async fn claim(session: &Session, seen: &Cursor, position: Position, 
             ],
         ))
         .await?;
+    failpoint!("record::after_claim");
     match claiming {
         1 => Ok(Cursor { epoch: position.epoch.number, restore, term, ..seen.clone() }),
         _ => Err(Trouble::Moved),
@@ -190,7 +192,9 @@ pub(super) async fn begin(
             [&epoch, &revision, &&chain.0[..], &seqs, &kinds, &ids, &bodies, &metas];
         session.within(session.client.execute(BASE, &arguments)).await?;
     }
+    failpoint!("record::begin_before_commit");
     session.within(session.client.batch_execute("COMMIT")).await?;
+    failpoint!("record::begin_after_commit");
     let (cluster, epoch) = (cluster.to_owned(), position.epoch.number);
     Ok(Cursor { cluster, epoch, restore, revision: position.revision, chain, term, claimed: None })
 }
@@ -260,6 +264,7 @@ pub(super) async fn step(
         bytes(row.before) + bytes(row.entry)
     };
     let is_one_too_large = items.len() == 1 && parts(&changes, weight).len() > 1;
+    failpoint!("record::before_step");
     let moved = if is_one_too_large {
         // In a transaction of several messages. A writer that stops between two of them loses its session, or PostgreSQL
         // ends it after as long as a statement may take: either way nothing of it is left.
@@ -271,6 +276,7 @@ pub(super) async fn step(
                 let arguments: Vec<&(dyn ToSql + Sync)> =
                     std::iter::once(&epoch as &(dyn ToSql + Sync)).chain(rows.columns()).collect();
                 session.within(session.client.query_one(&statements.part, &arguments)).await?;
+                failpoint!("record::between_parts");
             }
             session.within(session.client.batch_execute("COMMIT")).await?;
         }
@@ -281,6 +287,7 @@ pub(super) async fn step(
         let moved = session.within(session.client.query_one(&statements.step, &arguments)).await?;
         moved.try_get::<_, i64>(0)?.cast_unsigned()
     };
+    failpoint!("record::after_step");
     match moved {
         1 => Ok(Cursor { revision, chain: last.chain, ..at.clone() }),
         _ => Err(Trouble::Moved),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::{failpoint, planted};
 use protocol::command::{Action, Command, RecordAction, RecordMark};
 use protocol::seam::{Random, WallClock};
 use protocol::snapshot::ClusterId;
@@ -225,6 +226,10 @@ impl Writer {
                 // A restore has begun another life.
                 return Err(Trouble::Moved.into());
             }
+            if let Some(last) = items.last().filter(|_| planted!("record-told-before-commit")) {
+                let ahead = Cursor { revision: last.delta.position.revision, chain: last.chain, ..cursor.clone() };
+                self.propose(RecordAction::Recorded(mark(&ahead))).await;
+            }
             cursor = session.step(&cursor, &items).await?;
             confirmed.send_replace(mark(&cursor));
             let changes: usize = items.iter().map(|item| item.delta.changes.len()).sum();
@@ -269,11 +274,13 @@ impl Drop for Marker {
 async fn tell(mut marks: watch::Receiver<RecordMark>, proposer: Proposer, clock: Arc<dyn WallClock>) {
     loop {
         let mark = *marks.borrow_and_update();
+        failpoint!("record::before_tell");
         if !propose(&proposer, clock.as_ref(), RecordAction::Recorded(mark)).await {
             // Not known to all yet: again, with what is newest by then.
             tokio::time::sleep(PAUSE_FIRST).await;
             marks.mark_changed();
         }
+        failpoint!("record::after_tell");
         if marks.changed().await.is_err() {
             return;
         }

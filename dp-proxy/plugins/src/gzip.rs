@@ -98,7 +98,8 @@ fn takes_gzip(value: &[u8]) -> bool {
     let weight = |wanted: &str| {
         text.split(',').find_map(|coding| {
             let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
-            let weight = parameters.trim().strip_prefix("q=").unwrap_or("1");
+            let (parameter, weight) = parameters.split_once('=').unwrap_or(("", ""));
+            let weight = if parameter.trim().eq_ignore_ascii_case("q") { weight } else { "1" };
             name.trim().eq_ignore_ascii_case(wanted).then(|| weight.trim().parse::<f32>().unwrap_or(0.0))
         })
     };
@@ -165,6 +166,8 @@ mod tests {
             (json!({}), "GET", "br, GZIP;q=0.5", html, None, (Some(1), false)),
             (json!({}), "GET", "*", html, None, (Some(1), false)),
             (json!({}), "GET", "gzip;q=0, *", html, None, (None, false)),
+            (json!({}), "GET", "gzip; Q=0", html, None, (None, false)),
+            (json!({}), "GET", "gzip;Q=0.1", html, None, (Some(1), false)),
             (json!({}), "GET", "br", html, None, (None, false)),
             (json!({}), "HEAD", "gzip", html, None, (None, false)),
             (json!({}), "GET", "gzip", html, Some(19), (None, false)),

@@ -376,4 +376,28 @@ mod tests {
             assert!(report.summary().contains(said), "{conf}: {report}");
         }
     }
+
+    #[test]
+    fn fuzz_nobody_passes_with_another_token() {
+        let mut host = TestHost::knowing("jack", &[(NAME, json!({"key": "j", "secret": "s3cret"}))]);
+        host.wall_seconds = 1000;
+        let plugin = behaviour(NAME, json!({}));
+        let good = sign(&json!({"alg": "HS256"}), &json!({"key": "j", "exp": 1001}), b"s3cret");
+        let others = [json!("none"), json!("HS512"), json!("RS256"), json!(1)]
+            .map(|alg| sign(&json!({ "alg": alg }), &json!({"key": "j", "exp": 1e300, "nbf": -1}), b"s3cret"));
+        let bearer = format!("Bearer {good}");
+        let seeds: Vec<&[u8]> =
+            [&good, &bearer].into_iter().chain(&others).map(|text| text.as_bytes()).chain([&b"a.b.c"[..]]).collect();
+        fuzz::hammer(4, &seeds, |bytes| {
+            let Ok(value) = http::HeaderValue::from_bytes(bytes) else { return };
+            let mut it = request("GET", "/a");
+            it.headers.insert(AUTHORIZATION, value);
+            if plugin.rewrite(&mut it, &host) == Step::Go {
+                let text = str::from_utf8(bytes).unwrap().trim();
+                let is_bearer = text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer "));
+                let shown = if is_bearer { text[7..].trim() } else { text };
+                assert_eq!(shown, good, "another token, or the same written otherwise");
+            }
+        });
+    }
 }

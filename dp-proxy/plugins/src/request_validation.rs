@@ -240,4 +240,15 @@ mod tests {
             assert_eq!((answer(&step).map(|a| a.status.as_u16()), has_asked), expected);
         }
     }
+
+    #[test]
+    fn fuzz_every_field_of_a_form_is_looked_at() {
+        let seeds: [&[u8]; 4] = [b"a=1+%32&b&c=1&c=2", b"a=%zz&=&==&&", b"a&a=1&a", b"%61=%00%ff&a="];
+        fuzz::hammer(1, &seeds, |bytes| {
+            let Value::Object(fields) = form(bytes) else { panic!("no object") };
+            let values = |value: &Value| value.as_array().map_or(1, Vec::len);
+            let said = bytes.split(|b| *b == b'&').filter(|pair| !pair.is_empty()).count();
+            assert_eq!(fields.values().map(values).sum::<usize>(), said, "none is lost, and none is made up");
+        });
+    }
 }

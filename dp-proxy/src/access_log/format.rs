@@ -402,4 +402,30 @@ mod tests {
             assert_eq!(iso8601(seconds * 1000), expected);
         }
     }
+
+    #[test]
+    fn fuzz_whatever_is_a_format_makes_one_line() {
+        let seeds: [&[u8]; 5] = [
+            b"$remote_addr [$time_local] \"$request\" $status \"$http_user_agent\"",
+            b"${request_time}s ${http_user_agent}$upstream_addr",
+            b"$ ${ $} ${} $$ $1 ${arg_a b}",
+            b"$cookie_a$arg_b$http_user_agent${msec",
+            b"{\"a\": \"$status\"}",
+        ];
+        fuzz::hammer(4, &seeds, |bytes| {
+            let Ok(text) = str::from_utf8(bytes) else { return };
+            if let Ok(format) = Format::text(text) {
+                let line = line(&format);
+                // What the setting itself has of line ends is the operator's wish.
+                let wanted = text.matches('\n').count() + 1;
+                assert!(line.ends_with('\n') && line.matches('\n').count() == wanted, "{text:?}: {line:?}");
+            }
+            if let Ok(format) = Format::json([("member", text), (text, "$status")]) {
+                let line = line(&format);
+                assert_eq!(line.find('\n'), Some(line.len() - 1), "{text:?}: {line:?}");
+                let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+                assert_eq!(value[text], 504, "{text:?}: {line}");
+            }
+        });
+    }
 }

@@ -184,4 +184,38 @@ mod tests {
         assert!(matches!(expect(&mut b, Word::Go).await, Err(HandoverError::BrokenOff)));
         assert_eq!(receive_descriptors(&b, 1).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
+
+    #[test]
+    fn fuzz_a_message_is_understood_or_refused() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let framed = |text: &[u8]| [&u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat();
+        let ask = framed(br#"{"format":1,"version":"0.1.0"}"#);
+        let given = framed(br#"{"given":{"version":"0.1.0","listeners":4}}"#);
+        let refused = framed(br#"{"refused":"why"}"#);
+        let word = framed(br#""ready""#);
+        let endless = framed(b"")[..3].to_vec();
+        let seeds = [&ask[..], &given, &refused, &word, &endless, b"\xff\xff\xff\xff", b"\0\x01\0\0{"];
+        async fn heard<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+            let (mut a, mut b) = UnixStream::pair().unwrap();
+            a.write_all(bytes).await.unwrap();
+            drop(a);
+            match hear::<T>(&mut b).await {
+                Ok(message) => {
+                    // What was understood is what is said, in whatever way it was written.
+                    let (mut a, mut b) = UnixStream::pair().unwrap();
+                    say(&mut a, &message).await.unwrap();
+                    assert_eq!(hear::<T>(&mut b).await.unwrap(), message);
+                }
+                Err(HandoverError::BrokenOff | HandoverError::Unknown(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+        fuzz::hammer(20, &seeds, |bytes| {
+            runtime.block_on(async {
+                heard::<Ask>(bytes).await;
+                heard::<Offer>(bytes).await;
+                heard::<Word>(bytes).await;
+            });
+        });
+    }
 }

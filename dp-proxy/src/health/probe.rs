@@ -1,7 +1,8 @@
 //! Probes: asks every watched node at its own pace, from the moment that it is in the table.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use protocol::seam::Random;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{Monitor, Outcome, Registry, Source};
+use crate::dns::{Answers, Resolver, bounded};
 use crate::net;
 use crate::table::NodeHost;
 
@@ -24,17 +25,22 @@ use crate::table::NodeHost;
 const PROBES_MAX: usize = 512;
 /// Nodes that came together are first asked within so long, each at a moment of its own.
 const SPREAD: Duration = Duration::from_secs(1);
+/// A name that cannot be looked up is asked for again after so long.
+const LOST_FOR: Duration = Duration::from_secs(5);
+/// Names that the machine is asked for at once.
+const LOOK_UPS_MAX: usize = 16;
 /// What is read of an answer to find its status.
 const ANSWER_BYTES_MAX: usize = 1024;
 
-/// Probes what is watched, for ever.
-pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
+/// Probes what is watched, for ever. Names of nodes are asked for as workers ask for them: of `resolver`, or of the machine.
+pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>, resolver: Option<Arc<Resolver>>) {
     let all = Arc::new(Semaphore::new(PROBES_MAX));
+    let book = resolver.map_or_else(|| Book::Machine(Arc::new(Semaphore::new(LOOK_UPS_MAX))), Book::Servers);
     let mut probing = JoinSet::new();
     loop {
         for monitor in registry.take_new() {
             let seed = u64::from_be_bytes(random.bytes16()[..8].try_into().expect("8 of 16 bytes"));
-            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Jitter(seed)));
+            probing.spawn(probe_on(monitor, registry.clone(), all.clone(), Addresses::of(&book), Jitter(seed)));
         }
         tokio::select! {
             () = registry.added.notified() => {}
@@ -44,14 +50,20 @@ pub(crate) async fn run(registry: Arc<Registry>, random: Arc<dyn Random>) {
 }
 
 /// Asks one node until nobody uses it any more.
-async fn probe_on(monitor: Weak<Monitor>, registry: Arc<Registry>, all: Arc<Semaphore>, mut jitter: Jitter) {
+async fn probe_on(
+    monitor: Weak<Monitor>,
+    registry: Arc<Registry>,
+    all: Arc<Semaphore>,
+    mut addresses: Addresses,
+    mut jitter: Jitter,
+) {
     let mut wait = SPREAD.mul_f64(jitter.next());
     loop {
         sleep(wait).await;
         let Some(monitor) = monitor.upgrade() else { return };
         // Without what it is to be shown a node is not asked, and nothing is learned of it.
         if let Ok(tls) = registry.tls_for(&monitor) {
-            probe(&monitor, tls, &all).await;
+            probe(&monitor, tls, &mut addresses, &all).await;
         }
         let check = &monitor.checks.active;
         let interval = if monitor.is_up() { check.healthy_interval } else { check.unhealthy_interval };
@@ -61,10 +73,12 @@ async fn probe_on(monitor: Weak<Monitor>, registry: Arc<Registry>, all: Arc<Sema
 }
 
 /// Asks the node once, when it is its turn, and reports what comes of it.
-async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, all: &Semaphore) {
+async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, addresses: &mut Addresses, all: &Semaphore) {
+    let time = monitor.checks.active.timeout;
+    let addresses = addresses.look_up(&monitor.host, time).await;
     let _own = monitor.slots.acquire().await;
     let _all = all.acquire().await;
-    match timeout(monitor.checks.active.timeout, ask(monitor, tls)).await {
+    match timeout(time, ask(monitor, tls, addresses)).await {
         Ok(Ok(Some(status))) => monitor.report_status(status, Source::Active),
         Ok(Ok(None)) => monitor.report(Outcome::Success, Source::Active),
         Ok(Err(outcome)) => monitor.report(outcome, Source::Active),
@@ -73,8 +87,10 @@ async fn probe(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, all: &Semaphor
 }
 
 /// The status of the answer; `None` where a connection is all that is asked for.
-async fn ask(monitor: &Monitor, tls: Option<Arc<ClientConfig>>) -> Result<Option<u16>, Outcome> {
-    let stream = connect(monitor).await?;
+async fn ask(monitor: &Monitor, tls: Option<Arc<ClientConfig>>, addresses: &[IpAddr]) -> Result<Option<u16>, Outcome> {
+    let port = monitor.checks.active.port.unwrap_or(monitor.port);
+    let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
+    let stream = net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)?;
     match (monitor.checks.active.kind, tls) {
         (CheckType::Tcp, _) => Ok(None),
         (CheckType::Http, _) => ask_over(stream, monitor).await.map(Some),
@@ -119,16 +135,76 @@ async fn ask_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, monitor: &Mon
     }
 }
 
-async fn connect(monitor: &Monitor) -> Result<TcpStream, Outcome> {
-    let port = monitor.checks.active.port.unwrap_or(monitor.port);
-    let addresses: Vec<SocketAddr> = match &monitor.host {
-        NodeHost::Address(address) => vec![SocketAddr::new(*address, port)],
-        NodeHost::Name(name) => {
-            let found = tokio::net::lookup_host((&**name, port)).await;
-            found.map_err(|_| Outcome::TcpFailure)?.collect()
+/// Where names of nodes are looked up.
+#[derive(Clone)]
+enum Book {
+    /// DNS servers that are set.
+    Servers(Arc<Resolver>),
+    /// The machine's own, which may hold a thread for each name long after nobody waits for it any more: so many at once.
+    Machine(Arc<Semaphore>),
+}
+
+type Found = io::Result<(Vec<IpAddr>, Duration)>;
+
+impl Book {
+    /// The addresses of a name, and how long they hold.
+    async fn ask(self, name: String) -> Found {
+        match self {
+            Self::Servers(resolver) => {
+                let Answers { records, ttl } = resolver.addresses(&name).await.map_err(io::Error::other)?;
+                Ok((records, bounded(ttl)))
+            }
+            Self::Machine(turns) => {
+                let _turn = turns.acquire().await;
+                let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+                Ok((found.map(|address| address.ip()).collect(), Duration::ZERO))
+            }
         }
-    };
-    net::connect_any(&addresses).await.map_err(|_| Outcome::TcpFailure)
+    }
+}
+
+/// Where a node's name leads, for its probes. A name that cannot be looked up any more says nothing of the node: it keeps the
+/// addresses that it had, as it does for requests.
+struct Addresses {
+    book: Book,
+    last: Vec<IpAddr>,
+    /// Until when they are used without another question.
+    until: Option<Instant>,
+    /// A question that is not answered yet. There is no second one meanwhile.
+    asking: Option<JoinHandle<Found>>,
+}
+
+impl Addresses {
+    fn of(book: &Book) -> Self {
+        Self { book: book.clone(), last: Vec::new(), until: None, asking: None }
+    }
+
+    /// The addresses as they are known, asked for where that is due, though for no longer than `time`.
+    async fn look_up(&mut self, host: &NodeHost, time: Duration) -> &[IpAddr] {
+        match host {
+            NodeHost::Address(address) if self.last.is_empty() => self.last.push(*address),
+            NodeHost::Address(_) => {}
+            NodeHost::Name(name) if self.until.is_none_or(|until| until <= Instant::now()) => {
+                self.ask(name, time).await
+            }
+            NodeHost::Name(_) => {}
+        }
+        &self.last
+    }
+
+    async fn ask(&mut self, name: &str, time: Duration) {
+        let asking = self.asking.get_or_insert_with(|| tokio::spawn(self.book.clone().ask(name.to_owned())));
+        let Ok(found) = timeout(time, asking).await else { return };
+        self.asking = None;
+        let holds = match found {
+            Ok(Ok((found, holds))) if !found.is_empty() => {
+                self.last = found;
+                holds
+            }
+            _ => LOST_FOR,
+        };
+        self.until = Some(Instant::now() + holds);
+    }
 }
 
 fn request(check: &ActiveCheck, authority: &str) -> String {
@@ -183,6 +259,26 @@ mod tests {
         ] {
             assert_eq!(status(answer), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_cannot_be_looked_up_keeps_its_addresses_and_is_asked_for_once() {
+        // All turns are taken: as if the machine did not answer.
+        let turns = Arc::new(Semaphore::new(0));
+        let mut addresses = Addresses::of(&Book::Machine(turns.clone()));
+        let (host, second) = (NodeHost::Name("localhost".into()), Duration::from_secs(1));
+        assert!(addresses.look_up(&host, second).await.is_empty());
+        addresses.last = vec![IpAddr::from([10, 0, 0, 1])];
+        for _ in 0..3 {
+            let begun = Instant::now();
+            assert_eq!(addresses.look_up(&host, second).await, [IpAddr::from([10, 0, 0, 1])]);
+            assert_eq!(begun.elapsed(), second, "a probe is not held up for longer");
+        }
+        // A server that says nothing useful: it is not asked again at once.
+        let mut addresses = Addresses::of(&Book::Servers(Arc::default()));
+        let begun = Instant::now();
+        assert!(addresses.look_up(&host, second).await.is_empty());
+        assert_eq!(addresses.until, Some(begun + LOST_FOR));
     }
 
     #[test]

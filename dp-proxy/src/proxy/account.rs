@@ -38,6 +38,8 @@ pub(crate) struct Account {
     upstream_taken: Option<Duration>,
     /// The route that took it, until the answer is known.
     matched: Option<Matched>,
+    /// Whose it is, where a plugin has found out.
+    consumer: Option<Text>,
     /// Where it counts, once the answer is known.
     rows: Option<Rc<Rows>>,
     /// Bytes of the answer's body that went.
@@ -119,6 +121,7 @@ impl Account {
             upstream_begun: None,
             upstream_taken: None,
             matched: None,
+            consumer: None,
             rows: None,
             sent: Cell::new(0),
             noted: None,
@@ -145,7 +148,17 @@ impl Account {
         let path = canonical(parts.uri.path()).unwrap_or(Cow::Borrowed(parts.uri.path()));
         let (local, secure) = (self.client.local, self.client.tls.is_some());
         let headers = &parts.headers;
-        let values = RequestValues { parts, headers, host: &host, path: &path, peer, local, secure, consumer: None };
+        let values = RequestValues {
+            parts,
+            headers,
+            host: &host,
+            path: &path,
+            peer,
+            local,
+            secure,
+            consumer: None,
+            asked: None,
+        };
         let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
         let facts = RequestFacts { values: &values, method: parts.method.as_str(), target, version: parts.version };
         self.noted = Some(Box::new(Noted::of(log.note(&facts))));
@@ -163,8 +176,14 @@ impl Account {
         }
     }
 
+    /// More of the answer is asked for: what went before is taken.
+    pub(crate) fn more_asked(&self) {
+        self.client.takes();
+    }
+
     /// Bytes of the answer go.
     pub(crate) fn goes(&self, bytes: usize) {
+        self.client.gives();
         self.client.count_out(bytes);
         self.sent.set(self.sent.get() + bytes as u64);
     }
@@ -172,6 +191,11 @@ impl Account {
     /// A route takes the request.
     pub(crate) fn matched(&mut self, matched: Matched) {
         self.matched = Some(matched);
+    }
+
+    /// A plugin has found out whose it is.
+    pub(crate) fn is_of(&mut self, consumer: &Text) {
+        self.consumer = Some(consumer.clone());
     }
 
     /// The first attempt to reach a node begins.
@@ -229,7 +253,7 @@ impl Account {
     fn find_rows(&self, code: u16, node: Option<&Node>) -> Rc<Rows> {
         let mut ledger = self.worker.ledger.borrow_mut();
         let Some(matched) = &self.matched else {
-            let key = RowKey { route: 0, pattern: 0, code, node: None, host: 0 };
+            let key = RowKey { route: 0, pattern: 0, code, node: None, host: 0, consumer: 0 };
             return ledger.rows(key, None, || StatusLabels { code, ..StatusLabels::default() });
         };
         let Matched { table, route, pattern, by, host } = matched;
@@ -239,6 +263,8 @@ impl Account {
             code,
             node: node.map(|node| node.endpoint),
             host: matched.host_hash(),
+            // Like those of hosts: only names of the configuration come here.
+            consumer: self.consumer.as_ref().map_or(0, |name| FixedState::default().hash_one(name)),
         };
         ledger.rows(key, Some(route), || StatusLabels {
             code,
@@ -246,6 +272,7 @@ impl Account {
             matched_uri: route.pattern(*pattern).into(),
             matched_host: by.pattern(host),
             service: table.service(route).map(|s| s.id.clone()).unwrap_or_default(),
+            consumer: self.consumer.clone().unwrap_or_default(),
             node: node.map(|node| node.address().into()).unwrap_or_default(),
         })
     }

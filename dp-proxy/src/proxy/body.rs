@@ -185,6 +185,9 @@ impl Body for ResponseBody {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
+        if let Some(account) = &self.account {
+            account.more_asked();
+        }
         let next = match self.gzip.take() {
             None => self.poll_plain(cx),
             Some(mut gzip) => {

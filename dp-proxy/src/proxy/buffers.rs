@@ -1,6 +1,6 @@
 //! What request bodies that are kept whole may take of this process: memory, and threads on which they are looked through.
 //!
-//! A body is kept only where a plugin wants all of it. Each has a bound of its own; this is the bound of all of them
+//! A body is kept only where a plugin or a condition of a route wants all of it. Each has a bound of its own; this is the bound of all of them
 //! together, over all workers, since a thousand clients can send a thousand bodies that are each small enough.
 
 use std::fmt;

@@ -99,6 +99,8 @@ pub struct StatusLabels {
     pub matched_host: Text,
     /// The route's service.
     pub service: Text,
+    /// The consumer whose request it is.
+    pub consumer: Text,
     /// The node that answered.
     pub node: Text,
 }
@@ -168,6 +170,8 @@ pub struct Figures {
     pub tls_failures: [Figure; HandshakeError::NAMES.len()],
     /// Client connections that speak HTTP/2, so far.
     pub http2_connections: Figure,
+    /// Of these, ended because of what their clients sent: too many resets, errors or frames of a head.
+    pub http2_floods: Figure,
     /// Of stream listeners.
     pub stream: StreamFigures,
     /// Failures by [`Figures::UPSTREAM_ERRORS`].
@@ -238,6 +242,8 @@ pub(crate) struct RowKey {
     pub(crate) node: Option<Ticket>,
     /// A hash of what is told of the host.
     pub(crate) host: u64,
+    /// A hash of the consumer's name; 0: none.
+    pub(crate) consumer: u64,
 }
 
 /// The rows of one kind of request.
@@ -359,7 +365,7 @@ mod tests {
         let mut ledger = Ledger::new(figures.clone());
         let times = Times { request: Duration::from_millis(3), upstream: Some(Duration::from_millis(2)) };
         for n in 0..ROWS_MAX + 50 {
-            let key = RowKey { route: n, pattern: 0, code: 200, node: None, host: 0 };
+            let key = RowKey { route: n, pattern: 0, code: 200, node: None, host: 0, consumer: 0 };
             for _ in 0..2 {
                 let labels = || StatusLabels { code: 200, route: format!("r{n}").into(), ..StatusLabels::default() };
                 ledger.rows(key, None, labels).count(times, 10);
@@ -382,7 +388,7 @@ mod tests {
         let mut ledger = Ledger::new(figures.clone());
         let times = Times { request: Duration::ZERO, upstream: None };
         let count = |ledger: &mut Ledger, n: usize| {
-            let key = RowKey { route: n, pattern: 0, code: 200, node: None, host: 0 };
+            let key = RowKey { route: n, pattern: 0, code: 200, node: None, host: 0, consumer: 0 };
             let labels = || StatusLabels { code: 200, route: format!("r{n}").into(), ..StatusLabels::default() };
             ledger.rows(key, None, labels).count(times, 0);
         };
@@ -419,7 +425,7 @@ mod tests {
             timeouts: None,
             sealed: None,
         });
-        let key = RowKey { route: Arc::as_ptr(&route).addr(), pattern: 0, code: 200, node: None, host: 0 };
+        let key = RowKey { route: Arc::as_ptr(&route).addr(), pattern: 0, code: 200, node: None, host: 0, consumer: 0 };
         ledger.rows(key, Some(&route), StatusLabels::default);
         assert!(Arc::into_inner(route).is_some(), "nobody else holds it");
     }

@@ -302,6 +302,19 @@ mod tests {
     }
 
     #[test]
+    fn lines_and_trailers_end_within_their_bounds() {
+        for (over, fits) in [(-1_isize, true), (0, true), (1, false)] {
+            let bytes = |bound: usize, around: &str| bound.strict_add_signed(over) - around.len();
+            let line = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(bytes(SIZE_LINE_BYTES_MAX, "5;\r\n")));
+            let trailers = format!("0\r\nX: {}\r\n\r\n", "y".repeat(bytes(TRAILERS_BYTES_MAX, "X: \r\n\r\n")));
+            for (text, error) in [(line, BadBody::Chunk), (trailers, BadBody::Trailers)] {
+                let result = run(Framing::Chunked, text.as_bytes(), &[]).map(|(_, _, ended)| ended);
+                assert_eq!(result, if fits { Ok(true) } else { Err(error) }, "{over} over the bound of {error}");
+            }
+        }
+    }
+
+    #[test]
     fn other_bodies() {
         assert_eq!(run(Framing::Length(3), b"abcde", &[]), Ok((b"abc".to_vec(), b"de".to_vec(), true)));
         assert_eq!(run(Framing::Length(9), b"abc", &[1]), Ok((b"abc".to_vec(), vec![], false)));

@@ -8,6 +8,7 @@
 //! request never leaves the thread of its connection. What workers share is read only: the table.
 
 mod account;
+mod asked_body;
 mod balance;
 mod body;
 mod buffers;
@@ -17,6 +18,7 @@ mod error;
 mod fields;
 mod figures;
 mod framing;
+mod graphql;
 mod head;
 mod headers;
 mod host;

@@ -144,6 +144,11 @@ impl<'r> Plugged<'r> {
         }
     }
 
+    /// Whose the request is, where a plugin has found out.
+    pub(crate) fn consumer(&self) -> Option<&Text> {
+        self.running.as_ref()?.request.identity.as_ref().map(|identity| &identity.consumer)
+    }
+
     /// Who the request is from, where a plugin says that it is somebody else than who it came from.
     pub(crate) fn new_peer(&self) -> Option<SocketAddr> {
         let running = self.running.as_ref()?;

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use outbound::Outbound;
 
 use super::account::{Account, Matched, Tries};
+use super::asked_body;
 use super::body::{Receiving, ResponseBody, Streaming};
 use super::downstream::body::{BodyError, Incoming, RequestBody};
 use super::downstream::client::Client;
@@ -144,6 +145,7 @@ async fn forward<'r>(
         local: client.local,
         secure,
         consumer: None,
+        asked: None,
     };
     let ask = Ask {
         host: &host.name,
@@ -152,7 +154,8 @@ async fn forward<'r>(
         remote: peer.ip(),
         values: &values,
     };
-    let found = table.find(&ask);
+    let mut body = RequestBody::new(incoming, client.clone());
+    let found = asked_body::find(worker, table, &ask, &values, &mut body).await?;
     if let Some(found) = &found {
         account.matched(Matched {
             table: table.clone(),
@@ -163,11 +166,13 @@ async fn forward<'r>(
         });
     }
     let is_believed = worker.believes(client);
-    let mut body = RequestBody::new(incoming, client.clone());
     let came = Came { parts, peer, local: client.local, secure, is_believed };
     let route = found.map(|found| &**found.route);
     let means = Means { worker, client, body: &mut body };
     let answer = plugged.before(came, &host, &path, route, means).await;
+    if let Some(consumer) = plugged.consumer() {
+        account.is_of(consumer);
+    }
     if let Some(peer) = plugged.new_peer() {
         account.note(parts, peer);
     }
@@ -258,8 +263,14 @@ fn check_client(session: &Session, table: &Table, host: &Host<'_>, path: &str) -
 /// Refuses what may be read in two ways, what is too much, and what this proxy does not do.
 fn check_head(worker: &Worker, parts: &Parts, incoming: &Incoming) -> Result<(), Refusal> {
     // The parser of HTTP/1 has counted for itself; that of HTTP/2 knows a bound on bytes only.
-    if parts.version == Version::HTTP_2 && parts.headers.len() > worker.head_limits.headers {
-        return Err(Refusal::HeadTooLarge);
+    if parts.version == Version::HTTP_2 {
+        let limits = worker.head_limits;
+        if parts.headers.len() > limits.headers {
+            return Err(Refusal::HeadTooLarge);
+        }
+        if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.target) {
+            return Err(Refusal::TargetTooLong);
+        }
     }
     if parts.method == Method::CONNECT {
         return Err(Refusal::Connect);

@@ -10,6 +10,8 @@ use http::request::Parts;
 use protocol::Text;
 use protocol::resource::{CONSUMER_NAME, Known, Values, Variable};
 
+use super::asked_body::AskedBody;
+
 /// One request, for whoever asks about it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestValues<'r> {
@@ -26,6 +28,8 @@ pub(crate) struct RequestValues<'r> {
     pub(crate) secure: bool,
     /// Whose it is, where that is known.
     pub(crate) consumer: Option<&'r Text>,
+    /// What stands in its body, for those who may ask.
+    pub(crate) asked: Option<&'r AskedBody>,
 }
 
 /// A request of which nothing could be read: what is known of it is its connection.
@@ -56,12 +60,17 @@ impl Values for RequestValues<'_> {
     fn value(&self, variable: &Variable) -> Value<'_> {
         match variable {
             Variable::Known(known) => self.known(*known),
-            Variable::Argument(name) => argument(self.parts.uri.query()?, name.as_bytes()),
+            Variable::Argument(name) => argument(self.parts.uri.query()?.as_bytes(), name.as_bytes()),
             Variable::Header(name) => self.header(name),
             Variable::Cookie(name) => self.cookie(name.as_bytes()),
             Variable::Unknown(name) if **name == *CONSUMER_NAME => self.consumer.map(|name| borrowed(name)),
             Variable::Unknown(_) => None,
+            Variable::PostArgument(_) | Variable::GraphQl(_) => self.asked?.value(self.parts, variable),
         }
+    }
+
+    fn has(&self, variable: &Variable, element: &[u8]) -> bool {
+        self.asked.is_some_and(|asked| asked.has(variable, element))
     }
 }
 
@@ -118,9 +127,9 @@ fn owned(value: impl std::fmt::Display) -> Cow<'static, [u8]> {
     Cow::Owned(value.to_string().into_bytes())
 }
 
-/// The first argument of that name; empty when it has no value.
-fn argument<'q>(query: &'q str, name: &[u8]) -> Value<'q> {
-    query.as_bytes().split(|b| *b == b'&').find_map(|pair| {
+/// The first argument of that name in a query or a form; empty when it has no value.
+pub(crate) fn argument<'q>(query: &'q [u8], name: &[u8]) -> Value<'q> {
+    query.split(|b| *b == b'&').find_map(|pair| {
         let at = memchr::memchr(b'=', pair);
         let (key, value) = at.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
         (decode(key) == name && !pair.is_empty()).then(|| decode(value))
@@ -173,6 +182,7 @@ mod tests {
             parts: &parts,
             headers: &parts.headers,
             consumer: Some(&consumer),
+            asked: None,
             host: "h.com",
             path: "/Ab",
             peer: "[::1]:5".parse().unwrap(),
@@ -229,12 +239,15 @@ mod tests {
             assert_eq!(&*decode(escaped.as_bytes()), bytes, "whatever is escaped comes back");
             let (name, value) = bytes.split_at(bytes.len() / 2);
             if let Ok(query) = str::from_utf8(bytes) {
-                let first = argument(query, b"a");
-                assert_eq!(argument(&format!("{query}&a=last"), b"a"), first.or(Some(Cow::Borrowed(b"last"))));
+                let first = argument(query.as_bytes(), b"a");
+                assert_eq!(
+                    argument(format!("{query}&a=last").as_bytes(), b"a"),
+                    first.or(Some(Cow::Borrowed(b"last")))
+                );
             }
             let query: String =
                 [name, value].map(|part| part.iter().map(|byte| format!("%{byte:02x}")).collect::<String>()).join("=");
-            assert_eq!(argument(&query, name).as_deref(), Some(value));
+            assert_eq!(argument(query.as_bytes(), name).as_deref(), Some(value));
             let Ok(cookies) = http::HeaderValue::from_bytes(bytes) else { return };
             let (mut parts, ()) = Request::new(()).into_parts();
             parts.headers.insert(header::COOKIE, cookies);
@@ -242,6 +255,7 @@ mod tests {
                 parts: &parts,
                 headers: &parts.headers,
                 consumer: None,
+                asked: None,
                 host: "",
                 path: "/",
                 peer: "127.0.0.1:1".parse().unwrap(),

@@ -29,8 +29,8 @@ pub use access_log::{AccessLogSettings, LogField};
 pub use control_plane::{BadEndpoint, ControlPlane, ControlPlaneSettings, Endpoint};
 pub use handover::{Handover, HandoverSettings};
 pub use proxy::{
-    DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings, TlsSettings,
-    UpstreamSettings,
+    DnsSettings, DrainSettings, Http2Settings, LimitSettings, ProxyProtocolSettings, ProxySettings, RealIpSettings,
+    TlsSettings, UpstreamSettings,
 };
 pub use standalone::StandaloneSettings;
 pub use stream::{ProxyHeader, StreamSettings};

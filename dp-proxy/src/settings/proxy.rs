@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLogSettings;
 use super::stream::StreamSettings;
+use crate::dns;
 use crate::table::Router;
 
 /// The traffic.
@@ -32,8 +33,11 @@ pub struct ProxySettings {
     pub server_header: String,
     /// Connections to nodes.
     pub upstream: UpstreamSettings,
-    /// How long the addresses of a node's name are used before they are asked for again.
+    /// How long the addresses of a node's name are used before they are asked for again, where the machine is asked, which
+    /// does not say.
     pub dns_ttl: Span,
+    /// Who is asked for the names of nodes, and for services.
+    pub dns: DnsSettings,
     /// Bounds on what clients and upstreams may ask for.
     pub limits: LimitSettings,
     /// Listeners behind load balancers.
@@ -90,6 +94,25 @@ pub struct UpstreamSettings {
     pub trusted_ca_file: Option<PathBuf>,
 }
 
+/// Who is asked for names.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsSettings {
+    /// DNS servers, by address or `address:port`, in the order in which they are asked. Empty: the machine is asked for the
+    /// names of nodes, as its C library does it, and the servers of `/etc/resolv.conf` for services.
+    pub servers: Vec<String>,
+}
+
+impl DnsSettings {
+    /// The servers.
+    ///
+    /// # Errors
+    /// The first text that is no address.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, &str> {
+        self.servers.iter().map(|text| dns::server(text)).collect()
+    }
+}
+
 /// Listeners behind load balancers: every connection must begin with a header of the PROXY protocol, version 1 or 2, which
 /// says who it is from. Whoever can connect there is believed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -138,9 +161,13 @@ pub struct LimitSettings {
     pub header_bytes_max: ByteSize,
     /// Headers in one head: more is a 431, or a 502.
     pub headers_max: usize,
+    /// The target of a request, its query included: longer is a 414.
+    pub target_bytes_max: ByteSize,
     /// The body of a request: more is a 413. 0: no bound.
     pub body_bytes_max: ByteSize,
-    /// Bodies of requests that are kept whole because a plugin looks at them, all together, over all workers: where one finds no
+    /// A body that conditions of routes look into (`post_arg_*`, `graphql_*`): more is a 413.
+    pub matched_body_bytes_max: ByteSize,
+    /// Bodies of requests that are kept whole because a plugin or a condition looks at them, all together, over all workers: where one finds no
     /// room, its request is a 503. 0: no bound.
     pub buffered_bytes_max: ByteSize,
     /// Client connections at once, over all workers: more are closed as they come.
@@ -152,7 +179,8 @@ pub struct LimitSettings {
     /// Bytes a second that a request's body must come with: it may be waited for altogether as long as for one read, and a
     /// second more for every so many bytes of it; longer is a 408. 0: no bound, as streams that say little need it.
     pub body_rate_min: ByteSize,
-    /// Between two writes of a response: a client that takes nothing for so long is left.
+    /// Between two writes of a response: a client that takes nothing for so long is left. By HTTP/2 a stream that takes
+    /// nothing is reset, too.
     pub send_timeout: Span,
     /// How long a client's connection may stay open between requests.
     pub idle_timeout: Span,
@@ -182,6 +210,7 @@ impl Default for ProxySettings {
             server_header: format!("APISIX/3.18.0 Holdfast/{}", daemon::build::VERSION),
             upstream: UpstreamSettings::default(),
             dns_ttl: Span(Duration::from_secs(5)),
+            dns: DnsSettings::default(),
             limits: LimitSettings::default(),
             proxy_protocol: ProxyProtocolSettings::default(),
             stream: StreamSettings::default(),
@@ -221,7 +250,10 @@ impl Default for LimitSettings {
         Self {
             header_bytes_max: ByteSize(64 << 10),
             headers_max: 100,
+            // nginx's, and so APISIX's: one of its `large_client_header_buffers`.
+            target_bytes_max: ByteSize(8 << 10),
             body_bytes_max: ByteSize(0),
+            matched_body_bytes_max: ByteSize(1 << 20),
             buffered_bytes_max: ByteSize(256 << 20),
             connections_max: 65_536,
             header_read_timeout: Span(Duration::from_secs(60)),
@@ -244,9 +276,13 @@ impl Default for DrainSettings {
 const HEADER_BYTES_MIN: u64 = 8 << 10;
 /// A bound on what a mistyped figure can make every worker set aside.
 const HEADERS_MOST: usize = 10_000;
+/// The longest target that the type takes which holds one.
+const TARGET_BYTES_MOST: u64 = 65_534;
 /// RFC 9113 §6.9.2: what a client may send before it hears of any setting, rounded up.
 const WINDOW_MIN: u64 = 64 << 10;
 const WINDOW_MAX: u64 = 1 << 30;
+/// Each is waited for before the next is asked.
+const DNS_SERVERS_MOST: usize = 8;
 /// More threads than any machine has cores.
 const WORKERS_MOST: usize = 1024;
 
@@ -285,6 +321,9 @@ impl ProxySettings {
                 bad.push((key, "must be 64KiB to 1GiB".to_owned()));
             }
         }
+        if self.limits.matched_body_bytes_max.0 == 0 {
+            bad.push(("proxy.limits.matched_body_bytes_max", "must be at least 1".to_owned()));
+        }
         if self.workers > WORKERS_MOST {
             bad.push(("proxy.workers", format!("must be at most {WORKERS_MOST}")));
         }
@@ -292,6 +331,13 @@ impl ProxySettings {
             bad.push(("proxy.server_header", "must be printable ASCII".to_owned()));
         }
         self.access_log.check(bad);
+        match self.dns.addresses() {
+            Err(text) => bad.push(("proxy.dns.servers", format!("{text:?} is no address"))),
+            Ok(servers) if servers.len() > DNS_SERVERS_MOST => {
+                bad.push(("proxy.dns.servers", format!("must be at most {DNS_SERVERS_MOST}")));
+            }
+            Ok(_) => {}
+        }
         if let Err(text) = self.real_ip.networks() {
             bad.push(("proxy.real_ip.from", format!("{text:?} is no address and no network")));
         }
@@ -304,6 +350,9 @@ impl ProxySettings {
         }
         if !(1..=HEADERS_MOST).contains(&limits.headers_max) {
             bad.push(("proxy.limits.headers_max", format!("must be 1 to {HEADERS_MOST}")));
+        }
+        if !(1..=TARGET_BYTES_MOST).contains(&limits.target_bytes_max.0) {
+            bad.push(("proxy.limits.target_bytes_max", format!("must be 1 to {TARGET_BYTES_MOST} bytes")));
         }
         if limits.connections_max == 0 {
             bad.push(("proxy.limits.connections_max", "must be at least 1".to_owned()));
@@ -321,5 +370,33 @@ impl ProxySettings {
                 bad.push((key, "must be longer than nothing".to_owned()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_told_with_its_key() {
+        let bad = |tune: &dyn Fn(&mut ProxySettings)| {
+            let (mut settings, mut bad) = (ProxySettings::default(), Vec::new());
+            tune(&mut settings);
+            settings.check(&mut bad);
+            bad.into_iter().map(|(key, why)| format!("{key}: {why}")).collect::<Vec<_>>()
+        };
+        assert!(bad(&|_| {}).is_empty());
+        for (tune, expected) in [
+            (
+                &(|it: &mut ProxySettings| it.limits.matched_body_bytes_max = ByteSize(0))
+                    as &dyn Fn(&mut ProxySettings),
+                "proxy.limits.matched_body_bytes_max: must be at least 1",
+            ),
+            (&|it| it.dns.servers = vec!["dns.example".into()], "proxy.dns.servers: \"dns.example\" is no address"),
+            (&|it| it.dns.servers = vec!["10.0.0.1".into(); 9], "proxy.dns.servers: must be at most 8"),
+        ] {
+            assert_eq!(bad(tune), [expected]);
+        }
+        assert!(bad(&|it| it.dns.servers = vec!["10.0.0.1".into(); 8]).is_empty());
     }
 }

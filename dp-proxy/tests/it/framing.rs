@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use crate::harness::client::{Client, send};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
-use crate::harness::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_requests_are_refused_and_reach_nobody() {
@@ -176,13 +174,8 @@ async fn early_hints_reach_the_client_before_the_answer_is_there() {
         Scene::tuned(&[("routes", "r", route("/*", origin.address))], |settings| settings.proxy.workers = 1).await;
     let mut client = Client::connect(scene.dp.address()).await;
     client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    let mut came = Vec::new();
-    until("the hints come", async || {
-        came.extend(client.take_some(Duration::from_millis(10)).await);
-        came.ends_with(b"\r\n\r\n")
-    })
-    .await;
-    assert_eq!(String::from_utf8(came).unwrap(), "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+    let came = client.take_until(|came| came.ends_with("\r\n\r\n")).await;
+    assert_eq!(came, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
     answer_now.send(true).unwrap();
     assert_eq!(client.response().await.unwrap().text(), "ok");
     // With the answer right behind them they come too, on the same connections.

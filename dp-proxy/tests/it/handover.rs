@@ -20,7 +20,7 @@ use crate::harness::program::{Processes, Site, signal};
 use crate::harness::proxy::route;
 use crate::harness::until;
 
-/// Restarts in the test. `HOLDFAST_RESTARTS` makes it longer.
+/// Restarts in the test; `benches soak` makes more.
 const RESTARTS: usize = 5;
 
 /// Answers `/ws` with a tunnel that echoes, `/long` with bytes until the client has had enough, everything else at once.
@@ -165,7 +165,6 @@ async fn ask(site: std::net::SocketAddr, keep: bool, post: bool, done: Arc<Atomi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_under_load_fail_no_request_and_cut_nothing_off() {
-    let restarts = std::env::var("HOLDFAST_RESTARTS").ok().map_or(RESTARTS, |text| text.parse().unwrap());
     let (mut stage, first) = Stage::set(&["proxy.drain.delay=200ms"]).await;
     let address = stage.site.proxy;
     let mut socket = Client::connect(address).await;
@@ -179,7 +178,7 @@ async fn restarts_under_load_fail_no_request_and_cut_nothing_off() {
         load.spawn(ask(address, n % 2 == 0, n % 4 < 2, done.clone(), total.clone()));
     }
     let mut current = first;
-    for n in 0..restarts {
+    for n in 0..RESTARTS {
         let before = total.load(Ordering::Relaxed);
         current = stage.restart(current).await;
         stage.follows(&format!("/after-{n}")).await;
@@ -193,7 +192,7 @@ async fn restarts_under_load_fail_no_request_and_cut_nothing_off() {
     while let Some(client) = load.join_next().await {
         client.unwrap();
     }
-    eprintln!("{} requests over {restarts} restarts, none failed", total.load(Ordering::Relaxed));
+    eprintln!("{} requests over {RESTARTS} restarts, none failed", total.load(Ordering::Relaxed));
     assert!(!stage.processes.has_ended(first), "it has a tunnel and a download left");
 
     // The successor's own death is no more than a restart, although the first process still has something under way.

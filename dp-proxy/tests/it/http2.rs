@@ -1,10 +1,9 @@
-//! HTTP/2 from clients: the same answers as by HTTP/1, many at once, and floods that hurt only who makes them.
+//! HTTP/2 from clients: the same answers as by HTTP/1, many at once. (Floods are in `floods`, bounds in `limits`.)
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode, Version};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -176,69 +175,5 @@ async fn what_the_gateway_itself_says_to_a_call_of_grpc_is_a_code_of_grpc() {
             assert!(answer.headers().contains_key("grpc-message"));
         }
     }
-    running.abort();
-}
-
-/// A frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend_from_slice(&[kind, flags]);
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// Sends the preface and then one flood without end, until the proxy ends the connection or a bound is reached; reads
-/// along. True when the proxy has ended it.
-async fn flood(scene: &Scene, mut next: impl FnMut(u32) -> Vec<u8> + Send + 'static) -> bool {
-    #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
-    let stream = TcpStream::connect(scene.dp.address()).await.unwrap();
-    let (mut read, mut write) = stream.into_split();
-    let reading = tokio::spawn(async move {
-        let mut scratch = vec![0; 64 << 10];
-        while let Ok(1..) = read.read(&mut scratch).await {}
-    });
-    write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    write.write_all(&frame(4, 0, 0, &[])).await.unwrap();
-    for round in 0..20_000 {
-        if write.write_all(&next(round)).await.is_err() || reading.is_finished() {
-            return true;
-        }
-    }
-    reading.abort();
-    false
-}
-
-/// HPACK of `GET https / a.com` (RFC 7541): three indexed fields, one literal.
-const HEADERS: &[u8] = &[0x82, 0x87, 0x84, 0x01, 5, b'a', b'.', b'c', b'o', b'm'];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn floods_hurt_only_who_makes_them() {
-    let origin = Origin::echo().await;
-    let resources = [("routes", "r", route("/*", origin.address))];
-    let scene = Scene::tuned(&resources, |settings| {
-        settings.proxy.h2c = true;
-        settings.proxy.workers = 1;
-    })
-    .await;
-    let (honest, running) = prior_knowledge(&scene).await;
-    let stream = |round: u32| 2 * round + 1;
-    let reset = move |round| {
-        let opened = frame(1, 0x5, stream(round), HEADERS);
-        [opened, frame(3, 0, stream(round), &8_u32.to_be_bytes())].concat()
-    };
-    let continuation = |round| match round {
-        0 => frame(1, 0, 1, HEADERS),
-        _ => frame(9, 0, 1, &[&[0x00, 1, b'x', 127, 1][..], &[b'y'; 128]].concat()),
-    };
-    let empty_data = |round| if round == 0 { frame(1, 0x4, 1, HEADERS) } else { frame(0, 0, 1, &[]) };
-    assert!(flood(&scene, reset).await, "rapid reset goes on without end");
-    assert!(flood(&scene, continuation).await, "CONTINUATION goes on without end");
-    // These cost no more than they bring: they may be answered, one by one, or end the connection.
-    flood(&scene, |_| frame(4, 0, 0, &[])).await;
-    flood(&scene, |_| frame(6, 0, 0, &[0; 8])).await;
-    flood(&scene, empty_data).await;
-    let (status, _) = ask(&honest, request(Method::GET, "/still").body(()).unwrap(), "").await;
-    assert_eq!(status, 200, "the connection of before the floods is alive");
     running.abort();
 }

@@ -103,6 +103,18 @@ async fn who_gets_in_and_what_the_upstream_is_told() {
     assert_eq!(ask(&scene, "GET", "/echo", &[("apikey", "in the clear")]).await.status, 401);
     let rejected = scene.dp.config().await["rejected"].to_string();
     assert!(rejected.contains("jill") && rejected.contains("not sealed"), "{rejected}");
+    // What was counted says whose it was.
+    let counted = async |code: u16, consumer: &str, node: &str| {
+        let route = r#"route="r",matched_uri="/echo",matched_host="",service="""#;
+        let labels = format!(r#"{{code="{code}",{route},consumer="{consumer}",node="{node}"}}"#);
+        scene.dp.metric(&format!("apisix_http_status{labels}")).await
+    };
+    let node = origin.address.to_string();
+    until("all are counted", async || {
+        (counted(200, "jack", &node).await, counted(200, "", &node).await, counted(401, "", "").await)
+            == (4.0, 0.0, 6.0)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

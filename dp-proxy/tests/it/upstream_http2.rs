@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -14,9 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::harness::client::{Client, send};
+use crate::harness::client::{Client, get, send};
 use crate::harness::proxy::Scene;
-use crate::harness::until;
 
 /// A node that speaks HTTP/2 without TLS; it does `serve` with every connection, which it numbers.
 struct Node {
@@ -225,14 +223,58 @@ async fn trailers_of_a_node_are_what_may_stand_there() {
     let scene = scene(&[node.address]).await;
     let mut client = Client::connect(scene.dp.address()).await;
     client.send(POST.replace("Host", "TE: trailers\r\nHost")).await;
-    let mut came = String::new();
-    until("the whole answer is here", async || {
-        came.push_str(&String::from_utf8(client.take_some(Duration::from_millis(20)).await).unwrap());
-        came.ends_with("\r\n\r\n") && came.contains("\r\n0\r\n")
-    })
-    .await;
+    let came = client.take_chunked().await;
     let (_, body) = came.split_once("\r\n\r\n").unwrap();
     assert_eq!(body, "2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_its_client_breaks_off_goes_to_no_other_node() {
+    let node = || {
+        Node::with(|_, stream| {
+            serve(stream, async |_, request: Asked, _| {
+                let mut body = request.into_body();
+                while let Some(Ok(_)) = body.data().await {}
+            })
+        })
+    };
+    let (a, b) = (node().await, node().await);
+    let scene = scene(&[a.address, b.address]).await;
+    // Idempotent, and small enough to be sent once more; what follows the piece is no size of a chunk.
+    let request = "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nno\r\n";
+    assert_eq!(send(scene.dp.address(), request).await.unwrap().status, 400);
+    assert_eq!(a.connections() + b.connections(), 1);
+    assert_eq!(scene.dp.metric("holdfast_dp_retries_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_hints_of_a_node_reach_clients_before_the_answer_is_there() {
+    let (answer_now, may_answer) = tokio::sync::watch::channel(false);
+    let node = Node::with(move |_, stream| {
+        let may_answer = may_answer.clone();
+        serve(stream, async move |_, request: Asked, mut respond| {
+            let early = |status: u16| Response::builder().status(status).header("link", "</a>").body(()).unwrap();
+            let so_many = if request.uri().path() == "/many" { 33 } else { 1 };
+            for _ in 0..so_many {
+                respond.send_informational(early(103)).unwrap();
+            }
+            respond.send_informational(early(100)).unwrap();
+            may_answer.clone().wait_for(|may| *may).await.unwrap();
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data("ok".into(), true).unwrap();
+        })
+    })
+    .await;
+    let scene = scene(&[node.address]).await;
+    let mut client = Client::connect(scene.dp.address()).await;
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let hints = client.take_until(|came| came.ends_with("\r\n\r\n")).await;
+    assert_eq!(hints, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+    answer_now.send(true).unwrap();
+    assert_eq!(client.response().await.unwrap().text(), "ok");
+    // Somebody who goes on for ever before the answer gives none.
+    let answer = get(scene.dp.address(), "x", "/many").await;
+    assert_eq!(answer.status, 502);
 }
 
 #[tokio::test(flavor = "multi_thread")]

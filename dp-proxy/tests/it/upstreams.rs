@@ -1,13 +1,15 @@
 //! Upstreams: who gets which share, and what becomes of a request when a node misbehaves.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::client::{Client, send};
+use crate::harness::client::{Client, get, send};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
+use crate::harness::until;
 
 async fn counts(scene: &Scene, requests: usize) -> BTreeMap<String, usize> {
     let mut client = Client::connect(scene.dp.address()).await;
@@ -157,6 +159,53 @@ async fn a_put_with_a_body_outlives_a_kept_connection_that_ends() {
         assert_eq!(answer.status, status, "{framing}");
         assert!(status != 200 || answer.text() == "hello body", "{framing}: {}", answer.text());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_its_client_breaks_off_goes_to_no_other_node() {
+    let (a, b) = (Origin::named("a").await, Origin::named("b").await);
+    let body = json!({"uri": "/", "upstream": {"nodes": nodes(&[(&a, 1), (&b, 1)])}});
+    let scene = Scene::with(&[("routes", "r", body)]).await;
+    // Idempotent, and small enough to be sent once more; what follows the piece is no size of a chunk.
+    let request = "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nno\r\n";
+    assert_eq!(send(scene.dp.address(), request).await.unwrap().status, 400);
+    assert_eq!(a.connections() + b.connections(), 1);
+    assert_eq!(scene.dp.metric("holdfast_dp_retries_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_by_ipv6_are_asked_watched_and_told_by_their_names() {
+    let local = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let origin = Origin::named_at(local, "six").await;
+    let port = origin.address.port();
+    let checks = json!({"active": {"healthy": {"interval": 1, "successes": 1}}});
+    let listed = json!([{"host": "::1", "port": port, "weight": 1}]);
+    let upstream = |nodes: Value| json!({"nodes": nodes, "pass_host": "node", "checks": checks});
+    let resources = [
+        ("routes", "text", json!({"uri": "/text", "upstream": upstream(json!({format!("[::1]:{port}"): 1}))})),
+        ("routes", "list", json!({"uri": "/list", "upstream": upstream(listed)})),
+        ("stream_routes", "s", json!({"upstream": {"nodes": {format!("[::1]:{port}"): 1}}})),
+    ];
+    let scene = Scene::tuned(&resources, |settings| {
+        settings.proxy.listen = vec![local];
+        settings.proxy.stream.listen = vec![local];
+    })
+    .await;
+    for path in ["/text", "/list"] {
+        let told = scene.dp.get(path).await.json().to_string();
+        for expected in [format!("host: [::1]:{port}"), "x-real-ip: ::1".to_owned(), "x-forwarded-for: ::1".to_owned()]
+        {
+            assert!(told.to_lowercase().contains(&expected), "{path}: {expected} in {told}");
+        }
+    }
+    let stream = scene.dp.proxy.stream_addresses()[0];
+    assert_eq!(get(stream, "x", "/").await.status, 200);
+    // Probes have connections of their own.
+    let before = origin.connections();
+    until("a probe comes", async || origin.connections() > before).await;
+    let told = get(scene.dp.proxy.control_address(), "control", "/v1/healthcheck/routes/text").await.json();
+    let node = &told["nodes"][0];
+    assert_eq!((&node["ip"], &node["port"], &node["status"]), (&json!("::1"), &json!(port), &json!("healthy")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

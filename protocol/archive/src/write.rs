@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{blocking, planted};
+use daemon::{blocking, failpoint, planted};
 use protocol::crypto::{SigningKey, TrustedKeys};
 use protocol::delta::Change;
 use protocol::entry::UnixMillis;
@@ -304,6 +304,7 @@ impl Writer {
         };
         let key = self.key_of(Part::Segment, delta.position);
         let (size, bytes) = (bytes.len() as u64, Bytes::from(bytes));
+        failpoint!("archive::before_segment");
         match self.put_new(&key, bytes.clone()).await? {
             Put::New => {
                 done.segments += 1;
@@ -312,6 +313,7 @@ impl Writer {
             // An attempt whose answer was lost, or another leader.
             Put::There => {}
         }
+        failpoint!("archive::after_segment");
         let mut back = self.reader.segment(self.cluster, &self.view, &key).await;
         if back.as_ref().is_err_and(Reason::is_damage) {
             let lies = self.lying(&key).await?;
@@ -339,6 +341,7 @@ impl Writer {
         let (header, bytes) = encoded.map_err(WriteError::Encode)?;
         let (base_bytes, bytes) = (bytes.len() as u64, Bytes::from(bytes));
         let key = self.key_of(Part::Base, header.position);
+        failpoint!("archive::before_base");
         match self.put_new(&key, bytes.clone()).await? {
             Put::New => {
                 done.bases += 1;
@@ -346,6 +349,7 @@ impl Writer {
             }
             Put::There => {}
         }
+        failpoint!("archive::after_base");
         let mut back = self.reader.base(self.cluster, &self.view, &key).await;
         if back.as_ref().is_err_and(Reason::is_damage) {
             let lies = self.lying(&key).await?;
@@ -424,6 +428,7 @@ impl Writer {
                 Some(version) => When::Is(version.clone()),
                 None => When::Absent,
             };
+            failpoint!("archive::before_pointer");
             match self.store.put(&key, body.clone(), when).await {
                 // Of an attempt whose answer was lost, the next one says that somebody was first: ourselves.
                 Ok(_) | Err(StoreError::Lost) => {}
@@ -433,6 +438,7 @@ impl Writer {
                 }
                 Err(error) => return Err(failed(error)),
             }
+            failpoint!("archive::after_pointer");
             standing.version = match self.store.get(&key, crate::pointer::POINTER_BYTES_MAX as u64, None).await {
                 Ok(Some(object)) => {
                     let lies = self.reader.parse_pointer(&object.body, self.cluster, &self.view);
@@ -473,7 +479,9 @@ impl Writer {
         let mut removed = 0;
         for ((_, revision), key) in objects {
             if revision < oldest {
+                failpoint!("archive::before_delete");
                 self.store.delete(&key).await.map_err(failed)?;
+                failpoint!("archive::after_delete");
                 removed += 1;
             }
         }

@@ -25,7 +25,11 @@ pub enum LogFormat {
 }
 
 /// Raft's engine repeats at every heartbeat what it cannot do; what an operator needs of it, Holdfast says itself, once.
-const FILTER: &str = "info,openraft=off,sled=warn,h2=warn";
+const FILTER: &str = "info,openraft=off,sled=warn";
+
+/// What holds where a filter does not say otherwise: of some frames `h2` warns each time that a client sends one, and a client
+/// can send a million of them in a second.
+const QUIET: &str = "h2=error";
 
 impl Default for LogSettings {
     fn default() -> Self {
@@ -51,7 +55,9 @@ impl LogSettings {
     }
 
     fn read_filter(&self) -> Result<EnvFilter, BadFilter> {
-        EnvFilter::try_new(&self.filter).map_err(|e| BadFilter { filter: self.filter.clone(), reason: e.to_string() })
+        // Of two directives for one target the later one wins.
+        EnvFilter::try_new(format!("{QUIET},{}", self.filter))
+            .map_err(|e| BadFilter { filter: self.filter.clone(), reason: e.to_string() })
     }
 }
 

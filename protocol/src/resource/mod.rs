@@ -46,10 +46,10 @@ pub use ssl::{ClientAuth, KeyPair, PEM_CHARS_MAX, PrivateKey, Ssl, SslRole, TlsV
 pub use stream_route::StreamRoute;
 pub use table::{ID_BYTES_MAX, IdRule, KINDS, KindInfo, Model};
 pub use upstream::{
-    ActiveCheck, Algorithm, CheckType, Checks, Endpoints, HashKey, HashOn, KeepalivePool, Node, PassHost, PassiveCheck,
-    Scheme, Upstream, UpstreamTls,
+    ActiveCheck, Algorithm, CheckType, Checks, DISCOVERY_DNS, Endpoints, HashKey, HashOn, KeepalivePool, Node,
+    PassHost, PassiveCheck, Scheme, Upstream, UpstreamTls, split_service,
 };
-pub use variable::{CONSUMER_NAME, Known, Piece, Values, Variable, VariableText};
+pub use variable::{CONSUMER_NAME, GraphQl, Known, Piece, Values, Variable, VariableText};
 
 use crate::entry::Claim;
 use crate::json;

@@ -4,8 +4,8 @@
 //! silence could let a request through that the user meant to stop. Whoever implements one of these deletes its line.
 
 use super::{
-    Algorithm, CONSUMER_NAME, Endpoints, Expression, HashKey, Model, Route, Scheme, SecretManager, Service, Ssl,
-    StreamRoute, TlsVersion, Upstream, Variable,
+    Algorithm, CONSUMER_NAME, DISCOVERY_DNS, Endpoints, Expression, HashKey, Model, Route, Scheme, SecretManager,
+    Service, Ssl, StreamRoute, TlsVersion, Upstream, Variable, split_service,
 };
 use crate::report::{Path, Problem};
 
@@ -59,7 +59,7 @@ fn not_served(path: Path, what: &str) -> Problem {
 fn route_problems(at: &Path, route: &Route) -> Vec<Problem> {
     let mut problems = Vec::new();
     let variables = route.vars.iter().flat_map(Expression::variables);
-    for name in variables.filter_map(Variable::unknown) {
+    for name in variables.filter(|variable| !variable.may_be_in_body()).filter_map(Variable::unknown) {
         problems.push(not_served(at.property("vars"), &format!("the variable {name:?}")));
     }
     if route.filter_func.is_some() {
@@ -136,8 +136,13 @@ fn upstream_problems(at: &Path, upstream: &Upstream) -> Vec<Problem> {
     {
         problems.push(Problem::rule(at.property("nodes"), "a node that is reached by tcp or tls must name its port"));
     }
-    if matches!(upstream.endpoints, Endpoints::Discovered { .. }) {
-        problems.push(not_served(at.property("service_name"), "service discovery"));
+    if let Endpoints::Discovered { service_name, discovery_type } = &upstream.endpoints {
+        if discovery_type != DISCOVERY_DNS {
+            problems.push(not_served(at.property("discovery_type"), &format!("discovery by {discovery_type:?}")));
+        } else if split_service(service_name).is_none() {
+            let sentence = format!("{service_name:?} is no name that DNS can know, nor one with a port");
+            problems.push(Problem::rule(at.property("service_name"), sentence));
+        }
     }
     if upstream.tls.as_ref().is_some_and(|tls| tls.client_key.is_some()) {
         // It would be stored in the clear: only the keys of ssls are sealed.
@@ -158,13 +163,29 @@ mod tests {
     fn what_no_proxy_can_do_is_refused_with_its_place() {
         let routes = KindInfo::find("routes").unwrap();
         let body = json!({
-            "uri": "/x", "vars": [["post_arg_a", "==", "1"]], "plugins": {"nosuch": {}},
+            "uri": "/x", "vars": [["post_arg_a", "==", "1"], ["post_a", "==", "1"]], "plugins": {"nosuch": {}},
             "upstream": {"type": "chash", "key": "hostname", "scheme": "kafka", "nodes": {"a:1": 1}},
         });
         let report = admit(&NoPlugins, routes, Some("r"), body).unwrap_err();
         assert_eq!(report.summary(), "unknown plugin [nosuch]");
         let places: Vec<_> = report.problems.iter().map(|p| p.path.to_string()).collect();
         assert_eq!(places, ["$.plugins.nosuch", "$.vars", "$.upstream.key", "$.upstream.scheme"]);
+    }
+
+    #[test]
+    fn services_are_those_that_dns_knows() {
+        let upstreams = KindInfo::find("upstreams").unwrap();
+        let place = |service: &str, by: &str| {
+            let body = json!({"service_name": service, "discovery_type": by});
+            let report = admit(&NoPlugins, upstreams, Some("u"), body).err()?;
+            Some((report.problems[0].path.to_string(), report.problems[0].message.clone()))
+        };
+        assert_eq!(place("a.example:80", "dns"), None);
+        assert_eq!(place("_http._tcp.a.example", "dns"), None);
+        let (at, why) = place("a.example", "consul").unwrap();
+        assert_eq!(at, "$.discovery_type");
+        assert!(why.contains("discovery by \"consul\" is not served"), "{why}");
+        assert_eq!(place("10.0.0.1:80", "dns").unwrap().0, "$.service_name");
     }
 
     #[test]

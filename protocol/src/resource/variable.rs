@@ -18,8 +18,24 @@ pub enum Variable {
     Header(Text),
     /// `cookie_<name>`: a cookie. The name's case counts.
     Cookie(Text),
+    /// `post_arg_<name>`: the first argument of that name, decoded, in a body that is a form. This is the whole variable's name;
+    /// [`Variable::post_argument`] is the argument's.
+    PostArgument(Text),
+    /// What a request asks for in GraphQL.
+    GraphQl(GraphQl),
     /// Any other name: nothing in this version knows its value.
     Unknown(Text),
+}
+
+/// What a request asks for in GraphQL.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum GraphQl {
+    /// `graphql_name`: the operation's name; empty where it has none.
+    Name,
+    /// `graphql_operation`: `query`, `mutation` or `subscription`.
+    Operation,
+    /// `graphql_root_fields`: a list, the fields that it asks for first of all.
+    RootFields,
 }
 
 /// A variable without a name of the user's in it.
@@ -64,10 +80,18 @@ const KNOWN: [(&str, Known); 15] = [
     ("uri", Known::Uri),
 ];
 
+/// How the names of [`Variable::PostArgument`] begin.
+const POST_ARGUMENT: &str = "post_arg_";
+
 /// The values of one request's variables.
 pub trait Values {
     /// The value of a variable; `None` when the request has none. Bytes, since headers may hold any.
     fn value(&self, variable: &Variable) -> Option<Cow<'_, [u8]>>;
+
+    /// Whether a variable is a list that has this element. Only [`GraphQl::RootFields`] is a list.
+    fn has(&self, _variable: &Variable, _element: &[u8]) -> bool {
+        false
+    }
 }
 
 impl Variable {
@@ -77,6 +101,13 @@ impl Variable {
         if let Ok(at) = KNOWN.binary_search_by(|(known, _)| (*known).cmp(name)) {
             return Self::Known(KNOWN[at].1);
         }
+        match name {
+            "graphql_name" => return Self::GraphQl(GraphQl::Name),
+            "graphql_operation" => return Self::GraphQl(GraphQl::Operation),
+            "graphql_root_fields" => return Self::GraphQl(GraphQl::RootFields),
+            _ if name.starts_with(POST_ARGUMENT) => return Self::PostArgument(name.into()),
+            _ => {}
+        }
         match name.split_once('_') {
             Some(("arg", argument)) => Self::Argument(argument.into()),
             Some(("http", header)) => Self::Header(header.to_ascii_lowercase().replace('_', "-").into()),
@@ -85,11 +116,30 @@ impl Variable {
         }
     }
 
-    /// Its name, when nothing in this version knows its value.
+    /// Its name, when its value is not known wherever a request is: nothing in this version knows it, or it
+    /// [may stand in the body](Self::may_be_in_body).
     #[must_use]
     pub fn unknown(&self) -> Option<&str> {
         match self {
-            Self::Unknown(name) => Some(name),
+            Self::Unknown(name) | Self::PostArgument(name) => Some(name),
+            Self::GraphQl(GraphQl::Name) => Some("graphql_name"),
+            Self::GraphQl(GraphQl::Operation) => Some("graphql_operation"),
+            Self::GraphQl(GraphQl::RootFields) => Some("graphql_root_fields"),
+            _ => None,
+        }
+    }
+
+    /// Whether its value may stand in the body of a request, which is read for the conditions of routes alone.
+    #[must_use]
+    pub fn may_be_in_body(&self) -> bool {
+        matches!(self, Self::PostArgument(_) | Self::GraphQl(_))
+    }
+
+    /// The name of the argument that a [`Variable::PostArgument`] stands for.
+    #[must_use]
+    pub fn post_argument(&self) -> Option<&str> {
+        match self {
+            Self::PostArgument(name) => name.strip_prefix(POST_ARGUMENT),
             _ => None,
         }
     }
@@ -202,11 +252,19 @@ mod tests {
             ("arg_User_id", Variable::Argument("User_id".into())),
             ("http_X_Real-ip", Variable::Header("x-real-ip".into())),
             ("cookie_Sid", Variable::Cookie("Sid".into())),
-            ("post_arg_x", Variable::Unknown("post_arg_x".into())),
+            ("post_arg_x", Variable::PostArgument("post_arg_x".into())),
+            ("post_x", Variable::Unknown("post_x".into())),
+            ("graphql_name", Variable::GraphQl(GraphQl::Name)),
+            ("graphql_operation", Variable::GraphQl(GraphQl::Operation)),
+            ("graphql_root_fields", Variable::GraphQl(GraphQl::RootFields)),
+            ("graphql_x", Variable::Unknown("graphql_x".into())),
             ("", Variable::Unknown("".into())),
         ] {
-            assert_eq!(Variable::parse(name), expected, "{name}");
+            let variable = Variable::parse(name);
+            assert_eq!(variable, expected, "{name}");
+            assert!(variable.unknown().is_none_or(|known| known == name), "{name}");
         }
+        assert_eq!(Variable::parse("post_arg_a_b").post_argument(), Some("a_b"));
     }
 
     #[test]

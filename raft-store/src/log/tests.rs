@@ -281,3 +281,57 @@ async fn a_purge_point_keeps_what_was_asked_for() {
     log.purge(id(1, 2, 14)).await.unwrap();
     assert_eq!(log.size(), LogSize { entries: 5, bytes: 5 * 1128 });
 }
+
+/// A disk that has lost a part of what it was told to keep: no power cut leaves that, and nothing may be believed of it that
+/// is not all of it.
+#[tokio::test]
+async fn a_torn_file_is_refused_or_has_everything() {
+    let (dir, torn) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let entries: Vec<Entry> =
+        (0..40).map(|index| entry(1, 2, index, 700 * usize::try_from(index % 9).unwrap())).collect();
+    let mut log = open(dir.path()).unwrap();
+    log.save_vote(&Vote::new_committed(1, 2)).await.unwrap();
+    for few in entries.chunks(3) {
+        log.blocking_append(few.to_vec()).await.unwrap();
+    }
+    log.close().await;
+    let db = Path::new("log.1/db");
+    let good = std::fs::read(dir.path().join(db)).unwrap();
+    let (mut refused, mut whole) = (0, 0);
+    for at in (0..good.len()).step_by(good.len() / 12) {
+        let mut zeros = good.clone();
+        zeros[at..good.len().min(at + 4096)].fill(0);
+        for bytes in [good[..at].to_vec(), zeros] {
+            copy(dir.path(), torn.path());
+            std::fs::write(torn.path().join(db), bytes).unwrap();
+            // The engine panics over some of it, which ends a node as an error does.
+            let opened = std::panic::catch_unwind(|| open(torn.path()));
+            let Ok(Ok(mut log)) = opened else {
+                refused += 1;
+                continue;
+            };
+            assert_eq!(all(&mut log).await, entries, "torn at {at} of {}", good.len());
+            assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(1, 2)), "torn at {at}");
+            log.close().await;
+            whole += 1;
+        }
+    }
+    println!("{refused} refused, {whole} whole");
+    assert!(refused > 0);
+}
+
+/// Puts a copy of all that is in one directory into another, in place of what is there.
+fn copy(from: &Path, to: &Path) {
+    std::fs::remove_dir_all(to).unwrap();
+    std::fs::create_dir(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        match item.file_type().unwrap().is_dir() {
+            true => {
+                std::fs::create_dir(to.join(item.file_name())).unwrap();
+                copy(&item.path(), &to.join(item.file_name()));
+            }
+            false => drop(std::fs::copy(item.path(), to.join(item.file_name())).unwrap()),
+        }
+    }
+}

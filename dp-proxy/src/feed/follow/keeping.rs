@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::failpoint;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
@@ -17,6 +18,7 @@ use crate::feed::session::{Keep, Moved};
 const DISK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// While something is not on the disk, how often it is tried again.
 const DISK_RETRY: Duration = Duration::from_secs(1);
+
 impl Follower {
     /// Compiles steps, keeps them, and puts the table in force: in this order, so that nothing is served that a restart
     /// would take back.
@@ -42,8 +44,12 @@ impl Follower {
             }
         }
         self.settle_secrets().await;
+        self.settle_services().await;
+        failpoint!("dp::follow::before_keep");
         self.keep(frames).await;
+        failpoint!("dp::follow::before_publish");
         self.publish();
+        failpoint!("dp::follow::after_publish");
         self.board.updates.fetch_add(steps, Ordering::Relaxed);
         self.board.update_time.observe_since(arrived);
     }
@@ -111,6 +117,7 @@ impl Follower {
         self.publisher.reclaim();
         self.board.retained_tables.store(self.publisher.retained() as u64, Ordering::Relaxed);
         let has_news = self.tend_secrets().await;
+        self.tend_services();
         if !self.volatile || self.store.is_none() || self.disk_tried.elapsed() < DISK_RETRY {
             return has_news;
         }

@@ -4,6 +4,7 @@ mod adopt;
 mod aside;
 mod elsewhere;
 mod keeping;
+mod services;
 mod stream;
 mod telling;
 
@@ -28,7 +29,9 @@ use super::choice::Choice;
 use super::link::{Link, LinkError};
 use super::session::{Bounds, Holding, Leave, Session};
 use crate::archive::{self as archived, Interest};
+use crate::discovery::Searches;
 use crate::disk::{DiskError, DiskStats, Opened, Place, Recovered, Store};
+use crate::dns::Resolver;
 use crate::net::Dial;
 use crate::secrets::{Errands, SecretTerms};
 use crate::settings::{ControlPlane, Endpoint, NodeSettings};
@@ -68,6 +71,8 @@ pub struct Start {
     pub tls: Arc<TlsTerms>,
     /// How secrets that are kept elsewhere are fetched.
     pub secrets: SecretTerms,
+    /// Who is asked for the nodes of services.
+    pub resolver: Arc<Resolver>,
     /// In which order hosts and paths are asked.
     pub router: Router,
     /// Its disk, and what was found there.
@@ -193,6 +198,8 @@ struct Follower {
     file: Option<FileSource>,
     /// Reads secrets that are kept elsewhere.
     errands: Errands,
+    /// Asks for services.
+    searches: Searches,
     /// Where what they brought is kept, and how it is sealed.
     kept: Option<Kept>,
 }
@@ -231,6 +238,7 @@ impl Follower {
             standalone: _,
             tls,
             secrets,
+            resolver,
             router,
             mut disk,
             cell,
@@ -268,6 +276,7 @@ impl Follower {
             archive: None,
             file: None,
             errands,
+            searches: Searches::new(resolver),
             kept,
             compiler,
             identity,
@@ -284,6 +293,7 @@ impl Follower {
                 "serving the configuration on the disk"
             );
             follower.settle_secrets().await;
+            follower.settle_services().await;
             follower.publish();
         } else {
             info!("there is no configuration on the disk");

@@ -187,6 +187,26 @@ impl Client {
         }
     }
 
+    /// A piece of the answer is given to a stream of its own: until it is [taken](Self::takes), the client lets wait.
+    pub(crate) fn gives(&self) {
+        if self.of.is_some() {
+            self.writing.set(self.limits.send);
+        }
+    }
+
+    /// The next piece is asked for.
+    pub(crate) fn takes(&self) {
+        if self.of.is_some() {
+            self.writing.clear();
+        }
+    }
+
+    /// Ready when the client of a stream has opened no window (RFC 9113 §5.2) for what it was given, for too long: its
+    /// connection may be written to all the same.
+    pub(crate) fn poll_untaken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.writing.poll(cx)
+    }
+
     /// The request was answered, or given up.
     pub(crate) fn end_request(&self) {
         self.reading.clear();

@@ -24,7 +24,10 @@ pub(super) struct World<'w> {
 pub(super) fn world<'w>(table: &'w Table, came: Came<'w>, host: &'w str, path: &'w str) -> World<'w> {
     let Came { parts, peer, local, secure, .. } = came;
     let headers = &parts.headers;
-    World { values: RequestValues { parts, headers, host, path, peer, local, secure, consumer: None }, table }
+    World {
+        values: RequestValues { parts, headers, host, path, peer, local, secure, consumer: None, asked: None },
+        table,
+    }
 }
 
 /// All workers count time from here: what plugins count is shared by them.

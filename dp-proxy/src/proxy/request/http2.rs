@@ -5,6 +5,7 @@ use tokio::time::timeout;
 use super::Outbound;
 use crate::proxy::body::Receiving;
 use crate::proxy::error::Refusal;
+use crate::proxy::fields::Fields;
 use crate::proxy::link::Secured;
 use crate::proxy::upstream::AnswerHead;
 use crate::proxy::upstream::exchange::Failure;
@@ -38,7 +39,13 @@ impl Outbound<'_> {
             let body = self.body.take();
             let had_body = body.is_some();
             let alarm = self.worker.wheel.alarm();
-            let failed = match exchange(place, head.clone(), body, self.limits(), alarm).await {
+            let told = self.told_before;
+            let pass = |status, fields: &Fields| {
+                if let Some(client) = told {
+                    client.tell_before(status, fields);
+                }
+            };
+            let failed = match exchange(place, head.clone(), body, self.limits(), alarm, pass).await {
                 Ok((head, receiving)) => return Ok((head, Receiving::Http2(receiving))),
                 Err(failed) => *failed,
             };
@@ -74,8 +81,8 @@ impl Outbound<'_> {
                 return Err(Refusal::Tls("the node does not speak HTTP/2".to_owned()));
             }
             figures.upstream_connects.add(1);
-            let header_bytes_max = self.worker.head_limits.bytes;
-            let start = pools.start(link, secured.cloned(), node.endpoint, keepalive, header_bytes_max);
+            let header_list_max = self.worker.head_limits.header_list_max();
+            let start = pools.start(link, secured.cloned(), node.endpoint, keepalive, header_list_max);
             start.await.map_err(|e| Refusal::Connection(e.to_string()))
         };
         timeout(limit, dial).await.unwrap_or(Err(Refusal::ConnectTimeout(limit)))

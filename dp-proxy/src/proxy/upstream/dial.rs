@@ -88,7 +88,8 @@ mod tests {
             let _full = full_listener(SocketAddr::from(([127, 0, 0, 2], port)));
             let names = Rc::new(Names::with(Duration::from_secs(60), |_| {
                 Box::pin(async {
-                    Ok(["127.0.0.2", "127.0.0.1"].map(|address| address.parse().unwrap()).into_iter().collect())
+                    let both = ["127.0.0.2", "127.0.0.1"].map(|address| address.parse().unwrap());
+                    Ok((both.into_iter().collect(), None))
                 })
             }));
             let listed =

@@ -23,7 +23,7 @@ use crate::proxy::head::write_trailers;
 use crate::proxy::link::Link;
 
 /// Responses of the kind that comes before the real one (1xx) that are waited through.
-const INTERIMS_MAX: u32 = 32;
+pub(super) const INTERIMS_MAX: u32 = 32;
 
 /// A request on its way.
 #[derive(Debug)]

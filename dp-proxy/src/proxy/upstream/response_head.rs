@@ -70,6 +70,16 @@ impl From<BadLine> for Malformed {
 pub(crate) struct HeadLimits {
     pub(crate) bytes: usize,
     pub(crate) headers: usize,
+    /// Of a request's target.
+    pub(crate) target: usize,
+}
+
+impl HeadLimits {
+    /// The bound on bytes as the `h2` crate takes it, which refuses a head that is as large as that. It counts as RFC 9113
+    /// §6.5.2 does: names and values, and 32 bytes more for each.
+    pub(crate) fn header_list_max(&self) -> u32 {
+        u32::try_from(self.bytes).unwrap_or(u32::MAX).saturating_add(1)
+    }
 }
 
 /// Reads a head from the start of `input`, of which `seen` bytes were looked at before without finding its end.
@@ -204,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 1024, headers: 10 };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 1024, headers: 10, target: 100 };
 
     fn parse(text: &str, method: &Method) -> Result<ResponseHead, BadHead> {
         let mut input = BytesMut::from(text);

@@ -38,6 +38,7 @@ use super::upstream::pool::Pools;
 use super::upstream::response_head::HeadLimits;
 use super::wheel::Wheel;
 use crate::access_log::AccessLog;
+use crate::dns::Resolver;
 use crate::net::Entrance;
 use crate::settings::{ProxyHeader, ProxySettings};
 use crate::table::{Generation, Reader, TableCell};
@@ -107,6 +108,7 @@ pub(crate) struct Worker {
     /// 0: without a bound.
     pub(crate) requests_per_connection_max: u64,
     http2: http2::Builder<Here>,
+    here: Here,
     h2c: bool,
     fallback_sni: String,
     handshake_timeout: Duration,
@@ -138,6 +140,8 @@ pub(crate) struct StreamTerms {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) body_bytes_max: u64,
+    /// Of a body that a condition looks into.
+    pub(crate) matched_body_bytes_max: u64,
     client: ClientLimits,
     connections_max: usize,
 }
@@ -203,15 +207,24 @@ impl Worker {
     fn new(setup: Setup) -> Rc<Self> {
         let Setup { index, count, settings, cell, figures, buffers, access_log, .. } = setup;
         let limits = &settings.limits;
+        let names = match Resolver::set_by(&settings.dns) {
+            Some(resolver) => Names::of_servers(Arc::new(resolver)),
+            None => Names::of_machine(settings.dns_ttl.0),
+        };
         let loads = Rc::<Loads>::default();
-        let head_bytes = usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check");
-        let mut http2 = http2::Builder::new(Here);
+        let head_limits = HeadLimits {
+            bytes: usize::try_from(limits.header_bytes_max.0).expect("at most a MiB, by the settings' check"),
+            headers: limits.headers_max,
+            target: usize::try_from(limits.target_bytes_max.0).expect("at most 64 KiB, by the settings' check"),
+        };
+        let here = Here::default();
+        let mut http2 = http2::Builder::new(here.clone());
         let window = |size: ByteSize| u32::try_from(size.0).expect("at most a GiB, by the settings' check");
         http2
             .max_concurrent_streams(settings.http2.streams_max)
             .max_pending_accept_reset_streams(settings.http2.resets_pending_max)
             .max_local_error_reset_streams(settings.http2.errors_max)
-            .max_header_list_size(u32::try_from(head_bytes).expect("at most a MiB"))
+            .max_header_list_size(head_limits.header_list_max())
             .initial_stream_window_size(window(settings.http2.stream_window))
             .initial_connection_window_size(window(settings.http2.connection_window))
             .max_send_buf_size(SEND_BYTES_MAX);
@@ -220,7 +233,7 @@ impl Worker {
             wheel: Wheel::new(),
             pools: Rc::default(),
             http2_pools: Http2Pools::default(),
-            names: Rc::new(Names::new(settings.dns_ttl.0)),
+            names: Rc::new(names),
             balancer: RefCell::new(Balancer::new(index, loads.clone())),
             loads,
             ledger: RefCell::new(Ledger::new(figures.clone())),
@@ -233,6 +246,7 @@ impl Worker {
             real_ip: RealIp::new(&settings.real_ip),
             limits: Limits {
                 body_bytes_max: limits.body_bytes_max.0,
+                matched_body_bytes_max: limits.matched_body_bytes_max.0,
                 client: ClientLimits {
                     idle: limits.idle_timeout.0,
                     head: limits.header_read_timeout.0,
@@ -242,7 +256,7 @@ impl Worker {
                 },
                 connections_max: limits.connections_max.div_ceil(count),
             },
-            head_limits: HeadLimits { bytes: head_bytes, headers: limits.headers_max },
+            head_limits,
             server_header: HeaderValue::from_str(&settings.server_header).ok().filter(|value| !value.is_empty()),
             stream: StreamTerms {
                 to_upstream: settings.stream.proxy_protocol_to_upstream,
@@ -250,6 +264,7 @@ impl Worker {
             },
             requests_per_connection_max: limits.requests_per_connection_max,
             http2,
+            here,
             h2c: settings.h2c,
             fallback_sni: settings.tls.fallback_sni.to_ascii_lowercase(),
             handshake_timeout: settings.tls.handshake_timeout.0,

@@ -1,5 +1,6 @@
 //! A connection, served by what it speaks.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
@@ -100,6 +101,7 @@ impl Worker {
             join_cookies(&mut request);
             let (parts, incoming) = request.into_parts();
             let client = same.stream(&worker.wheel);
+            worker.here.begun.replace(Some(client.clone()));
             // Moved once: on its way into a task of its own it would be copied five times.
             let answer = Box::pin(answer(worker.clone(), client, parts, body::Incoming::Http2(incoming)));
             async move { Ok::<http::Response<_>, Infallible>(answer.await.into()) }
@@ -127,10 +129,22 @@ impl Worker {
         .await;
         // What it says at its end is still to go.
         let _ = poll_fn(|cx| stream.poll_deliver(cx)).await;
-        if let Err(e) = result {
-            debug!(peer = %client.peer, error = %e, "a connection ended");
+        let Err(e) = result else { return };
+        if is_flood(&*e) {
+            self.figures.http2_floods.add(1);
+            if self.may_speak() {
+                warn!(peer = %client.peer, "a connection is ended: its client floods it");
+            }
         }
+        debug!(peer = %client.peer, error = %e, "a connection ended");
     }
+}
+
+/// Whether a connection was ended here for what its client sent, within the protocol and without measure: resets, errors, or
+/// pieces of a head (RFC 9113 §10.5).
+fn is_flood(error: &(dyn Error + 'static)) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// RFC 9113 §8.2.3: a cookie that came in pieces is one header to whoever speaks HTTP/1.
@@ -145,15 +159,27 @@ fn join_cookies(request: &mut Request<Incoming>) {
     }
 }
 
-/// Runs the requests of an HTTP/2 connection beside it, on the worker's thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Here;
+/// Runs the requests of HTTP/2 connections beside them, on the worker's thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Here {
+    /// Whose request hyper has just begun: what it hands over next is to run that.
+    begun: Rc<RefCell<Option<Rc<Client>>>>,
+}
 
 impl<F> hyper::rt::Executor<F> for Here
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        spawn_local(future);
+        let client = self.begun.take();
+        spawn_local(async move {
+            let mut request = pin!(future);
+            // hyper waits for a stream's window without an end. To be dropped resets the stream, and frees what it holds.
+            poll_fn(|cx| match (request.as_mut().poll(cx), &client) {
+                (Poll::Pending, Some(client)) => client.poll_untaken(cx),
+                (polled, _) => polled,
+            })
+            .await;
+        });
     }
 }

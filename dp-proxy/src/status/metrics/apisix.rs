@@ -52,7 +52,7 @@ fn write_statuses(sources: &Sources, page: &mut Page) {
             ("matched_uri", labels.matched_uri.to_string()),
             ("matched_host", labels.matched_host.to_string()),
             ("service", labels.service.to_string()),
-            ("consumer", String::new()),
+            ("consumer", labels.consumer.to_string()),
             ("node", labels.node.to_string()),
         ];
         let labels: Vec<_> = labels.iter().map(|(label, text)| (*label, text.as_str())).collect();

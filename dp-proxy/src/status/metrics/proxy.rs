@@ -42,6 +42,7 @@ pub(super) fn write(sources: &Sources, page: &mut Page) {
         ("tls_resumed_total", Type::Counter, "TLS handshakes that resumed a session.", sum(|f| &f.tls_resumed)),
         ("tls_refused_total", Type::Counter, "TLS connections over the bound on handshakes.", sum(|f| &f.tls_refused)),
         ("http2_connections_total", Type::Counter, "Client connections by HTTP/2.", sum(|f| &f.http2_connections)),
+        ("http2_floods_total", Type::Counter, "HTTP/2 connections ended for a flood.", sum(|f| &f.http2_floods)),
         ("stream_connections_total", Type::Counter, "Connections of stream listeners.", sum(|f| &f.stream.connections)),
         (
             "stream_connections",

@@ -1,5 +1,5 @@
-//! Secrets that are kept elsewhere, as far as the table is concerned: what compiles with them, and compiles again when they
-//! have changed.
+//! What a configuration names and others have, as far as the table is concerned: secrets that are kept elsewhere, and nodes that
+//! DNS knows. What is compiled with them is compiled again when they have changed.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::super::ssl::NOT_SEALED;
 use super::access::Opening;
 use super::{Compiler, Rejected, SSLS};
+use crate::discovery::{Found, Services};
 use crate::secrets::{Fetched, Secrets};
 
 impl Compiler {
@@ -38,7 +39,43 @@ impl Compiler {
                 users.extend(self.secrets.users(&place));
             }
         }
-        for key in &users {
+        self.renew_all(state, &users)
+    }
+
+    /// Learns that a resource has this body, which may name what others have.
+    pub(super) fn note_elsewhere(&mut self, key: &ResourceKey, body: &str) {
+        self.secrets.note(key, body);
+        self.upstreams.services_mut().note(key, body);
+    }
+
+    /// Learns that a resource does not have the bodies any more that were noted for it.
+    pub(super) fn forget_elsewhere(&mut self, key: &ResourceKey) {
+        self.secrets.forget(key);
+        self.upstreams.services_mut().forget(key);
+    }
+
+    /// Services whose nodes are to be asked for.
+    pub(crate) fn services_mut(&mut self) -> &mut Services {
+        self.upstreams.services_mut()
+    }
+
+    /// The same as [`Self::learn`], for what DNS says of services.
+    pub(crate) fn learn_services(&mut self, state: &ConfigState, found: Vec<Found>) -> bool {
+        let now = Instant::now();
+        let services = self.upstreams.services_mut();
+        let mut users = BTreeSet::new();
+        for found in found {
+            let service = found.service.clone();
+            if services.learn(now, found) {
+                users.extend(services.users(&service));
+            }
+        }
+        self.renew_all(state, &users)
+    }
+
+    /// Compiles these again; false when there is none.
+    fn renew_all(&mut self, state: &ConfigState, users: &BTreeSet<ResourceKey>) -> bool {
+        for key in users {
             if let (Some(kind), Some(entry)) = (KindInfo::find(key.kind.as_str()), state.get(key)) {
                 let entry = entry.clone();
                 self.renew(kind, key, &entry);

@@ -195,16 +195,16 @@ impl Compiler {
     fn take(&mut self, key: &ResourceKey, entry: Option<&Arc<Entry>>, good: Option<&Arc<Entry>>) {
         self.rejected.remove(key);
         self.last_good.remove(key);
-        self.secrets.forget(key);
+        self.forget_elsewhere(key);
         let Some(kind) = KindInfo::find(key.kind.as_str()) else { return };
         let Some(entry) = entry else { return self.remove(key) };
-        self.secrets.note(key, &entry.body);
+        self.note_elsewhere(key, &entry.body);
         let reason = match self.ready(kind, key, entry) {
             Ok(ready) => return self.put(key, ready),
             Err(reason) => reason,
         };
         let good = good.filter(|_| !planted!("last-good-is-forgotten")).and_then(|good| {
-            self.secrets.note(key, &good.body);
+            self.note_elsewhere(key, &good.body);
             self.ready(kind, key, good).ok().map(|ready| (good, ready))
         });
         self.rejected.insert(key.clone(), Rejected { reason: reason.clone(), last_good: good.is_some() });

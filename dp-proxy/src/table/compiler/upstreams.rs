@@ -13,6 +13,7 @@ use super::super::slots::Slots;
 use super::super::ticket::{NamedTickets, Tickets};
 use super::super::upstream::{Balancing, HTTP_PORT, HTTPS_PORT, Node, NodeHost, NodeTls, Upstream, tiers};
 use super::UPSTREAMS;
+use crate::discovery::Services;
 use crate::health::{ProbeTls, Registry, Watch};
 
 type Slab = Vector<Option<Arc<Upstream>>>;
@@ -24,6 +25,7 @@ pub(super) struct Upstreams {
     endpoints: NamedTickets<(NodeHost, u16)>,
     balances: Tickets,
     health: Arc<Registry>,
+    services: Services,
     anonymous: Arc<ClientTls>,
 }
 
@@ -37,6 +39,11 @@ impl Upstreams {
     /// TLS to nodes that are shown nothing.
     pub(super) fn set_anonymous(&mut self, tls: Arc<ClientTls>) {
         self.anonymous = tls;
+    }
+
+    /// The services whose nodes DNS knows.
+    pub(super) fn services_mut(&mut self) -> &mut Services {
+        &mut self.services
     }
 
     /// What probes show where an upstream names this ssl; `None`: there is no such ssl.
@@ -91,9 +98,13 @@ impl Upstreams {
     }
 
     fn compile(&mut self, label: &str, model: &resource::Upstream, old: Option<&Upstream>) -> Arc<Upstream> {
+        let found;
         let listed: &[resource::Node] = match &model.endpoints {
             Endpoints::Nodes(nodes) => nodes,
-            Endpoints::Discovered { .. } => &[],
+            Endpoints::Discovered { service_name, .. } => {
+                found = self.services.nodes(service_name);
+                &found
+            }
         };
         let tls = node_tls(model);
         if let Some(NodeTls { verify, shown: None }) = &tls {

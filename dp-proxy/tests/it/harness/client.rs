@@ -49,6 +49,11 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = timeout(SOON, TcpStream::connect(address)).await.unwrap().unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// Over a connection that is there.
+    pub(crate) fn over(stream: TcpStream) -> Self {
         Self { stream, read: Vec::new(), interims: Vec::new() }
     }
 
@@ -177,6 +182,26 @@ impl Client {
         // Nothing within it, or the end of the connection: then what there is, is all.
         let _ = timeout(time, self.more()).await;
         std::mem::take(&mut self.read)
+    }
+
+    /// All that comes, as it comes, until it ends as `is_whole` says.
+    pub(crate) async fn take_until(&mut self, is_whole: impl Fn(&str) -> bool) -> String {
+        let mut came = std::mem::take(&mut self.read);
+        let text = |came: &[u8]| String::from_utf8(came.to_vec()).unwrap();
+        timeout(SOON, async {
+            while !is_whole(&text(&came)) {
+                assert!(self.more().await, "it ended behind {:?}", text(&came));
+                came.append(&mut self.read);
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("nothing came behind {:?}", text(&came)));
+        text(&came)
+    }
+
+    /// A chunked answer as it comes, with its head and what follows its last chunk.
+    pub(crate) async fn take_chunked(&mut self) -> String {
+        self.take_until(|came| came.ends_with("\r\n\r\n") && came.contains("\r\n0\r\n")).await
     }
 
     /// Sends bytes; false when the proxy takes no more of them, ever.

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod control_plane;
+pub(crate) mod http2;
 pub(crate) mod origin;
 pub(crate) mod program;
 pub(crate) mod proxy;

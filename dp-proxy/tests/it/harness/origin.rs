@@ -54,7 +54,12 @@ impl Origin {
 
     /// The same, with a name.
     pub(crate) async fn named(name: &'static str) -> Self {
-        Self::with(move |mut conversation| async move {
+        Self::named_at("127.0.0.1:0".parse().unwrap(), name).await
+    }
+
+    /// The same, at an address.
+    pub(crate) async fn named_at(address: SocketAddr, name: &'static str) -> Self {
+        Self::at(address, move |mut conversation| async move {
             while let Some(request) = conversation.request().await {
                 let headers: Vec<_> = request.headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
                 let body = serde_json::json!({

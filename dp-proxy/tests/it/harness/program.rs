@@ -24,24 +24,25 @@ fn free() -> SocketAddr {
 pub(crate) struct Site {
     pub(crate) proxy: SocketAddr,
     pub(crate) status: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     flags: Vec<String>,
 }
 
 impl Site {
     /// One with this data directory and these settings more.
     pub(crate) fn at(dir: &Path, more: &[String]) -> Self {
-        let (proxy, status) = (free(), free());
+        let (proxy, status, metrics) = (free(), free(), free());
         let settings = [
             format!("data_dir={}", dir.display()),
             format!("proxy.listen=[{proxy}]"),
             "proxy.workers=2".to_owned(),
             "proxy.tls.listen=[]".to_owned(),
             format!("status.listen={status}"),
-            format!("metrics.listen={}", free()),
+            format!("metrics.listen={metrics}"),
             format!("control.listen={}", free()),
         ];
         let flags = settings.iter().chain(more).map(|setting| format!("--set={setting}")).collect();
-        Self { proxy, status, flags }
+        Self { proxy, status, metrics, flags }
     }
 
     /// The program with this proxy's settings and these words, settings among them, which win.
@@ -89,6 +90,13 @@ impl Processes {
 fn is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+}
+
+/// Resident memory of a process, in KiB.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Sends a signal, by its name.

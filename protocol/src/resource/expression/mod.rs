@@ -59,8 +59,8 @@ enum Test {
     LessOrEqual(Option<f64>),
     Matches(Pattern),
     In(Box<[Box<[u8]>]>),
-    /// Whether a list has an element. No variable that is served is a list.
-    Has,
+    /// Whether a list has this element; `None` where the condition has no text, which no list has.
+    Has(Option<Box<[u8]>>),
     IpMatch(Box<[IpNet]>),
 }
 
@@ -109,7 +109,11 @@ impl Node {
             Self::All { of, negated } => of.iter().all(|node| node.holds(values)) != *negated,
             Self::Any { of, negated } => of.iter().any(|node| node.holds(values)) != *negated,
             Self::Compare(Comparison { variable, test, negated }) => {
-                test.takes(values.value(variable).as_deref()) != *negated
+                let holds = match test {
+                    Test::Has(element) => element.as_deref().is_some_and(|element| values.has(variable, element)),
+                    test => test.takes(values.value(variable).as_deref()),
+                };
+                holds != *negated
             }
         }
     }
@@ -137,7 +141,8 @@ impl Test {
             Self::LessOrEqual(bound) => order(bound, f64::le),
             Self::Matches(pattern) => value.is_some_and(|value| pattern.regex.is_match(value)),
             Self::In(texts) => value.is_some_and(|value| texts.iter().any(|text| **text == *value)),
-            Self::Has => false,
+            // Asked of lists, which have no value.
+            Self::Has(_) => false,
             Self::IpMatch(nets) => {
                 let address = value.and_then(|value| str::from_utf8(value).ok()?.parse::<std::net::IpAddr>().ok());
                 address.is_some_and(|address| nets.iter().any(|net| net.contains(&address)))

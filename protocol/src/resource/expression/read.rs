@@ -105,7 +105,7 @@ fn comparison(variable: &str, rest: &[Value], path: &Path, left: &mut usize) -> 
         "~~" => Test::Matches(pattern(operand, false).map_err(|why| (path.clone(), why))?),
         "~*" | "~~*" => Test::Matches(pattern(operand, true).map_err(|why| (path.clone(), why))?),
         "in" => Test::In(texts(operand)),
-        "has" => Test::Has,
+        "has" => Test::Has(operand.as_str().map(|text| text.as_bytes().into())),
         "ipmatch" => Test::IpMatch(nets(operand).map_err(|why| (path.clone(), why))?),
         // An old short form: `[variable, text]`, and the text in lower case.
         _ if rest.len() == 1 => Test::Equal(Literal::Text(operator.as_bytes().into())),

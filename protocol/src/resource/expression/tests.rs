@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::resource::scope::check;
+use crate::resource::variable::GraphQl;
 
 /// Arguments of a request, by name.
 struct Arguments(&'static [(&'static str, &'static str)]);
@@ -15,6 +16,10 @@ impl Values for Arguments {
         let Variable::Argument(name) = variable else { return None };
         let found = self.0.iter().find(|(known, _)| *known == name.as_str());
         found.map(|(_, value)| Cow::Borrowed(value.as_bytes()))
+    }
+
+    fn has(&self, variable: &Variable, element: &[u8]) -> bool {
+        *variable == Variable::GraphQl(GraphQl::RootFields) && [&b"owner"[..], b"repo"].contains(&element)
     }
 }
 
@@ -73,6 +78,11 @@ fn what_holds() {
         (json!([["arg_n", "in", [10]]]), false),
         (json!([["arg_a", "in", "Jack"]]), false),
         (json!([["arg_a", "has", "Jack"]]), false),
+        (json!([["graphql_root_fields", "has", "owner"]]), true),
+        (json!([["graphql_root_fields", "has", "user"]]), false),
+        (json!([["graphql_root_fields", "!", "has", "user"]]), true),
+        (json!([["graphql_root_fields", "has", 7]]), false),
+        (json!([["graphql_root_fields", "has"]]), false),
         (json!([["arg_ip", "ipmatch", ["192.168.0.0/16", "10.0.0.0/8"]]]), true),
         (json!([["arg_ip", "ipmatch", "10.1.2.3"]]), true),
         (json!([["arg_ip", "!", "ipmatch", ["10.0.0.0/8"]]]), false),

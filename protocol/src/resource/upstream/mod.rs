@@ -6,7 +6,7 @@ mod node;
 use std::time::Duration;
 
 pub use checks::{ActiveCheck, CheckType, Checks, PassiveCheck};
-pub use node::Node;
+pub use node::{Node, split_service};
 
 use super::common::{Timeouts, duration, host, read_labelling, reference};
 use super::scope::{Fields, Scope};
@@ -79,6 +79,9 @@ pub enum Endpoints {
         discovery_type: String,
     },
 }
+
+/// The `discovery_type` of services that DNS knows.
+pub const DISCOVERY_DNS: &str = "dns";
 
 /// What consistent hashing hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

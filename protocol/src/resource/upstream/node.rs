@@ -71,6 +71,12 @@ fn read_weight(scope: &Scope<'_, '_>) -> Option<u32> {
     u32::try_from(scope.integer(0, i64::from(u32::MAX))?).ok()
 }
 
+/// The name and, where it has one, the port of a service that a discovery knows: `name` or `name:port`.
+#[must_use]
+pub fn split_service(service: &str) -> Option<(String, Option<u16>)> {
+    split_address(service).filter(|(name, _)| name.parse::<std::net::IpAddr>().is_err())
+}
+
 /// Splits `host`, `host:port`, `[v6]`, `[v6]:port`.
 fn split_address(address: &str) -> Option<(String, Option<u16>)> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
@@ -122,6 +128,15 @@ mod tests {
         ] {
             let expected = expected.map(|(host, port)| (host.to_owned(), port));
             assert_eq!(split_address(address), expected, "{address:?}");
+        }
+    }
+
+    #[test]
+    fn services_have_names() {
+        assert_eq!(split_service("_http._tcp.a.example"), Some(("_http._tcp.a.example".to_owned(), None)));
+        assert_eq!(split_service("a.example:8080"), Some(("a.example".to_owned(), Some(8080))));
+        for other in ["10.0.0.1:80", "::1", "a b", "a:b", ""] {
+            assert_eq!(split_service(other), None, "{other:?}");
         }
     }
 }

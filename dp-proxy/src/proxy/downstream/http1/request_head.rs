@@ -102,8 +102,6 @@ impl From<BadFraming> for Refusal {
 
 /// Room for the headers of most requests: as many as a map of sixteen places holds.
 const HEADERS_USUAL: usize = 12;
-/// The longest target that [`Uri`] takes.
-const TARGET_BYTES_MAX: usize = 65_534;
 
 /// Reads a head from the start of `input`, of which `seen` bytes were looked at before without finding its end. Blank lines
 /// before it are skipped (RFC 9112 §2.2).
@@ -129,7 +127,7 @@ pub(crate) fn read(input: &mut BytesMut, mut seen: usize, limits: HeadLimits) ->
         b"HTTP/1.0" => Version::HTTP_10,
         _ => return Err(BadHead::Version),
     };
-    if target.len() > TARGET_BYTES_MAX {
+    if target.len() > limits.target {
         return Err(BadHead::TargetTooLong);
     }
     // A fragment has no place here, and [`Uri`] would pass over whatever stands in one.

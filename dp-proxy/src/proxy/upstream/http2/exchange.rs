@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, StatusCode};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::pool::Place;
@@ -19,10 +19,11 @@ use crate::proxy::downstream::body::RequestBody;
 use crate::proxy::fields::Fields;
 use crate::proxy::headers::{is_hop_by_hop, trailers_passed_on};
 use crate::proxy::upstream::AnswerHead;
-use crate::proxy::upstream::exchange::{Cut, ExchangeLimits, Failed, Failure};
+use crate::proxy::upstream::exchange::{Cut, ExchangeLimits, Failed, Failure, INTERIMS_MAX};
 use crate::proxy::wheel::Alarm;
 
-/// Sends a request and waits for the head of its answer. What is left of the body then goes on by itself.
+/// Sends a request and waits for the head of its answer. What is left of the body then goes on by itself. `pass` is called with
+/// what the node says before (RFC 9110 §15.2), but for a 100.
 ///
 /// # Errors
 /// [`Failed`]: `sent` says whether the node can have acted on the request.
@@ -32,6 +33,7 @@ pub(crate) async fn exchange(
     body: Option<Box<RequestBody>>,
     limits: ExchangeLimits,
     alarm: Alarm,
+    pass: impl Fn(StatusCode, &Fields),
 ) -> Result<(AnswerHead, Receiving), Box<Failed>> {
     let failed = |why, sent, answered, body| Box::new(Failed { why, sent, answered, body });
     let mut sender = place.sender();
@@ -43,7 +45,12 @@ pub(crate) async fn exchange(
         Err(e) => return Err(failed(Failure::of_http2(e), false, false, body)),
     };
     let mut upload = body.map(|body| Upload::new(stream, body));
-    let result = poll_fn(|cx| poll_head(cx, &mut answer, upload.as_mut(), limits, &alarm)).await;
+    let mut interims = 0;
+    let result = poll_fn(|cx| {
+        poll_interims(cx, &mut answer, &mut interims, &pass)?;
+        poll_head(cx, &mut answer, upload.as_mut(), limits, &alarm)
+    });
+    let result = result.await;
     match result {
         Ok(head) => {
             place.beat();
@@ -71,6 +78,30 @@ pub(crate) async fn exchange(
             Err(failed(why, sent, false, body))
         }
     }
+}
+
+/// Takes what comes before the answer.
+fn poll_interims(
+    cx: &mut Context<'_>,
+    answer: &mut ResponseFuture,
+    interims: &mut u32,
+    pass: &impl Fn(StatusCode, &Fields),
+) -> Result<(), Failure> {
+    // Whatever else there is, also an error, is found with the answer.
+    while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+        *interims += 1;
+        if *interims > INTERIMS_MAX {
+            return Err(Failure::Interims);
+        }
+        let (parts, ()) = interim.into_parts();
+        // RFC 9113 §8.6: there is no 101.
+        if ![StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS].contains(&parts.status) {
+            let mut headers = parts.headers;
+            drop_hop_by_hop(&mut headers);
+            pass(parts.status, &Fields::Made(headers));
+        }
+    }
+    Ok(())
 }
 
 fn poll_head(

@@ -95,7 +95,7 @@ impl Http2Pools {
         secured: Option<Secured>,
         endpoint: Ticket,
         keepalive: &KeepalivePool,
-        header_bytes_max: usize,
+        header_list_max: u32,
     ) -> Result<Place, h2::Error> {
         let mut builder = client::Builder::new();
         builder
@@ -103,7 +103,7 @@ impl Http2Pools {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
-            .max_header_list_size(u32::try_from(header_bytes_max).unwrap_or(u32::MAX));
+            .max_header_list_size(header_list_max);
         let (sender, mut connection) = builder.handshake::<_, Bytes>(link).await?;
         let ping_pong = connection.ping_pong().expect("it is taken once");
         let open = Rc::new(Cell::new(true));

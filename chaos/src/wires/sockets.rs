@@ -1,14 +1,14 @@
-//! The network between control-plane nodes, and between proxies and nodes: a wire from each to each, in each direction, that can
-//! be cut, slow or lossy.
+//! A network of sockets: each wire leads through one of ours. Works without root, on every machine.
 //!
 //! ```text
 //!   cp-1 --dials--> advertised address of cp-2 = a socket of ours --> peer.listen of cp-2
 //!   dp-1 --dials--> its endpoint for cp-2      = a socket of ours --> feed.listen of cp-2
+//!   cp-1 --dials--> its record, its archive    = a socket of ours --> PostgreSQL, the object store
 //! ```
 //!
-//! Works without root: a connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who
-//! dialled is found as `ss -p` finds it, by the socket's inode. A cut wire holds what is sent and delivers it after the
-//! heal, as TCP does whose packets are lost meanwhile; a lossy one delays a part by a retransmission, likewise.
+//! A connection's two ends tell which wire it is. Whom it leads to is the socket that took it; who dialled is found as `ss -p`
+//! finds it, by the socket's inode. A cut wire holds what is sent and delivers it after the heal, as TCP does whose packets are
+//! lost meanwhile; a lossy one delays a part by a retransmission, likewise.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::{End, Wire};
 use crate::luck::Luck;
 use crate::patience;
 
@@ -35,33 +36,9 @@ const ON_WIRE_MAX: usize = 256;
 /// What a lost packet costs: Linux retransmits after 200 ms at the earliest.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
-/// Where a wire ends.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum End {
-    /// A node, for other nodes.
-    Node(u16),
-    /// A node, for proxies.
-    Feed(u16),
-    /// A proxy.
-    Proxy(u16),
-    /// Whoever is none of them: a command line, a test.
-    Other,
-}
-
-/// How a wire is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wire {
-    /// Nothing arrives.
-    pub cut: bool,
-    /// How long everything takes.
-    pub delay: Duration,
-    /// Of a hundred parts, so many are lost once.
-    pub lost_of_100: u64,
-}
-
-/// All wires of a cluster. They are gone when this is dropped.
-#[derive(Debug)]
-pub struct Wires {
+/// The sockets of a cluster's wires. They are gone when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
     net: Arc<Net>,
     accepting: Vec<JoinHandle<()>>,
 }
@@ -75,37 +52,27 @@ struct Net {
     met: AtomicU64,
 }
 
-impl Wires {
-    /// No wires yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { net: Arc::default(), accepting: Vec::new() }
-    }
-
+impl Sockets {
     /// Leads whoever dials `listen` to `end` at `target`.
-    ///
-    /// # Errors
-    /// When the address cannot be listened on.
-    pub async fn add(&mut self, end: End, listen: &str, target: &str) -> Result<()> {
+    pub(super) async fn add(&mut self, end: End, listen: &str, target: &str) -> Result<()> {
         let listener = patience::listen(listen).await.with_context(|| format!("wires at {listen}"))?;
         self.accepting.push(tokio::spawn(accept(listener, end, target.to_owned(), self.net.clone())));
         Ok(())
     }
 
     /// How much has met a wire that was not whole: parts of what was sent, and connections that were not made at once.
-    #[must_use]
-    pub fn met(&self) -> u64 {
+    pub(super) fn met(&self) -> u64 {
         self.net.met.load(Ordering::Relaxed)
     }
 
     /// Makes a wire so, in one direction.
-    pub fn set(&self, from: End, to: End, wire: Wire) {
+    pub(super) fn set(&self, from: End, to: End, wire: Wire) {
         let mut states = self.net.states.lock().expect("nobody panics at the wires");
         states.entry((from, to)).or_insert_with(|| watch::channel(wire).0).send_replace(wire);
     }
 
     /// Makes all wires whole again.
-    pub fn heal(&self) {
+    pub(super) fn heal(&self) {
         let states = self.net.states.lock().expect("nobody panics at the wires");
         for state in states.values() {
             state.send_replace(Wire::default());
@@ -113,13 +80,7 @@ impl Wires {
     }
 }
 
-impl Default for Wires {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Wires {
+impl Drop for Sockets {
     fn drop(&mut self) {
         self.accepting.iter().for_each(JoinHandle::abort);
     }
@@ -270,7 +231,7 @@ mod tests {
     async fn a_wire_that_is_cut_one_way_holds_what_is_sent_that_way_until_it_is_healed() {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let mut wires = Wires::new();
+        let mut wires = Sockets::default();
         wires.add(End::Node(2), &free, &target.local_addr().unwrap().to_string()).await.unwrap();
         let mut near = TcpStream::connect(&free).await.unwrap();
         let (mut far, _) = target.accept().await.unwrap();
@@ -293,7 +254,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         for _ in 0..3 {
             // As when a cluster does not start: what was made of it is dropped, and another one begins at once.
-            Wires::new().add(End::Node(1), &free, "127.0.0.1:1").await.unwrap();
+            Sockets::default().add(End::Node(1), &free, "127.0.0.1:1").await.unwrap();
         }
     }
 
@@ -301,7 +262,7 @@ mod tests {
     async fn a_slow_wire_takes_its_time() {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let mut wires = Wires::new();
+        let mut wires = Sockets::default();
         wires.add(End::Node(2), &free, &target.local_addr().unwrap().to_string()).await.unwrap();
         wires.set(End::Other, End::Node(2), Wire { delay: Duration::from_millis(80), ..Wire::default() });
         let mut near = TcpStream::connect(&free).await.unwrap();
