@@ -37,11 +37,9 @@ struct Away {
 pub(super) async fn start(arena: &mut Arena) -> Result<Box<dyn Running>> {
     let dp = arena.cluster.dps.last().context("no proxy")?;
     let (proxy, taken) = (dp.number, taken(dp));
-    let cut = Wire { cut: true, ..Wire::default() };
-    for number in arena.cluster.cps.iter().map(|cp| cp.number) {
-        arena.wires.set(End::Feed(number), End::Proxy(proxy), cut);
-        arena.wires.set(End::Proxy(proxy), End::Feed(number), cut);
-    }
+    let feeds = arena.cluster.cps.iter().map(|cp| End::Feed(cp.number));
+    let ways: Vec<_> = feeds.flat_map(|feed| [(feed, End::Proxy(proxy)), (End::Proxy(proxy), feed)]).collect();
+    arena.wires.set(&ways, Wire { cut: true, ..Wire::default() }).await?;
     arena.away.send_replace(true);
     let leader = arena.cluster.leader().await?;
     let mut api = arena.cluster.cp(leader).api();
@@ -75,7 +73,7 @@ async fn write(api: &mut Api, what: &str, operation: impl Fn(String) -> Value) -
 impl Running for Away {
     fn heal<'a>(&'a mut self, arena: &'a mut Arena) -> LocalBoxFuture<'a, Result<()>> {
         async move {
-            arena.wires.heal();
+            arena.wires.heal().await?;
             arena.away.send_replace(false);
             let dp = arena.cluster.dp(self.proxy);
             until("the proxy is sent the whole state", FULL_MAX, async || {
