@@ -29,6 +29,9 @@ pub(super) fn freeze(arena: &Arena) -> Result<Box<dyn Running>> {
 /// How long a standby is away while the primary confirms what it will lack.
 const TAIL: Duration = Duration::from_millis(800);
 
+/// How long nobody serves the record: whoever promotes a standby waits a while to be sure.
+const NOBODY: Duration = Duration::from_millis(1500);
+
 /// The record's servers swap their places: the new primary has what it had a while ago.
 pub(super) async fn fail_over(arena: &mut Arena) -> Result<Box<dyn Running>> {
     let primary = arena.postgres.as_mut().context("this arena has no PostgreSQL")?;
@@ -36,6 +39,7 @@ pub(super) async fn fail_over(arena: &mut Arena) -> Result<Box<dyn Running>> {
     standby.kill().await.context(OfTheHarness)?;
     tokio::time::sleep(TAIL).await;
     primary.kill().await.context(OfTheHarness)?;
+    tokio::time::sleep(NOBODY).await;
     standby.start().await.context(OfTheHarness)?;
     standby.promote().await.context(OfTheHarness)?;
     std::mem::swap(primary, standby);
