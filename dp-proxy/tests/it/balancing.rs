@@ -117,7 +117,7 @@ async fn nodes_of_a_lower_priority_serve_when_no_other_can() {
     for _ in 0..6 {
         assert_eq!(origin_of(&client.get("x", "/").await), "first");
     }
-    drop(first);
+    first.end().await;
     for _ in 0..6 {
         assert_eq!(origin_of(&client.get("x", "/").await), "second");
     }

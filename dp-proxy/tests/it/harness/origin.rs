@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// A running origin. It ends when this is dropped, with all its connections.
+/// A running origin. It ends soon after this is dropped, with all its connections.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
     /// Connections so far.
     pub(crate) connections: Arc<Mutex<usize>>,
+    /// Kept for as long as it runs.
+    keep: oneshot::Sender<()>,
     accepting: JoinHandle<()>,
 }
 
@@ -35,16 +38,28 @@ impl Origin {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(Mutex::new(0));
         let count = connections.clone();
+        let (keep, mut kept) = oneshot::channel();
         let accepting = tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap(),
+                    _ = &mut kept => break,
+                };
                 stream.set_nodelay(true).unwrap();
                 *count.lock().unwrap() += 1;
                 open.spawn(serve(Conversation { stream, read: VecDeque::new() }));
             }
+            drop(listener);
+            open.shutdown().await;
         });
-        Self { address, connections, accepting }
+        Self { address, connections, keep, accepting }
+    }
+
+    /// Ends it, and is back once its port and all its connections are closed.
+    pub(crate) async fn end(self) {
+        drop(self.keep);
+        self.accepting.await.unwrap();
     }
 
     /// An origin that answers every request with what it was asked, as JSON.
@@ -93,12 +108,6 @@ impl Origin {
 
     pub(crate) fn connections(&self) -> usize {
         *self.connections.lock().unwrap()
-    }
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        self.accepting.abort();
     }
 }
 
