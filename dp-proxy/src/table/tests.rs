@@ -346,3 +346,26 @@ fn nodes_that_dns_knows_are_followed_also_by_what_is_served_in_place_of_what_can
     let rejected = &it.compiler.rejected()[&ResourceKey::new("routes", "r")];
     assert!(rejected.last_good && rejected.reason.contains("new"), "{rejected:?}");
 }
+
+#[test]
+fn a_node_that_dns_knows_without_a_port_is_none_where_no_port_is_usual() {
+    let mut it = Growing::new();
+    for scheme in ["http", "tcp", "tls"] {
+        let upstream = json!({"scheme": scheme, "service_name": "a.example", "discovery_type": "dns"});
+        it.put("upstreams", scheme, upstream);
+    }
+    let node = |host: &str, port| resource::Node { host: host.to_owned(), port, weight: 1, priority: 0 };
+    let nodes = Ok((vec![node("10.0.0.1", None), node("10.0.0.2", Some(9))], Duration::from_secs(60)));
+    assert!(it.compiler.learn_services(&it.state, vec![Found { service: "a.example".into(), nodes }]));
+    let table = it.compiler.table();
+    let told = table.upstreams.iter().flatten().map(|upstream| {
+        let nodes: Vec<_> = upstream.nodes.iter().map(Node::address).collect();
+        (upstream.label.to_string(), nodes.join(" "))
+    });
+    let expected = [
+        ("upstreams/http", "10.0.0.1:80 10.0.0.2:9"),
+        ("upstreams/tcp", "10.0.0.2:9"),
+        ("upstreams/tls", "10.0.0.2:9"),
+    ];
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected.map(|(id, nodes)| (id.into(), nodes.into())).into());
+}
