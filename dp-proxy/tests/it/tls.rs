@@ -298,6 +298,22 @@ async fn the_certificate_fits_what_the_client_can_verify() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_within_tls_that_nothing_follows() {
+    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
+    let pair = authority.issue(&["a.com"]);
+    let dir = tempfile::tempdir().unwrap();
+    let resources =
+        [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
+    let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
+    let mut stream = Dialler::trusting(&authority).dial(&scene, "a.com").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // Without its alert the end of the connection is an error: it could be anybody's who cuts the answer short.
+    timeout(SOON, stream.read_to_end(&mut answer)).await.expect("an end in time").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cheaper_aes_is_spoken_and_chacha_with_whoever_would_rather_have_it() {
     let authority = Authority::new("root");
     let pair = authority.issue(&["a.com"]);
