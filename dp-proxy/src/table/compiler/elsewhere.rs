@@ -85,7 +85,7 @@ impl Compiler {
     }
 
     fn renew(&mut self, kind: &KindInfo, key: &ResourceKey, entry: &std::sync::Arc<Entry>) {
-        match self.ready(kind, key, entry) {
+        match self.ready(kind, key, entry, None) {
             Ok(ready) => {
                 self.rejected.remove(key);
                 self.last_good.remove(key);
