@@ -43,8 +43,9 @@ pub(super) fn each_model(
     entries: &[Keyed<'_>],
     take: impl FnMut(&ResourceKey, &Arc<Entry>, Option<Read>),
 ) {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let readers = if entries.len() < WORTH_THREADS { 0 } else { (cores - 1).min(READERS_MAX) };
+    // To ask for the cores takes longer than to read a few entries.
+    let others = || thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
+    let readers = if entries.len() < WORTH_THREADS { 0 } else { others().min(READERS_MAX) };
     each_model_by(readers, kind, entries, take);
 }
 

@@ -118,11 +118,14 @@ impl Plain<'_> {
 }
 
 impl Given<Value> {
-    /// What a constructor makes of the value; the outer `None`: something is wrong.
+    /// What a constructor makes of the value, which may be nothing; the outer `None`: something is wrong.
     fn read<T>(self, construct: impl FnOnce(Scope<'_, '_>) -> Option<T>) -> Option<Option<T>> {
         match self.0 {
             None => Some(None),
-            Some(value) => check(&value, construct).ok().map(Some),
+            Some(value) => match check(&value, construct) {
+                Ok(built) => Some(Some(built)),
+                Err(report) => report.problems.is_empty().then_some(None),
+            },
         }
     }
 }
