@@ -1,18 +1,19 @@
 //! Reads the bodies of a whole configuration ahead of its compiler, on threads of its own.
 //!
 //! ```text
-//!   reader 0: batches 0, 2, 4, …  \\
-//!                                   each_model: batch 0, 1, 2, … in the order of the entries -> take
-//!   reader 1: batches 1, 3, 5, …  /
+//!   readers:  claim the next batch, read it, send it
+//!   compiler: batch 0, 1, 2, … in the order of the entries: what was sent, or else reads it itself
 //! ```
 //!
-//! What a body says is read without looking at anything else, and is about half of the work; to put it into the table is
-//! the other half, and goes one after the other. Readers are nicer than the threads that carry traffic, and wait when
-//! they are far ahead.
+//! What a body says is read without looking at anything else, and is a good part of the work; to put it into the table
+//! goes one after the other. Readers are nicer than the threads that carry traffic, and wait when they are far ahead.
+//! Nobody waits for them: where they get no processor, the compiler does as without them.
 
+use std::collections::HashMap;
 use std::iter;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use protocol::resource::{KindInfo, Model};
@@ -26,18 +27,18 @@ pub(super) type Read = Result<Model, String>;
 
 type Keyed<'s> = (&'s ResourceKey, &'s Arc<Entry>);
 
-/// Entries that one reader reads at a time.
-const BATCH: usize = 128;
+/// Entries that are read at a time.
+const BATCH: usize = 64;
 /// Batches that a reader may be ahead: what was read of them stands in memory.
-const BATCHES_AHEAD: usize = 4;
+const BATCHES_AHEAD: usize = 8;
 /// Fewer entries are read before a thread has started.
-const WORTH_THREADS: usize = 1_000;
-/// More would wait for the compiler.
+const WORTH_THREADS: usize = 2_000;
+/// More would be further ahead than they may.
 const READERS_MAX: usize = 3;
 /// How much nicer than others readers are (nice(2)).
 const NICE: i32 = 10;
 
-/// Calls `take` with every entry, in their order, and with what was read of it; with `None` where that says too little.
+/// Calls `take` with every entry, in their order, and with what was read of it ahead, if anything was.
 pub(super) fn each_model(
     kind: &'static KindInfo,
     entries: &[Keyed<'_>],
@@ -45,8 +46,8 @@ pub(super) fn each_model(
 ) {
     // To ask for the cores takes longer than to read a few entries.
     let others = || thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
-    let readers = if entries.len() < WORTH_THREADS { 0 } else { others().min(READERS_MAX) };
-    each_model_by(readers, kind, entries, take);
+    let is_worth_it = is_read_alone(kind.name) && entries.len() >= WORTH_THREADS;
+    each_model_by(if is_worth_it { others().min(READERS_MAX) } else { 0 }, kind, entries, take);
 }
 
 fn each_model_by(
@@ -55,33 +56,47 @@ fn each_model_by(
     entries: &[Keyed<'_>],
     mut take: impl FnMut(&ResourceKey, &Arc<Entry>, Option<Read>),
 ) {
-    if readers == 0 || !is_read_alone(kind.name) {
-        entries.iter().for_each(|(key, entry)| take(key, entry, None));
-        return;
-    }
+    let unclaimed = AtomicUsize::new(0);
     thread::scope(|scope| {
-        let reader = |first: usize| {
-            let (send, read) = sync_channel(BATCHES_AHEAD);
-            let batches = entries.chunks(BATCH).skip(first).step_by(readers);
-            let named = thread::Builder::new().name(format!("reader-{first}"));
-            // Without a thread nothing is read ahead.
-            let _ = named.spawn_scoped(scope, move || read_all(kind, batches, &send));
-            read
-        };
-        let lanes: Vec<Receiver<Vec<Read>>> = (0..readers).map(reader).collect();
-        for (batch, lane) in entries.chunks(BATCH).zip(lanes.iter().cycle()) {
-            let read = lane.recv().unwrap_or_default().into_iter().map(Some).chain(iter::repeat_with(|| None));
+        let (send, sent) = sync_channel(readers * BATCHES_AHEAD);
+        for reader in 0..readers {
+            let (unclaimed, send) = (&unclaimed, send.clone());
+            let named = thread::Builder::new().name(format!("reader-{reader}"));
+            // Without a thread less is read ahead.
+            let _ = named.spawn_scoped(scope, move || {
+                // Who may not be nicer is as the others are.
+                let _ = rustix::process::nice(NICE);
+                read_ahead(kind, entries, unclaimed, &send);
+            });
+        }
+        let mut early = HashMap::new();
+        for (number, batch) in entries.chunks(BATCH).enumerate() {
+            let mut read = early.remove(&number);
+            while read.is_none()
+                && let Ok((other, models)) = sent.try_recv()
+            {
+                if other == number {
+                    read = Some(models);
+                } else if other > number {
+                    early.insert(other, models);
+                }
+            }
+            if read.is_none() {
+                unclaimed.fetch_max(number + 1, Ordering::Relaxed);
+            }
+            let read = read.into_iter().flatten().map(Some).chain(iter::repeat_with(|| None));
             batch.iter().zip(read).for_each(|((key, entry), read)| take(key, entry, read));
         }
     });
 }
 
-fn read_all<'s>(kind: &KindInfo, batches: impl Iterator<Item = &'s [Keyed<'s>]>, send: &SyncSender<Vec<Read>>) {
-    // Who may not be nicer is as the others are.
-    let _ = rustix::process::nice(NICE);
-    for batch in batches {
+/// Reads batches that nobody has claimed, until there are none or nobody wants them any more.
+fn read_ahead(kind: &KindInfo, entries: &[Keyed<'_>], unclaimed: &AtomicUsize, send: &SyncSender<(usize, Vec<Read>)>) {
+    loop {
+        let number = unclaimed.fetch_add(1, Ordering::Relaxed);
+        let Some(batch) = entries.chunks(BATCH).nth(number) else { return };
         let read = batch.iter().map(|(_, entry)| model_of(kind, entry)).collect();
-        if send.send(read).is_err() {
+        if send.send((number, read)).is_err() {
             return;
         }
     }
@@ -109,20 +124,26 @@ mod tests {
                 ttl_seconds: None,
             })
         };
+        let kind = KindInfo::find("routes").unwrap();
         for count in [0, 1, BATCH, BATCH * 7 + 3] {
             let owned: Vec<_> = (0..count).map(|n| (ResourceKey::new("routes", &n.to_string()), entry(n))).collect();
             let entries: Vec<_> = owned.iter().map(|(key, entry)| (key, entry)).collect();
-            let kind = KindInfo::find("routes").unwrap();
             for readers in 0..4 {
                 let mut taken = 0;
                 each_model_by(readers, kind, &entries, |key, entry, read| {
                     assert_eq!(key.id, taken.to_string().as_str());
-                    assert_eq!(read.is_some(), readers > 0);
                     assert!(read.is_none_or(|read| read == model_of(kind, entry)));
                     taken += 1;
                 });
                 assert_eq!(taken, count);
             }
+            // A reader that has the time for it reads all that nobody has claimed.
+            let (send, sent) = sync_channel(count);
+            read_ahead(kind, &entries, &AtomicUsize::new(2), &send);
+            drop(send);
+            let numbers: Vec<_> = sent.iter().map(|(number, read)| (number, read.len())).collect();
+            let expected: Vec<_> = entries.chunks(BATCH).map(<[_]>::len).enumerate().skip(2).collect();
+            assert_eq!(numbers, expected);
         }
     }
 }

@@ -218,7 +218,8 @@ impl Compiler {
         let none = serde_json::Map::new();
         let stored = model.plugins().unwrap_or(&none);
         let opening = Opening { keyring: self.tls.keyring.as_ref(), secrets: &self.secrets };
-        let ready = access::compile(key, stored, opening, &self.plugins_before(key))?;
+        let before = if stored.is_empty() { Chain::default() } else { self.plugins_before(key) };
+        let ready = access::compile(key, stored, opening, &before)?;
         Ok(Ready::Model(model, ready))
     }
 

@@ -145,7 +145,7 @@ impl ServicePlan {
     pub(super) fn of(service: Service, plugins: Chain) -> Self {
         Self {
             hosts: Hosts::of(service.hosts),
-            target: TargetPlan::of(service.upstream, service.upstream_id.map(|key| key.id)),
+            target: TargetPlan::of(service.upstream.map(Box::new), service.upstream_id.map(|key| key.id)),
             plugins,
             upgrades: service.enable_websocket,
             sealed: None,
@@ -165,9 +165,9 @@ impl ServicePlan {
 }
 
 impl TargetPlan {
-    pub(super) fn of(own: Option<Upstream>, shared: Option<Text>) -> Self {
+    pub(super) fn of(own: Option<Box<Upstream>>, shared: Option<Text>) -> Self {
         match (own, shared) {
-            (Some(own), _) => Self::Own(Box::new(own)),
+            (Some(own), _) => Self::Own(own),
             (None, Some(id)) => Self::Shared(id),
             (None, None) => Self::None,
         }

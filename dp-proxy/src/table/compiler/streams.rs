@@ -49,7 +49,7 @@ impl StreamPlan {
             remote_addr: route.remote_addr,
             server_addr: route.server_addr,
             service: route.service_id.map(|key| key.id),
-            target: TargetPlan::of(route.upstream, route.upstream_id.map(|key| key.id)),
+            target: TargetPlan::of(route.upstream.map(Box::new), route.upstream_id.map(|key| key.id)),
             sealed: None,
         }
     }

@@ -39,7 +39,7 @@ pub struct Route {
     /// Whether it is switched on.
     pub status: RouteStatus,
     /// Its own upstream; wins over `upstream_id` and the service's.
-    pub upstream: Option<Upstream>,
+    pub upstream: Option<Box<Upstream>>,
     /// The upstream it refers to.
     pub upstream_id: Option<ResourceKey>,
     /// The service it belongs to.
@@ -84,7 +84,7 @@ impl Route {
             filter_func: fields.optional("filter_func", read_function),
             priority: fields.optional("priority", |s| s.integer(i64::MIN, i64::MAX)).unwrap_or(0),
             status: fields.optional("status", read_status).unwrap_or_default(),
-            upstream: fields.optional("upstream", Upstream::read),
+            upstream: fields.optional("upstream", Upstream::read).map(Box::new),
             upstream_id: fields.optional("upstream_id", |s| reference("upstreams", &s)),
             service_id: fields.optional("service_id", |s| reference("services", &s)),
             plugin_config_id: fields.optional("plugin_config_id", |s| reference("plugin_configs", &s)),
@@ -102,7 +102,7 @@ impl Route {
 
     pub(super) fn references(&self) -> Vec<ResourceKey> {
         let named = [&self.upstream_id, &self.service_id, &self.plugin_config_id];
-        let inner = self.upstream.iter().flat_map(Upstream::references);
+        let inner = self.upstream.iter().flat_map(|upstream| upstream.references());
         named.into_iter().flatten().cloned().chain(inner).collect()
     }
 }

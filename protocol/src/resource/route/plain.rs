@@ -87,7 +87,7 @@ impl Route {
                 Some(0) => RouteStatus::Disabled,
                 Some(_) => return None,
             },
-            upstream: plain.upstream.read(Upstream::read)?,
+            upstream: plain.upstream.read(Upstream::read)?.map(Box::new),
             upstream_id: reference("upstreams", &plain.upstream_id)?,
             service_id: reference("services", &plain.service_id)?,
             plugin_config_id: reference("plugin_configs", &plain.plugin_config_id)?,
