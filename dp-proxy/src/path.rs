@@ -68,12 +68,15 @@ pub fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
 }
 
 /// A piece of a route's pattern in the spelling of [`canonical`] paths. Its segments stay as they are: one that no
-/// canonical path has matches nothing, as in APISIX. A stray `%` stands for itself.
+/// canonical path has matches nothing, as in APISIX. A stray `%` stands for itself. Borrowed as by [`canonical`].
 #[must_use]
-pub fn canonical_pattern(text: &str) -> String {
+pub fn canonical_pattern(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(stands_for_itself) {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     spell(text, &mut out, false).expect("a stray percent sign is escaped, not refused");
-    out
+    Cow::Owned(out)
 }
 
 /// Appends `text` with every byte in its one spelling.

@@ -58,7 +58,8 @@ impl Services {
 
     /// Learns that a resource does not have the bodies any more that were noted for it.
     pub(crate) fn forget(&mut self, key: &ResourceKey) {
-        self.untidy |= self.used.remove(key).is_some();
+        // Mostly nobody uses any: then a key need not be hashed.
+        self.untidy |= !self.used.is_empty() && self.used.remove(key).is_some();
     }
 
     /// The nodes of a service; none as long as nothing is known of it.

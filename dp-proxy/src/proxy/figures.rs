@@ -411,19 +411,15 @@ mod tests {
         let mut ledger = Ledger::new(Arc::default());
         let route = Arc::new(Route {
             id: "r1".into(),
-            paths: Box::default(),
-            hosts: Box::default(),
+            paths: smallvec::SmallVec::new(),
             priority: 0,
             methods: MethodSet::default(),
-            remote_addrs: Box::default(),
-            vars: None,
             target: None,
             service: None,
             plugins: Chain::default(),
-            plugin_config: None,
             upgrades: None,
-            timeouts: None,
-            sealed: None,
+            conditions: None,
+            seldom: None,
         });
         let key = RowKey { route: Arc::as_ptr(&route).addr(), pattern: 0, code: 200, node: None, host: 0, consumer: 0 };
         ledger.rows(key, Some(&route), StatusLabels::default);

@@ -293,5 +293,5 @@ fn framing(parts: &Parts, body: &RequestBody) -> BodyFraming {
 
 /// The route's limits win over the upstream's.
 fn timeouts(route: &Route, upstream: &Upstream) -> Timeouts {
-    route.timeouts.as_deref().copied().or(upstream.timeouts).unwrap_or(Timeouts::DEFAULT)
+    route.timeouts().or(upstream.timeouts).unwrap_or(Timeouts::DEFAULT)
 }

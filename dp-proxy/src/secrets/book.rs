@@ -111,7 +111,8 @@ impl Secrets {
 
     /// Learns that a resource does not have the bodies any more that were noted for it.
     pub(crate) fn forget(&mut self, key: &ResourceKey) {
-        self.untidy |= self.used.remove(key).is_some();
+        // Mostly nobody uses any: then a key need not be hashed.
+        self.untidy |= !self.used.is_empty() && self.used.remove(key).is_some();
     }
 
     /// Puts what references name into their places in a body of this kind, in which everything sealed was opened.

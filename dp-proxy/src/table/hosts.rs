@@ -54,14 +54,21 @@ impl Hosts {
         ask(&self.any).map(|found| (found, MatchedHost::Any))
     }
 
-    /// Changes the paths of a pattern; of no host where it is `None`.
-    pub(crate) fn update(&mut self, pattern: Option<&HostPattern>, change: impl FnOnce(&mut Paths)) {
+    /// Changes the paths everywhere where a route stands.
+    pub(super) fn update(&mut self, standing: Standing<'_>, mut change: impl FnMut(&mut Paths)) {
+        match standing {
+            Standing::Nowhere => {}
+            Standing::Anywhere => change(&mut self.any),
+            Standing::Under(hosts) => hosts.iter().for_each(|host| self.update_one(host, &mut change)),
+        }
+    }
+
+    fn update_one(&mut self, pattern: &HostPattern, change: impl FnOnce(&mut Paths)) {
         let (text, is_exact) = match pattern {
-            None => return change(&mut self.any),
-            Some(HostPattern::Exact(host)) => (host, true),
-            Some(HostPattern::Suffix(suffix)) => (suffix, false),
+            HostPattern::Exact(host) => (host, true),
+            HostPattern::Suffix(suffix) => (suffix, false),
         };
-        let backwards: Vec<u8> = text.bytes().rev().collect();
+        let backwards: SmallVec<[u8; HOST_BYTES_MAX]> = text.bytes().rev().collect();
         self.named.update(&backwards, |slot| {
             let paths = slot.get_or_insert_default();
             change(if is_exact { &mut paths.exact } else { &mut paths.suffix });
@@ -79,6 +86,17 @@ impl Hosts {
         });
         named.filter(|(_, paths)| !paths.is_empty()).chain([("(any)".to_owned(), &self.any)])
     }
+}
+
+/// Under which hosts a route stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing<'h> {
+    /// It takes nothing.
+    Nowhere,
+    /// Under none: it takes all.
+    Anywhere,
+    /// Under these.
+    Under(&'h [HostPattern]),
 }
 
 /// By which pattern of hosts a request was taken.

@@ -280,7 +280,7 @@ impl Table {
 
     /// The service of a route that may be used itself.
     fn usable_service<'t>(&'t self, route: &'t Route) -> Result<Option<&'t Arc<Service>>, Unavailable> {
-        match &route.sealed {
+        match route.sealed() {
             Some(reason) => Err(sealed(&format!("routes/{}", route.id), reason)),
             None => self.ready_service(route.service),
         }
@@ -319,7 +319,7 @@ impl Table {
             }
         }
         chains.push(&route.plugins);
-        if let Some(config) = &route.plugin_config {
+        if let Some(config) = route.plugin_config() {
             chains.push(named("plugin_configs", config, self.access.plugin_configs.get(config))?);
         }
         if let Some(service) = self.usable_service(route)? {
@@ -373,13 +373,13 @@ impl Table {
         for route in self.routes.iter().flatten() {
             let upstream = self.upstream(route).map(|upstream| shown(upstream));
             let service = self.service(route).map(|service| &service.id);
-            let Route { id, hosts, priority, methods, remote_addrs, vars, timeouts, sealed, .. } = &**route;
+            let Route { id, priority, methods, conditions, seldom, .. } = &**route;
             let upgrades = self.takes_upgrades(route);
             lines.push(format!(
-                "route {id}: {hosts:?} {priority} {methods:?} {remote_addrs:?} {vars:?} {timeouts:?} {upgrades} {sealed:?} {service:?} {upstream:?}"
+                "route {id}: {priority} {methods:?} {conditions:?} {seldom:?} {upgrades} {service:?} {upstream:?}"
             ));
             let of_service = self.service(route).map(|service| service.plugins.to_string());
-            lines.push(format!("plugins of {id}: {} {:?} {of_service:?}", route.plugins, route.plugin_config));
+            lines.push(format!("plugins of {id}: {} {of_service:?}", route.plugins));
         }
         lines.extend(self.streams.dump(|route| format!("{:?}", self.stream_upstream(route).map(|it| shown(it)))));
         for (owner, all) in &self.destinations {

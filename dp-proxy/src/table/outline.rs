@@ -61,8 +61,10 @@ pub(super) enum Hosts {
     /// It names none.
     #[default]
     None,
+    /// This one, at least.
+    One(HostPattern),
     /// These, at least.
-    Some(Vec<HostPattern>),
+    Many(Box<[HostPattern]>),
     /// It names some, and none can be read.
     Unreadable,
 }
@@ -88,6 +90,24 @@ pub(super) fn service_hosts(body: &str) -> Hosts {
 }
 
 impl Hosts {
+    /// Those of a resource that can be read.
+    pub(super) fn of(hosts: Vec<HostPattern>) -> Self {
+        match <[HostPattern; 1]>::try_from(hosts) {
+            Ok([host]) => Self::One(host),
+            Err(hosts) if hosts.is_empty() => Self::None,
+            Err(hosts) => Self::Many(hosts.into()),
+        }
+    }
+
+    /// Those that can be read.
+    pub(super) fn readable(&self) -> &[HostPattern] {
+        match self {
+            Self::None | Self::Unreadable => &[],
+            Self::One(host) => std::slice::from_ref(host),
+            Self::Many(hosts) => hosts,
+        }
+    }
+
     fn read(fields: &Map<String, Value>) -> Self {
         let Some(texts) = strings(fields, "host", "hosts") else { return Self::None };
         let pattern = |text: &str| {
@@ -98,7 +118,7 @@ impl Hosts {
             }
         };
         let hosts: Vec<_> = texts.filter(is_host).map(pattern).collect();
-        if hosts.is_empty() { Self::Unreadable } else { Self::Some(hosts) }
+        if hosts.is_empty() { Self::Unreadable } else { Self::of(hosts) }
     }
 }
 
@@ -168,7 +188,7 @@ mod tests {
             r#"{"uris":["/a",7],"hosts":["A.com",{"re":"x"}],"methods":["GET","FETCH"],"remote_addr":"10.0.0.0/8","priority":"max","service_id":3,"vars":[["x","like","y"]]}"#,
         );
         assert_eq!(outline.uris, [UriPattern::Exact("/a".into())]);
-        assert_eq!(outline.hosts, Hosts::Some(vec![exact("a.com")]));
+        assert_eq!(outline.hosts, Hosts::One(exact("a.com")));
         assert_eq!(outline.methods, MethodSet::default(), "an unknown method: all");
         assert_eq!(outline.remote_addrs.len(), 1);
         assert_eq!((outline.priority, outline.service), (i64::MAX, Some("3".into())));
@@ -193,7 +213,8 @@ mod tests {
     fn hosts() {
         for (body, expected) in [
             (r#"{"uri":"/a"}"#, Hosts::None),
-            (r#"{"host":"*.a.com"}"#, Hosts::Some(vec![HostPattern::Suffix(".a.com".into())])),
+            (r#"{"host":"*.a.com"}"#, Hosts::One(HostPattern::Suffix(".a.com".into()))),
+            (r#"{"hosts":["a.com","b.com"]}"#, Hosts::Many([exact("a.com"), exact("b.com")].into())),
             (r#"{"host":"~^a"}"#, Hosts::Unreadable),
             (r#"{"hosts":[]}"#, Hosts::Unreadable),
             (r#"{"hosts":{"a":1}}"#, Hosts::Unreadable),

@@ -1,9 +1,11 @@
 //! The paths of one host: which routes may take a path, the most specific first.
 
 use std::cmp::Reverse;
+use std::slice;
 use std::sync::Arc;
 
 use imbl::Vector;
+use protocol::Text;
 use protocol::resource::{MethodSet, UriPattern};
 use smallvec::SmallVec;
 
@@ -17,11 +19,11 @@ use crate::path::canonical_pattern;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum PathPattern {
     /// This path.
-    Exact(Box<str>),
+    Exact(Text),
     /// Every path that starts so.
-    Prefix(Box<str>),
+    Prefix(Text),
     /// Every path that starts so and goes on as the segments say.
-    Template(Box<str>, Box<[Segment]>),
+    Template(Box<(Text, Box<[Segment]>)>),
 }
 
 impl PathPattern {
@@ -31,14 +33,14 @@ impl PathPattern {
             UriPattern::Template { .. } if !parameters => {
                 let text = pattern.to_string();
                 match text.strip_suffix('*') {
-                    Some(prefix) => Self::Prefix(canonical_pattern(prefix).into()),
-                    None => Self::Exact(canonical_pattern(&text).into()),
+                    Some(prefix) => Self::Prefix(spelt(prefix)),
+                    None => Self::Exact(spelt(&text)),
                 }
             }
-            UriPattern::Exact(path) => Self::Exact(canonical_pattern(path).into()),
-            UriPattern::Prefix(prefix) => Self::Prefix(canonical_pattern(prefix).into()),
+            UriPattern::Exact(path) => Self::Exact(spelt(path)),
+            UriPattern::Prefix(prefix) => Self::Prefix(spelt(prefix)),
             UriPattern::Template { literal, parts } => {
-                Self::Template(canonical_pattern(literal).into(), template::compile(parts))
+                Self::Template(Box::new((spelt(literal), template::compile(parts))))
             }
         }
     }
@@ -50,7 +52,8 @@ impl PathPattern {
 
     fn literal(&self) -> &str {
         match self {
-            Self::Exact(literal) | Self::Prefix(literal) | Self::Template(literal, _) => literal,
+            Self::Exact(literal) | Self::Prefix(literal) => literal,
+            Self::Template(template) => &template.0,
         }
     }
 
@@ -58,9 +61,14 @@ impl PathPattern {
     fn segments(&self) -> usize {
         match self {
             Self::Exact(_) | Self::Prefix(_) => 0,
-            Self::Template(_, segments) => segments.len(),
+            Self::Template(template) => template.1.len(),
         }
     }
+}
+
+/// In the one spelling of paths.
+fn spelt(text: &str) -> Text {
+    Text::from(&*canonical_pattern(text))
 }
 
 /// One pattern of one route: what a path leads to. What most requests are turned away by is held here, so that a
@@ -76,10 +84,15 @@ struct Candidate {
 
 /// The candidates under one literal, each part in the order in which they are asked.
 #[derive(Clone, PartialEq, Debug)]
-struct Candidates {
-    /// First those that take only the literal itself, then those that take more.
-    all: Arc<[Candidate]>,
-    exact: u32,
+enum Candidates {
+    /// Under most literals there is one, which needs no allocation.
+    One {
+        candidate: Candidate,
+        /// Whether it takes only the literal itself.
+        exact: bool,
+    },
+    /// First those that take only the literal itself, so many, then those that take more.
+    Many { all: Arc<[Candidate]>, exact: u32 },
 }
 
 /// Every path pattern of one host.
@@ -112,7 +125,7 @@ impl Paths {
             let route = routes.get(candidate.route.index())?.as_ref()?;
             let pattern = &route.paths[usize::from(candidate.pattern)];
             let fits = match pattern {
-                PathPattern::Template(_, segments) => template::matches(segments, &ask.path[used..]),
+                PathPattern::Template(template) => template::matches(&template.1, &ask.path[used..]),
                 PathPattern::Exact(_) | PathPattern::Prefix(_) => true,
             };
             (fits && route.takes(ask)).then_some((route, candidate.pattern))
@@ -131,16 +144,17 @@ impl Paths {
             let new = Candidate { priority: route.priority, route: handle, pattern: number, methods: route.methods };
             let is_exact = matches!(pattern, PathPattern::Exact(_));
             self.tree.update(pattern.literal().as_bytes(), |slot| {
-                let (mut exact, mut open) = match slot {
-                    Some(old) => (old.exact().to_vec(), old.open().to_vec()),
-                    None => (Vec::new(), Vec::new()),
+                let Some(old) = slot else {
+                    *slot = Some(Candidates::One { candidate: new, exact: is_exact });
+                    return;
                 };
+                let (mut exact, mut open) = (old.exact().to_vec(), old.open().to_vec());
                 let part = if is_exact { &mut exact } else { &mut open };
                 let rank = |candidate: &Candidate| {
                     let route = routes.get(candidate.route.index()).and_then(Option::as_ref);
                     let route = route.expect("a candidate's route is in the table");
                     let pattern = &route.paths[usize::from(candidate.pattern)];
-                    (Reverse(candidate.priority), Reverse(pattern.segments()), route.id.clone(), candidate.pattern)
+                    (Reverse(candidate.priority), Reverse(pattern.segments()), &route.id, candidate.pattern)
                 };
                 let at = part.partition_point(|other| rank(other) < rank(&new));
                 part.insert(at, new);
@@ -165,26 +179,41 @@ impl Paths {
     /// Every literal with the routes under it in their order, for comparing two tables.
     pub(crate) fn dump(&self) -> impl Iterator<Item = (String, Vec<(Handle, u16)>)> {
         self.tree.iter().map(|(literal, candidates)| {
-            let all = candidates.all.iter().map(|candidate| (candidate.route, candidate.pattern)).collect();
-            (format!("{} ({} exact)", String::from_utf8_lossy(&literal), candidates.exact), all)
+            let (exact, open) = (candidates.exact(), candidates.open());
+            let all = exact.iter().chain(open).map(|candidate| (candidate.route, candidate.pattern)).collect();
+            (format!("{} ({} exact)", String::from_utf8_lossy(&literal), exact.len()), all)
         })
     }
 }
 
 impl Candidates {
     fn of(exact: &[Candidate], open: &[Candidate]) -> Option<Self> {
-        if exact.is_empty() && open.is_empty() {
-            return None;
+        match (exact, open) {
+            ([], []) => None,
+            ([candidate], []) => Some(Self::One { candidate: *candidate, exact: true }),
+            ([], [candidate]) => Some(Self::One { candidate: *candidate, exact: false }),
+            _ => {
+                let count = u32::try_from(exact.len()).expect("a table holds fewer than 2^32 routes");
+                Some(Self::Many { all: [exact, open].concat().into(), exact: count })
+            }
         }
-        let count = u32::try_from(exact.len()).expect("a table holds fewer than 2^32 routes");
-        Some(Self { all: [exact, open].concat().into(), exact: count })
     }
 
+    /// Those that take only the literal itself.
     fn exact(&self) -> &[Candidate] {
-        &self.all[..self.exact as usize]
+        match self {
+            Self::One { candidate, exact: true } => slice::from_ref(candidate),
+            Self::One { .. } => &[],
+            Self::Many { all, exact } => &all[..*exact as usize],
+        }
     }
 
+    /// Those that take more.
     fn open(&self) -> &[Candidate] {
-        &self.all[self.exact as usize..]
+        match self {
+            Self::One { candidate, exact: false } => slice::from_ref(candidate),
+            Self::One { .. } => &[],
+            Self::Many { all, exact } => &all[*exact as usize..],
+        }
     }
 }

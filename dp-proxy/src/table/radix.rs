@@ -7,39 +7,44 @@
 use std::mem;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 /// A map from byte strings to values, made to find every key that a text starts with.
 #[derive(Clone, Debug)]
 pub(crate) struct Radix<V: Clone> {
-    root: Arc<Node<V>>,
+    /// `None`: nothing was ever in it.
+    root: Option<Arc<Node<V>>>,
 }
 
 /// What stands behind one run of bytes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node<V: Clone> {
-    /// The run that leads here, then the first byte of every child's run, ascending. One allocation for both.
-    bytes: Box<[u8]>,
-    label_bytes: u32,
+    /// The run that leads here, then the first byte of every child's run, ascending: a walk looks at nothing else.
+    bytes: SmallVec<[u8; BYTES_INLINE]>,
     value: Option<V>,
     /// In the order of their first bytes.
-    children: Vec<Arc<Self>>,
+    children: Box<[Arc<Self>]>,
 }
+
+/// Bytes that need no allocation of their own. A table has a node or two for every route, and most are no longer.
+const BYTES_INLINE: usize = 16;
 
 impl<V: Clone> Default for Radix<V> {
     fn default() -> Self {
-        Self { root: Arc::new(Node::new(&[], None, Vec::new())) }
+        Self { root: None }
     }
 }
 
 impl<V: Clone> Radix<V> {
     /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.root.value.is_none() && self.root.children.is_empty()
+        self.root.as_ref().is_none_or(|root| root.value.is_none() && root.children.is_empty())
     }
 
     /// Calls `take` with the value of every key that `text` starts with, from the shortest to the longest, and the
     /// number of bytes of that key.
     pub(crate) fn each_prefix<'t>(&'t self, text: &[u8], mut take: impl FnMut(&'t V, usize)) {
-        let mut node = &*self.root;
+        let Some(mut node) = self.root.as_deref() else { return };
         let mut used = 0;
         loop {
             if let Some(value) = &node.value {
@@ -59,22 +64,38 @@ impl<V: Clone> Radix<V> {
 
     /// Changes the value under `key`. A key that is left without a value is gone.
     pub(crate) fn update(&mut self, key: &[u8], change: impl FnOnce(&mut Option<V>)) {
-        let (there, value) = self.descend(key);
-        if there {
-            change(value.expect("the key is there"));
-            self.prune(key);
-            return;
-        }
-        let mut value = None;
-        change(&mut value);
-        if let Some(value) = value {
-            self.insert(key, value);
+        let mut node = Arc::make_mut(self.root.get_or_insert_with(|| Arc::new(Node::leaf(&[], None))));
+        let mut rest = key;
+        loop {
+            let Some(first) = rest.first() else {
+                change(&mut node.value);
+                if node.value.is_none() {
+                    self.prune(key);
+                }
+                return;
+            };
+            let child = node.child_at(*first);
+            let common = child.map_or(0, |child| common_bytes(node.children[child].label(), rest));
+            match child {
+                Some(child) if common == node.children[child].label().len() => {
+                    rest = &rest[common..];
+                    node = Arc::make_mut(&mut node.children[child]);
+                }
+                _ => {
+                    let mut value = None;
+                    change(&mut value);
+                    if value.is_some() {
+                        node.branch(child, common, rest, value);
+                    }
+                    return;
+                }
+            }
         }
     }
 
     /// Every key with its value, by key.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Vec<u8>, &V)> {
-        let mut open = vec![(Vec::new(), &*self.root)];
+        let mut open: Vec<_> = self.root.iter().map(|root| (Vec::new(), &**root)).collect();
         std::iter::from_fn(move || {
             loop {
                 let (key, node) = open.pop()?;
@@ -90,78 +111,20 @@ impl<V: Clone> Radix<V> {
         })
     }
 
-    /// The place of `key`, made our own on the way, if there is a node for it.
-    fn descend(&mut self, key: &[u8]) -> (bool, Option<&mut Option<V>>) {
-        if !self.has_node(key) {
-            return (false, None);
-        }
-        let mut node = Arc::make_mut(&mut self.root);
-        let mut used = 0;
-        while used < key.len() {
-            let child = node.child_at(key[used]).expect("the way was walked before");
-            node = Arc::make_mut(&mut node.children[child]);
-            used += node.label_bytes as usize;
-        }
-        (true, Some(&mut node.value))
-    }
-
-    fn has_node(&self, key: &[u8]) -> bool {
-        let mut node = &*self.root;
-        let mut used = 0;
-        while used < key.len() {
-            let Some(child) = node.child_at(key[used]) else { return false };
-            node = &node.children[child];
-            if !key[used..].starts_with(node.label()) {
-                return false;
-            }
-            used += node.label_bytes as usize;
-        }
-        true
-    }
-
-    /// Puts a value where no node is yet.
-    fn insert(&mut self, key: &[u8], value: V) {
-        let mut node = Arc::make_mut(&mut self.root);
-        let mut rest = key;
-        loop {
-            let Some(child) = rest.first().and_then(|first| node.child_at(*first)) else {
-                node.adopt(Arc::new(Node::new(rest, Some(value), Vec::new())));
-                return;
-            };
-            let common = common_bytes(node.children[child].label(), rest);
-            if common < node.children[child].label_bytes as usize {
-                // The run forks: what stood here moves behind a new node that holds the common part.
-                let fork = Arc::make_mut(&mut node.children[child]);
-                let old = Arc::new(fork.take_below(common));
-                fork.adopt(old);
-                if common == rest.len() {
-                    fork.value = Some(value);
-                } else {
-                    fork.adopt(Arc::new(Node::new(&rest[common..], Some(value), Vec::new())));
-                }
-                return;
-            }
-            rest = &rest[common..];
-            node = Arc::make_mut(&mut node.children[child]);
-        }
-    }
-
     /// Takes the node of `key` out, or merges it with its only child, when it holds no value. The same may then go for
     /// the node above it, and for no other: every other node on the way has a value or two children.
     fn prune(&mut self, key: &[u8]) {
-        let mut node = Arc::make_mut(&mut self.root);
+        let Some(root) = &mut self.root else { return };
+        let mut node = Arc::make_mut(root);
         let mut used = 0;
         while used < key.len() {
             let child = node.child_at(key[used]).expect("the way was walked before");
-            used += node.children[child].label_bytes as usize;
+            used += node.children[child].label().len();
             if used < key.len() {
                 node = Arc::make_mut(&mut node.children[child]);
                 continue;
             }
             let target = Arc::make_mut(&mut node.children[child]);
-            if target.value.is_some() {
-                return;
-            }
             if target.children.is_empty() {
                 node.orphan(child);
                 if !node.label().is_empty() {
@@ -176,56 +139,76 @@ impl<V: Clone> Radix<V> {
 }
 
 impl<V: Clone> Node<V> {
-    fn new(label: &[u8], value: Option<V>, children: Vec<Arc<Self>>) -> Self {
-        let mut node = Self { bytes: Box::default(), label_bytes: 0, value, children };
-        node.set_bytes(label);
-        node
+    fn leaf(label: &[u8], value: Option<V>) -> Self {
+        Self { bytes: SmallVec::from_slice(label), value, children: Box::default() }
+    }
+
+    fn label_bytes(&self) -> usize {
+        self.bytes.len() - self.children.len()
     }
 
     fn label(&self) -> &[u8] {
-        &self.bytes[..self.label_bytes as usize]
+        &self.bytes[..self.label_bytes()]
+    }
+
+    /// The first byte of every child's run.
+    fn firsts(&self) -> &[u8] {
+        &self.bytes[self.label_bytes()..]
     }
 
     /// Which child's run starts with `byte`.
     fn child_at(&self, byte: u8) -> Option<usize> {
-        let firsts = &self.bytes[self.label_bytes as usize..];
+        let firsts = self.firsts();
         match firsts.len() {
             0..=8 => firsts.iter().position(|first| *first == byte),
             _ => firsts.binary_search(&byte).ok(),
         }
     }
 
-    /// Lays out `bytes` anew for this label and the children as they are.
-    fn set_bytes(&mut self, label: &[u8]) {
-        let mut bytes = Vec::with_capacity(label.len() + self.children.len());
-        bytes.extend_from_slice(label);
-        bytes.extend(self.children.iter().map(|child| child.label()[0]));
-        self.label_bytes = u32::try_from(label.len()).expect("a pattern is far shorter than 4 GiB");
-        self.bytes = bytes.into();
+    /// Puts a value behind `rest`, which leads to no node yet. Of the run of that child it shares so many bytes, and not
+    /// all of them; `None`: no child's run starts as it does.
+    fn branch(&mut self, child: Option<usize>, common: usize, rest: &[u8], value: Option<V>) {
+        let Some(child) = child else {
+            self.adopt(Arc::new(Self::leaf(rest, value)));
+            return;
+        };
+        // The run forks: what stood here moves behind a new node that holds the common part.
+        let fork = Arc::make_mut(&mut self.children[child]);
+        let below = fork.take_below(common);
+        fork.adopt(Arc::new(below));
+        if common == rest.len() {
+            fork.value = value;
+        } else {
+            fork.adopt(Arc::new(Self::leaf(&rest[common..], value)));
+        }
     }
 
     fn adopt(&mut self, child: Arc<Self>) {
         let first = child.label()[0];
-        let at = self.children.partition_point(|other| other.label()[0] < first);
+        let at = self.firsts().partition_point(|other| *other < first);
+        self.bytes.insert(self.label_bytes() + at, first);
+        let mut children = mem::take(&mut self.children).into_vec();
         // Most nodes never get a second child: room for one more at a time costs less than doubling would keep empty.
-        self.children.reserve_exact(1);
-        self.children.insert(at, child);
-        let label = mem::take(&mut self.bytes);
-        self.set_bytes(&label[..self.label_bytes as usize]);
+        children.reserve_exact(1);
+        children.insert(at, child);
+        self.children = children.into();
     }
 
     fn orphan(&mut self, child: usize) {
-        self.children.remove(child);
-        let label = mem::take(&mut self.bytes);
-        self.set_bytes(&label[..self.label_bytes as usize]);
+        self.bytes.remove(self.label_bytes() + child);
+        let mut children = mem::take(&mut self.children).into_vec();
+        children.remove(child);
+        self.children = children.into();
     }
 
     /// Cuts the run after `kept` bytes; what was behind the cut, with value and children, is returned.
     fn take_below(&mut self, kept: usize) -> Self {
-        let bytes = mem::take(&mut self.bytes);
-        let label = &bytes[..self.label_bytes as usize];
-        let below = Self::new(&label[kept..], self.value.take(), mem::take(&mut self.children));
-        self.set_bytes(&label[..kept]);
+        let below = Self {
+            bytes: SmallVec::from_slice(&self.bytes[kept..]),
+            value: self.value.take(),
+            children: mem::take(&mut self.children),
+        };
+        self.bytes = SmallVec::from_slice(&self.bytes[..kept]);
         below
     }
 
@@ -234,33 +217,23 @@ impl<V: Clone> Node<V> {
         if self.value.is_some() || self.children.len() != 1 {
             return;
         }
-        let mut child = self.children.pop().expect("there is one");
-        let child = Arc::make_mut(&mut child);
-        let label = [self.label(), child.label()].concat();
+        let mut children = mem::take(&mut self.children);
+        let child = Arc::make_mut(&mut children[0]);
+        // Behind the label stands the child's first byte, which its own label starts with.
+        self.bytes.pop();
+        self.bytes.extend_from_slice(&child.bytes);
         self.value = child.value.take();
         self.children = mem::take(&mut child.children);
-        self.set_bytes(&label);
-    }
-}
-
-impl<V: Clone> Clone for Node<V> {
-    fn clone(&self) -> Self {
-        Self {
-            bytes: self.bytes.clone(),
-            label_bytes: self.label_bytes,
-            value: self.value.clone(),
-            children: self.children.clone(),
-        }
     }
 }
 
 /// Level by level: the compiler's own way would go as deep as the longest key.
 impl<V: Clone> Drop for Node<V> {
     fn drop(&mut self) {
-        let mut open = mem::take(&mut self.children);
+        let mut open = mem::take(&mut self.children).into_vec();
         while let Some(child) = open.pop() {
             if let Some(mut child) = Arc::into_inner(child) {
-                open.append(&mut child.children);
+                open.extend(mem::take(&mut child.children));
             }
         }
     }
@@ -286,7 +259,7 @@ mod tests {
     fn well_formed<V: Clone>(node: &Node<V>, is_root: bool) {
         assert!(is_root || node.value.is_some() || node.children.len() > 1, "a node without a purpose");
         let firsts: Vec<u8> = node.children.iter().map(|child| child.label()[0]).collect();
-        assert_eq!(&node.bytes[node.label_bytes as usize..], firsts);
+        assert_eq!(node.firsts(), firsts);
         assert!(firsts.is_sorted_by(|a, b| a < b));
         node.children.iter().for_each(|child| well_formed(child, false));
     }
@@ -304,7 +277,7 @@ mod tests {
                     Some(value) => model.insert(key, value),
                     None => model.remove(&key),
                 };
-                well_formed(&tree.root, true);
+                tree.root.iter().for_each(|root| well_formed(root, true));
             }
             kept.push((tree, model));
             for (tree, model) in kept {

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use plugins::Chain;
 use protocol::Text;
 use protocol::resource::{Expression, HostPattern, MethodSet, Timeouts};
+use smallvec::SmallVec;
 
 use super::paths::PathPattern;
 use super::upstream::Upstream;
@@ -16,25 +17,41 @@ use super::{Ask, Handle, MatchedHost};
 pub struct Route {
     /// Its id.
     pub id: Text,
-    pub(crate) paths: Box<[PathPattern]>,
-    /// The hosts it takes, where they are a condition; empty: all.
-    pub(crate) hosts: Box<[HostPattern]>,
+    pub(crate) paths: Patterns,
     pub(crate) priority: i64,
     pub(crate) methods: MethodSet,
-    /// The client addresses it takes; empty: all.
-    pub(crate) remote_addrs: Box<[IpNet]>,
     /// More that it asks of a request.
-    pub(crate) vars: Option<Box<Expression>>,
+    pub(crate) conditions: Option<Box<Conditions>>,
     pub(crate) target: Option<Target>,
     pub(crate) service: Option<Handle>,
     /// Its own plugins.
     pub(crate) plugins: Chain,
-    /// Whose plugins it takes on.
-    pub(crate) plugin_config: Option<Text>,
     /// Whether connections may be switched to another protocol; `None`: as its service says.
     pub(crate) upgrades: Option<bool>,
+    /// What most routes do not say.
+    pub(crate) seldom: Option<Box<Seldom>>,
+}
+
+/// The path patterns of a route: one, mostly, which then stands in the route itself.
+pub(crate) type Patterns = SmallVec<[PathPattern; 1]>;
+
+/// What a route asks of a request, beside path and method.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Conditions {
+    /// The hosts it takes, where they are a condition; empty: all.
+    pub(crate) hosts: Box<[HostPattern]>,
+    /// The client addresses it takes; empty: all.
+    pub(crate) remote_addrs: Box<[IpNet]>,
+    pub(crate) vars: Option<Expression>,
+}
+
+/// What most routes do not say.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Seldom {
+    /// Whose plugins it takes on.
+    pub(crate) plugin_config: Option<Text>,
     /// Time limits that win over the upstream's.
-    pub timeouts: Option<Box<Timeouts>>,
+    pub(crate) timeouts: Option<Timeouts>,
     /// Why it answers every request with 503.
     pub(crate) sealed: Option<Box<str>>,
 }
@@ -69,19 +86,28 @@ pub(crate) enum Target {
 impl Route {
     /// Whether it takes a request whose host, path and method it takes.
     pub(crate) fn takes(&self, ask: &Ask<'_>) -> bool {
-        let address = ask.remote;
-        let takes_host = self.hosts.is_empty() || self.matched_host(ask.host) != MatchedHost::Any;
-        let takes_address = self.remote_addrs.is_empty() || self.remote_addrs.iter().any(|net| net.contains(&address));
-        takes_host && takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
+        self.conditions.as_ref().is_none_or(|conditions| conditions.hold(ask))
     }
 
     /// By which of the hosts that are a condition it takes this one.
     pub(crate) fn matched_host(&self, host: &str) -> MatchedHost {
-        let takes = |pattern: &HostPattern| match pattern {
-            HostPattern::Exact(exact) => (exact == host).then_some(MatchedHost::Exact),
-            HostPattern::Suffix(suffix) => host.ends_with(&**suffix).then_some(MatchedHost::Suffix(suffix.len())),
-        };
-        self.hosts.iter().find_map(takes).unwrap_or(MatchedHost::Any)
+        self.conditions.as_ref().map_or(MatchedHost::Any, |conditions| conditions.matched_host(host))
+    }
+
+    /// Whose plugins it takes on.
+    pub(crate) fn plugin_config(&self) -> Option<&Text> {
+        self.seldom.as_ref()?.plugin_config.as_ref()
+    }
+
+    /// Time limits that win over the upstream's.
+    #[must_use]
+    pub fn timeouts(&self) -> Option<Timeouts> {
+        self.seldom.as_ref()?.timeouts
+    }
+
+    /// Why it answers every request with 503.
+    pub(crate) fn sealed(&self) -> Option<&str> {
+        self.seldom.as_ref()?.sealed.as_deref()
     }
 
     /// Its pattern of that number, as text.
@@ -92,7 +118,8 @@ impl Route {
             None => String::new(),
             Some(PathPattern::Exact(path)) => path.to_string(),
             Some(PathPattern::Prefix(prefix)) => format!("{prefix}*"),
-            Some(PathPattern::Template(literal, segments)) => {
+            Some(PathPattern::Template(template)) => {
+                let (literal, segments) = &**template;
                 let segment = |segment: &Segment| match segment {
                     Segment::Literal(text) => text.to_string(),
                     Segment::One => ":".to_owned(),
@@ -101,5 +128,35 @@ impl Route {
                 format!("{literal}{}", segments.iter().map(segment).collect::<Vec<_>>().join("/"))
             }
         }
+    }
+}
+
+impl Conditions {
+    /// These, unless they take every request.
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        let takes_all = self.hosts.is_empty() && self.remote_addrs.is_empty() && self.vars.is_none();
+        (!takes_all).then(|| Box::new(self))
+    }
+
+    fn hold(&self, ask: &Ask<'_>) -> bool {
+        let address = ask.remote;
+        let takes_host = self.hosts.is_empty() || self.matched_host(ask.host) != MatchedHost::Any;
+        let takes_address = self.remote_addrs.is_empty() || self.remote_addrs.iter().any(|net| net.contains(&address));
+        takes_host && takes_address && self.vars.as_ref().is_none_or(|vars| vars.holds(ask.values))
+    }
+
+    fn matched_host(&self, host: &str) -> MatchedHost {
+        let takes = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(exact) => (exact == host).then_some(MatchedHost::Exact),
+            HostPattern::Suffix(suffix) => host.ends_with(&**suffix).then_some(MatchedHost::Suffix(suffix.len())),
+        };
+        self.hosts.iter().find_map(takes).unwrap_or(MatchedHost::Any)
+    }
+}
+
+impl Seldom {
+    /// This, unless it says nothing.
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
     }
 }

@@ -3,6 +3,8 @@
 use protocol::resource::HostPattern;
 use serde::{Deserialize, Serialize};
 
+use super::hosts::Standing;
+
 /// In which order hosts and paths are asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Router {
@@ -25,12 +27,11 @@ impl Router {
         self != Self::Uri
     }
 
-    /// Splits the patterns of hosts under which a route would stand (`None`: no host) into those under which it does, and
-    /// those that are a condition.
-    pub(super) fn split(self, at: Vec<Option<HostPattern>>) -> (Vec<Option<HostPattern>>, Box<[HostPattern]>) {
-        if self == Self::HostUri || at.is_empty() {
-            return (at, Box::default());
+    /// Splits where a route would stand into where it does, and the hosts that are a condition.
+    pub(super) fn split(self, standing: Standing<'_>) -> (Standing<'_>, &[HostPattern]) {
+        match standing {
+            Standing::Under(hosts) if self != Self::HostUri => (Standing::Anywhere, hosts),
+            standing => (standing, &[]),
         }
-        (vec![None], at.into_iter().flatten().collect())
     }
 }

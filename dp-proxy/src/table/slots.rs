@@ -15,13 +15,15 @@ use super::Handle;
 /// The handles of one kind.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    by_id: HashMap<Text, Slot>,
+    by_id: HashMap<Text, Handle>,
+    /// By handle; of one that is free, what it was.
+    slots: Vec<Slot>,
     free: Vec<Handle>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    handle: Handle,
+    id: Text,
     references: u32,
     present: bool,
 }
@@ -29,55 +31,69 @@ struct Slot {
 impl Slots {
     /// The handle of an id.
     pub(super) fn get(&self, id: &str) -> Option<Handle> {
-        self.by_id.get(id).map(|slot| slot.handle)
+        self.by_id.get(id).copied()
     }
 
     /// The handle of an id, for one more reference.
     pub(super) fn refer<T>(&mut self, id: &Text, slab: &mut Vector<Option<Arc<T>>>) -> Handle {
-        let slot = self.slot(id, slab);
-        slot.references += 1;
-        slot.handle
+        let handle = self.handle(id, slab);
+        self.slots[handle.index()].references += 1;
+        handle
     }
 
     /// One reference less.
-    pub(super) fn release(&mut self, id: &Text) {
-        if let Some(slot) = self.by_id.get_mut(id) {
-            slot.references -= 1;
-            self.free_if_unused(id);
-        }
+    pub(super) fn release(&mut self, handle: Handle) {
+        self.slots[handle.index()].references -= 1;
+        self.free_if_unused(handle);
     }
 
-    /// Puts a resource under its id; returns what stood there.
-    pub(super) fn put<T>(&mut self, id: &Text, slab: &mut Vector<Option<Arc<T>>>, resource: Arc<T>) -> Option<Arc<T>> {
-        let slot = self.slot(id, slab);
-        slot.present = true;
-        slab.get_mut(slot.handle.index()).and_then(|place| place.replace(resource))
+    /// Puts a resource under its id, in the place of what stood there.
+    pub(super) fn put<T>(&mut self, id: &Text, slab: &mut Vector<Option<Arc<T>>>, resource: Arc<T>) -> Handle {
+        let handle = self.handle(id, slab);
+        self.slots[handle.index()].present = true;
+        slab[handle.index()] = Some(resource);
+        handle
     }
 
     /// Takes a resource out; returns it.
     pub(super) fn remove<T>(&mut self, id: &Text, slab: &mut Vector<Option<Arc<T>>>) -> Option<Arc<T>> {
-        let slot = self.by_id.get_mut(id)?;
-        slot.present = false;
-        let old = slab.get_mut(slot.handle.index()).and_then(Option::take);
-        self.free_if_unused(id);
+        let handle = self.get(id)?;
+        self.slots[handle.index()].present = false;
+        let old = slab[handle.index()].take();
+        self.free_if_unused(handle);
         old
     }
 
-    fn slot<T>(&mut self, id: &Text, slab: &mut Vector<Option<Arc<T>>>) -> &mut Slot {
-        let free = &mut self.free;
-        self.by_id.entry(id.clone()).or_insert_with(|| {
-            let handle = free.pop().unwrap_or_else(|| {
-                slab.push_back(None);
-                Handle(u32::try_from(slab.len() - 1).expect("a table holds fewer than 2^32 resources"))
-            });
-            Slot { handle, references: 0, present: false }
-        })
+    fn handle<T>(&mut self, id: &Text, slab: &mut Vector<Option<Arc<T>>>) -> Handle {
+        if let Some(handle) = self.get(id) {
+            return handle;
+        }
+        let slot = Slot { id: id.clone(), references: 0, present: false };
+        let handle = match self.free.pop() {
+            Some(handle) => {
+                self.slots[handle.index()] = slot;
+                handle
+            }
+            None => {
+                self.slots.push(slot);
+                push(slab)
+            }
+        };
+        self.by_id.insert(id.clone(), handle);
+        handle
     }
 
-    fn free_if_unused(&mut self, id: &Text) {
-        if let Some(slot) = self.by_id.get(id).filter(|slot| !slot.present && slot.references == 0) {
-            self.free.push(slot.handle);
-            self.by_id.remove(id);
+    fn free_if_unused(&mut self, handle: Handle) {
+        let slot = &self.slots[handle.index()];
+        if !slot.present && slot.references == 0 {
+            self.by_id.remove(&slot.id);
+            self.free.push(handle);
         }
     }
+}
+
+/// One more place in a slab, for nothing as yet.
+pub(super) fn push<T>(slab: &mut Vector<Option<Arc<T>>>) -> Handle {
+    slab.push_back(None);
+    Handle(u32::try_from(slab.len() - 1).expect("a table holds fewer than 2^32 resources"))
 }

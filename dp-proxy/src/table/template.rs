@@ -19,7 +19,7 @@ pub(crate) enum Segment {
 /// The segments of a template's parts. Names of parameters are for people: nothing reads them yet.
 pub(crate) fn compile(parts: &[Part]) -> Box<[Segment]> {
     let segment = |part: &Part| match part {
-        Part::Literal(text) => Segment::Literal(canonical_pattern(text).into()),
+        Part::Literal(text) => Segment::Literal((&*canonical_pattern(text)).into()),
         Part::Parameter(_) => Segment::One,
         Part::Rest(_) => Segment::Many,
     };

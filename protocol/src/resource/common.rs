@@ -1,5 +1,6 @@
 //! What several kinds have in common: names, labels, hosts, timeouts, references by id.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -41,11 +42,19 @@ impl HostPattern {
 
     /// Reads a pattern; `None` when it is none, which is reported.
     pub fn read(scope: Scope<'_, '_>) -> Option<Self> {
-        let text = host(&scope)?.to_ascii_lowercase();
-        Some(match text.strip_prefix('*') {
+        host(&scope).map(Self::of)
+    }
+
+    /// The pattern that a text is, which is one.
+    pub(super) fn of(text: &str) -> Self {
+        let mut text = Cow::Borrowed(text);
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            text.to_mut().make_ascii_lowercase();
+        }
+        match text.strip_prefix('*') {
             Some(suffix) => Self::Suffix(suffix.into()),
-            None => Self::Exact(text.into()),
-        })
+            None => Self::Exact((&*text).into()),
+        }
     }
 
     /// Reads a non-empty array of patterns in which none stands twice.
@@ -66,18 +75,20 @@ impl fmt::Display for HostPattern {
 
 /// A host name, an address, or a pattern with `*` in front.
 pub(super) fn host<'v>(scope: &Scope<'v, '_>) -> Option<&'v str> {
-    let text = scope.string(0, usize::MAX)?;
-    let plain =
-        |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':'));
-    scope.pattern(text, HOST_PATTERN, |text| {
-        text == "*" || Some(text.strip_prefix('*').unwrap_or(text)).is_some_and(|rest| !rest.is_empty() && plain(rest))
-    })
+    scope.pattern(scope.string(0, usize::MAX)?, HOST_PATTERN, is_host)
+}
+
+/// Whether a text is what [`HOST_PATTERN`] says.
+pub(super) fn is_host(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':');
+    let rest = text.strip_prefix('*').unwrap_or(text);
+    text == "*" || (!rest.is_empty() && rest.bytes().all(plain))
 }
 
 /// An address, or a network in CIDR notation.
 pub fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
     let text = scope.string(0, usize::MAX)?;
-    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    let net = parse_net(text);
     if net.is_none() {
         scope.problem(Problem::known_as(
             scope.path.clone(),
@@ -87,6 +98,10 @@ pub fn net(scope: Scope<'_, '_>) -> Option<IpNet> {
         ));
     }
     net
+}
+
+pub(super) fn parse_net(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
 }
 
 /// How long an upstream may take for each step of a request.
@@ -137,14 +152,17 @@ pub(super) fn read_labelling(fields: &Fields<'_, '_>) {
 
 /// The field `labels`.
 pub(super) fn read_labels(fields: &Fields<'_, '_>) {
-    fields.optional("labels", |s| {
-        for (_, value) in s.members()? {
-            if let Some(text) = value.string(1, LABEL_CHARS_MAX) {
-                value.pattern(text, r"^\S+$", |t| !t.contains(char::is_whitespace));
-            }
+    fields.optional("labels", labels);
+}
+
+/// Labels by name.
+pub(super) fn labels(scope: Scope<'_, '_>) -> Option<()> {
+    for (_, value) in scope.members()? {
+        if let Some(text) = value.string(1, LABEL_CHARS_MAX) {
+            value.pattern(text, r"^\S+$", |t| !t.contains(char::is_whitespace));
         }
-        Some(())
-    });
+    }
+    Some(())
 }
 
 /// A reference `<kind>/<id>`; an integer id counts as its decimal text.

@@ -85,7 +85,7 @@ impl Compiler {
     }
 
     fn renew(&mut self, kind: &KindInfo, key: &ResourceKey, entry: &std::sync::Arc<Entry>) {
-        match self.ready(kind, key, entry) {
+        match self.ready(kind, key, entry, None) {
             Ok(ready) => {
                 self.rejected.remove(key);
                 self.last_good.remove(key);
@@ -102,7 +102,7 @@ impl Compiler {
                 self.rejected.insert(key.clone(), Rejected { reason, last_good });
                 // What is served in its place names others' things as well.
                 if let Some(good) = self.last_good.get(key).cloned()
-                    && let Ok(ready) = self.ready(kind, key, &good)
+                    && let Ok(ready) = self.ready(kind, key, &good, None)
                 {
                     self.put(key, ready);
                 }

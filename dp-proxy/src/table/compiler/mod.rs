@@ -5,6 +5,7 @@
 //! requests ([`super::outline`] says which).
 
 mod access;
+mod ahead;
 mod destinations;
 mod elsewhere;
 mod plan;
@@ -19,12 +20,10 @@ use std::sync::Arc;
 use daemon::planted;
 use plugins::{Chain, Metadata};
 use protocol::delta::Change;
-use protocol::resource::{HostPattern, KindInfo, Model, SslRole, Vault};
-use protocol::{ConfigState, Entry, Position, ResourceKey, Text};
+use protocol::resource::{KindInfo, Model, SslRole, Vault};
+use protocol::{ConfigState, Entry, Kind, Position, ResourceKey, Text};
 
 use super::client_tls::{ClientTls, ClientTlsSlot};
-use super::outline::Hosts;
-
 use super::router::Router;
 use super::slots::Slots;
 use super::ssl::{self, Keys, Ssl, SslSlot, TlsTerms};
@@ -32,7 +31,9 @@ use super::{Handle, Table};
 use crate::health::Registry;
 use crate::secrets::Secrets;
 use access::{Logins, Opening, ReadyPlugins};
-use plan::{RoutePlan, ServicePlan, body_of, judge};
+use ahead::Read;
+use plan::{RoutePlan, ServicePlan, body_of, judge, model_of};
+use routes::Routes;
 use streams::{PlacedStream, StreamPlan};
 use upstreams::Upstreams;
 
@@ -63,13 +64,11 @@ pub struct Rejected {
 #[derive(Debug, Default)]
 pub struct Compiler {
     table: Table,
-    routes: Slots,
+    routes: Routes,
     services: Slots,
     upstreams: Upstreams,
-    placed: HashMap<Text, Placed>,
-    /// The shared upstream that a service names.
-    named_by_service: HashMap<Text, Text>,
-    of_service: HashMap<Text, HashSet<Text>>,
+    /// The routes of each service.
+    of_service: HashMap<Handle, HashSet<Handle>>,
     rejected: BTreeMap<ResourceKey, Rejected>,
     last_good: BTreeMap<ResourceKey, Arc<Entry>>,
     barring: BTreeSet<Text>,
@@ -78,8 +77,6 @@ pub struct Compiler {
     /// The patterns under which each ssl stands.
     ssls: HashMap<Text, Vec<Text>>,
     logins: Logins,
-    /// The shared upstreams that plugins name, by the resource that they stand in.
-    named_by_plugins: HashMap<Text, Vec<Text>>,
     streams: HashMap<Text, PlacedStream>,
     /// Secrets that are kept elsewhere.
     secrets: Secrets,
@@ -97,19 +94,6 @@ enum Ready {
     Manager(Option<Vault>),
     /// What holds wherever a plugin is run; `None`: the plugin reads nothing of the kind.
     Metadata(Option<Metadata>),
-}
-
-/// Where a route stands, and what it refers to.
-#[derive(Debug)]
-struct Placed {
-    handle: Handle,
-    /// The patterns of hosts under which it stands; `[None]` is "no host".
-    at: Vec<Option<HostPattern>>,
-    hosts: Hosts,
-    enabled: bool,
-    guessed: bool,
-    service: Option<Text>,
-    upstream: Option<Text>,
 }
 
 impl Compiler {
@@ -145,9 +129,14 @@ impl Compiler {
     pub fn with(self, state: &ConfigState, last_good: &BTreeMap<ResourceKey, Arc<Entry>>) -> Self {
         let mut compiler = self;
         for kind in ORDER {
-            for (key, entry) in state.of_kind(&protocol::Kind::new(kind)) {
-                compiler.take(key, Some(entry), last_good.get(key));
+            let Some(info) = KindInfo::find(kind) else { continue };
+            let entries: Vec<_> = state.of_kind(&Kind::new(kind)).collect();
+            if kind == ROUTES {
+                compiler.routes.reserve(entries.len(), &compiler.table.routes);
             }
+            ahead::each_model(info, &entries, |key, entry, model| {
+                compiler.take(key, Some((entry, model)), last_good.get(key));
+            });
         }
         compiler.table.position = state.position();
         compiler
@@ -163,7 +152,7 @@ impl Compiler {
                     before.get(&change.key).filter(|_| !self.rejected.contains_key(&change.key))
                 });
                 let good = good.cloned();
-                self.take(&change.key, change.entry.as_ref(), good.as_ref());
+                self.take(&change.key, change.entry.as_ref().map(|entry| (entry, None)), good.as_ref());
             }
         }
         self.table.position = position;
@@ -192,20 +181,21 @@ impl Compiler {
         &self.last_good
     }
 
-    fn take(&mut self, key: &ResourceKey, entry: Option<&Arc<Entry>>, good: Option<&Arc<Entry>>) {
+    /// Takes in what a resource is now, with its model if that was read ahead.
+    fn take(&mut self, key: &ResourceKey, entry: Option<(&Arc<Entry>, Option<Read>)>, good: Option<&Arc<Entry>>) {
         self.rejected.remove(key);
         self.last_good.remove(key);
         self.forget_elsewhere(key);
         let Some(kind) = KindInfo::find(key.kind.as_str()) else { return };
-        let Some(entry) = entry else { return self.remove(key) };
+        let Some((entry, model)) = entry else { return self.remove(key) };
         self.note_elsewhere(key, &entry.body);
-        let reason = match self.ready(kind, key, entry) {
+        let reason = match self.ready(kind, key, entry, model) {
             Ok(ready) => return self.put(key, ready),
             Err(reason) => reason,
         };
         let good = good.filter(|_| !planted!("last-good-is-forgotten")).and_then(|good| {
             self.note_elsewhere(key, &good.body);
-            self.ready(kind, key, good).ok().map(|ready| (good, ready))
+            self.ready(kind, key, good, None).ok().map(|ready| (good, ready))
         });
         self.rejected.insert(key.clone(), Rejected { reason: reason.clone(), last_good: good.is_some() });
         match good {
@@ -218,8 +208,23 @@ impl Compiler {
         }
     }
 
-    /// What an entry becomes; what can fail of that has been done.
-    fn ready(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry) -> Result<Ready, String> {
+    /// What an entry becomes; what can fail of that has been done. Its model may have been read ahead.
+    fn ready(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry, model: Option<Read>) -> Result<Ready, String> {
+        if !is_read_alone(kind.name) {
+            return self.ready_with_body(kind, key, entry);
+        }
+        let model = model.unwrap_or_else(|| model_of(kind, entry))?;
+        streams::check_plugins(&model)?;
+        let none = serde_json::Map::new();
+        let stored = model.plugins().unwrap_or(&none);
+        let opening = Opening { keyring: self.tls.keyring.as_ref(), secrets: &self.secrets };
+        let before = if stored.is_empty() { Chain::default() } else { self.plugins_before(key) };
+        let ready = access::compile(key, stored, opening, &before)?;
+        Ok(Ready::Model(model, ready))
+    }
+
+    /// The same for the kinds of which more is read than their model.
+    fn ready_with_body(&self, kind: &KindInfo, key: &ResourceKey, entry: &Entry) -> Result<Ready, String> {
         let mut body = body_of(entry)?;
         let may_be_clear = kind.name == SSLS && self.resolve_ssl(entry, &mut body)?;
         let keys = Keys { terms: &self.tls, may_be_clear };
@@ -233,17 +238,9 @@ impl Compiler {
                 Ready::Ssl(patterns, Arc::new(compiled))
             }
             Model::SecretManager(_) => Ready::Manager(self.vault(key, body)?),
-            Model::PluginMetadata(_) => {
+            _ => {
                 let read = Metadata::read(&key.id, &body);
                 Ready::Metadata(read.map_err(|report| plan::one_line(&report.to_string()))?)
-            }
-            model => {
-                streams::check_plugins(&model)?;
-                let none = serde_json::Map::new();
-                let stored = model.plugins().unwrap_or(&none);
-                let opening = Opening { keyring: self.tls.keyring.as_ref(), secrets: &self.secrets };
-                let ready = access::compile(key, stored, opening, &self.plugins_before(key))?;
-                Ready::Model(model, ready)
             }
         })
     }
@@ -252,9 +249,8 @@ impl Compiler {
     fn plugins_before(&self, key: &ResourceKey) -> Chain {
         match key.kind.as_str() {
             ROUTES => {
-                let placed = self.placed.get(&key.id);
-                let route = placed.and_then(|placed| self.table.routes[placed.handle.index()].as_ref());
-                route.map(|route| route.plugins.clone()).unwrap_or_default()
+                let route = self.routes.get(&key.id, &self.table.routes);
+                route.map(|(_, route)| route.plugins.clone()).unwrap_or_default()
             }
             SERVICES => self.service(&key.id).map(|service| service.plugins.clone()).unwrap_or_default(),
             _ => self.table.access.before(key),
@@ -371,6 +367,11 @@ impl Compiler {
             self.table.ssls.remove(&patterns, id);
         }
     }
+}
+
+/// Whether all that the table needs of a resource of this kind is its model, and that needs nothing but the body.
+fn is_read_alone(kind: &str) -> bool {
+    ![SSLS, SECRETS, PLUGIN_METADATA].contains(&kind)
 }
 
 /// The kinds that a table is made of, in the order in which they are compiled.

@@ -14,23 +14,24 @@ use serde_json::Value;
 
 use super::super::outline::{self, Hosts, RouteOutline};
 use super::super::paths::PathPattern;
+use super::super::route::Patterns;
 use super::super::router::Router;
 
 /// A route that is to be compiled or sealed.
 #[derive(Debug)]
 pub(super) struct RoutePlan {
-    pub(super) paths: Box<[PathPattern]>,
+    pub(super) paths: Patterns,
     pub(super) hosts: Hosts,
     pub(super) methods: MethodSet,
     pub(super) remote_addrs: Box<[IpNet]>,
-    pub(super) vars: Option<Box<Expression>>,
+    pub(super) vars: Option<Expression>,
     pub(super) priority: i64,
     pub(super) enabled: bool,
     pub(super) service: Option<Text>,
     pub(super) target: TargetPlan,
     pub(super) plugins: Chain,
     pub(super) plugin_config: Option<Text>,
-    pub(super) timeouts: Option<Box<Timeouts>>,
+    pub(super) timeouts: Option<Timeouts>,
     pub(super) upgrades: Option<bool>,
     /// Set when a part of its matches could not be read and counts as "all".
     pub(super) guessed: bool,
@@ -55,6 +56,14 @@ pub(super) enum TargetPlan {
     None,
 }
 
+/// The model of an entry, when this build can serve all of it; else why not.
+pub(super) fn model_of(kind: &KindInfo, entry: &Entry) -> Result<Model, String> {
+    match kind.read_plain(&entry.body) {
+        Some(model) => served(model),
+        None => judge(kind, &body_of(entry)?),
+    }
+}
+
 /// The body of an entry; else why it has none.
 pub(super) fn body_of(entry: &Entry) -> Result<Value, String> {
     serde_json::from_str(&entry.body).map_err(|e| format!("its body is no JSON: {e}"))
@@ -62,7 +71,10 @@ pub(super) fn body_of(entry: &Entry) -> Result<Value, String> {
 
 /// The model of a body, when this build can serve all of it; else why not.
 pub(super) fn judge(kind: &KindInfo, body: &Value) -> Result<Model, String> {
-    let model = kind.read(body).map_err(|report| one_line(&report.to_string()))?;
+    served(kind.read(body).map_err(|report| one_line(&report.to_string()))?)
+}
+
+fn served(model: Model) -> Result<Model, String> {
     let missing = unsupported(&model);
     if !missing.is_empty() {
         let reasons: Vec<_> = missing.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
@@ -88,17 +100,17 @@ impl RoutePlan {
     pub(super) fn of(route: Route, router: Router, plugins: Chain) -> Self {
         Self {
             paths: compile_paths(&route.uris, router),
-            hosts: if route.hosts.is_empty() { Hosts::None } else { Hosts::Some(route.hosts) },
+            hosts: Hosts::of(route.hosts),
             methods: route.methods,
             remote_addrs: route.remote_addrs.into(),
-            vars: route.vars.map(Box::new),
+            vars: route.vars,
             priority: route.priority,
             enabled: route.status == RouteStatus::Enabled,
             service: route.service_id.map(|key| key.id),
             target: TargetPlan::of(route.upstream, route.upstream_id.map(|key| key.id)),
             plugins,
             plugin_config: route.plugin_config_id.map(|key| key.id),
-            timeouts: route.timeouts.map(Box::new),
+            timeouts: route.timeouts,
             upgrades: route.enable_websocket,
             guessed: false,
             sealed: None,
@@ -132,8 +144,8 @@ impl RoutePlan {
 impl ServicePlan {
     pub(super) fn of(service: Service, plugins: Chain) -> Self {
         Self {
-            hosts: if service.hosts.is_empty() { Hosts::None } else { Hosts::Some(service.hosts) },
-            target: TargetPlan::of(service.upstream, service.upstream_id.map(|key| key.id)),
+            hosts: Hosts::of(service.hosts),
+            target: TargetPlan::of(service.upstream.map(Box::new), service.upstream_id.map(|key| key.id)),
             plugins,
             upgrades: service.enable_websocket,
             sealed: None,
@@ -148,25 +160,21 @@ impl ServicePlan {
 
     /// The hosts, and whether they count as "all" because none could be read.
     pub(super) fn listed_hosts(&self) -> (Arc<[HostPattern]>, bool) {
-        match &self.hosts {
-            Hosts::Some(hosts) => (hosts.as_slice().into(), false),
-            Hosts::None => (Arc::default(), false),
-            Hosts::Unreadable => (Arc::default(), true),
-        }
+        (self.hosts.readable().into(), self.hosts == Hosts::Unreadable)
     }
 }
 
 impl TargetPlan {
-    pub(super) fn of(own: Option<Upstream>, shared: Option<Text>) -> Self {
+    pub(super) fn of(own: Option<Box<Upstream>>, shared: Option<Text>) -> Self {
         match (own, shared) {
-            (Some(own), _) => Self::Own(Box::new(own)),
+            (Some(own), _) => Self::Own(own),
             (None, Some(id)) => Self::Shared(id),
             (None, None) => Self::None,
         }
     }
 }
 
-fn compile_paths(uris: &[UriPattern], router: Router) -> Box<[PathPattern]> {
+fn compile_paths(uris: &[UriPattern], router: Router) -> Patterns {
     // The number of a pattern stands in 16 bits; a body is far too small for more, and a surplus would match nothing.
     uris.iter().take(usize::from(u16::MAX)).map(|uri| PathPattern::compile(uri, router.reads_parameters())).collect()
 }

@@ -23,13 +23,11 @@ pub(super) struct StreamPlan {
     sealed: Option<Box<str>>,
 }
 
-/// Where a stream route stands, and what it refers to.
+/// A stream route, and where it stands.
 #[derive(Debug)]
 pub(super) struct PlacedStream {
     place: Option<Place>,
     route: Arc<StreamRoute>,
-    service: Option<Text>,
-    upstream: Option<Text>,
 }
 
 /// Plugins are not run on streams: what they would stop must not pass.
@@ -51,7 +49,7 @@ impl StreamPlan {
             remote_addr: route.remote_addr,
             server_addr: route.server_addr,
             service: route.service_id.map(|key| key.id),
-            target: TargetPlan::of(route.upstream, route.upstream_id.map(|key| key.id)),
+            target: TargetPlan::of(route.upstream.map(Box::new), route.upstream_id.map(|key| key.id)),
             sealed: None,
         }
     }
@@ -67,7 +65,7 @@ impl Compiler {
     pub(super) fn put_stream(&mut self, id: &Text, plan: StreamPlan) {
         let old = self.streams.remove(id);
         let old_target = old.as_ref().and_then(|old| old.route.target.as_ref());
-        let (target, upstream) = self.compile_target(&format!("{STREAM_ROUTES}/{id}"), plan.target, old_target);
+        let target = self.compile_target(|| format!("{STREAM_ROUTES}/{id}"), plan.target, old_target);
         let service = plan.service.as_ref().map(|id| self.services.refer(id, &mut self.table.services));
         if let Some(old) = old {
             self.leave_stream(id, &old);
@@ -77,25 +75,22 @@ impl Compiler {
         if let Some(place) = &place {
             self.table.streams.place(place, route.clone());
         }
-        self.streams.insert(id.clone(), PlacedStream { place, route, service: plan.service, upstream });
+        self.streams.insert(id.clone(), PlacedStream { place, route });
     }
 
     pub(super) fn remove_stream(&mut self, id: &Text) {
         let Some(old) = self.streams.remove(id) else { return };
-        self.upstreams.release_own(old.route.target.as_ref());
+        self.upstreams.release(old.route.target.as_ref());
         self.leave_stream(id, &old);
     }
 
-    /// Takes a stream route out of its place and gives back what it referred to; its own upstream was seen to before.
+    /// Takes a stream route out of its place and gives back its service; where it sent its connections was seen to before.
     fn leave_stream(&mut self, id: &Text, old: &PlacedStream) {
         if let Some(place) = &old.place {
             self.table.streams.remove(place, id);
         }
-        if let Some(service) = &old.service {
+        if let Some(service) = old.route.service {
             self.services.release(service);
-        }
-        if let Some(upstream) = &old.upstream {
-            self.upstreams.release(upstream);
         }
     }
 }

@@ -72,28 +72,29 @@ impl Upstreams {
         self.shared.refer(id, slab)
     }
 
-    pub(super) fn release(&mut self, id: &Text) {
-        self.shared.release(id);
+    /// Gives back where something sent its requests.
+    pub(super) fn release(&mut self, target: Option<&Target>) {
+        match target {
+            Some(Target::Own(old)) => self.give_back(old, false),
+            Some(Target::Shared(handle)) => self.shared.release(*handle),
+            None => {}
+        }
     }
 
-    /// Compiles the upstream of one resource, in place of what it had.
+    /// Compiles the upstream of one resource, in place of what it had, which is given back.
     pub(super) fn compile_own(
         &mut self,
         owner: &str,
         model: &resource::Upstream,
         old: Option<&Target>,
     ) -> Arc<Upstream> {
-        let old = match old {
-            Some(Target::Own(old)) => Some(&**old),
-            _ => None,
-        };
-        self.compile(owner, model, old)
-    }
-
-    /// Gives back what the upstream of one resource held.
-    pub(super) fn release_own(&mut self, old: Option<&Target>) {
-        if let Some(Target::Own(old)) = old {
-            self.give_back(old, false);
+        match old {
+            Some(Target::Own(old)) => self.compile(owner, model, Some(old)),
+            other => {
+                let own = self.compile(owner, model, None);
+                self.release(other);
+                own
+            }
         }
     }
 

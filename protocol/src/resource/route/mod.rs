@@ -1,9 +1,15 @@
 //! A route: which requests it takes, and what becomes of them.
 
-use std::fmt;
+mod method;
+mod plain;
+mod uri;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
+
+pub(super) use method::METHODS;
+pub use method::{Method, MethodSet};
+pub use uri::{Part, URI_CHARS_MAX, UriPattern};
 
 use super::common::{HostPattern, SCRIPT_CHARS_MAX, Timeouts, net, read_labelling, reference};
 use super::expression::Expression;
@@ -12,10 +18,6 @@ use super::scope::{Fields, Scope};
 use super::upstream::Upstream;
 use crate::key::ResourceKey;
 use crate::report::{Path, Problem};
-use crate::text::Text;
-
-/// The longest path pattern.
-pub const URI_CHARS_MAX: usize = 4096;
 
 /// Which requests it takes, and what becomes of them.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -37,7 +39,7 @@ pub struct Route {
     /// Whether it is switched on.
     pub status: RouteStatus,
     /// Its own upstream; wins over `upstream_id` and the service's.
-    pub upstream: Option<Upstream>,
+    pub upstream: Option<Box<Upstream>>,
     /// The upstream it refers to.
     pub upstream_id: Option<ResourceKey>,
     /// The service it belongs to.
@@ -64,152 +66,6 @@ pub enum RouteStatus {
     Disabled,
 }
 
-/// Which paths a route takes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum UriPattern {
-    /// This path.
-    Exact(Text),
-    /// Every path that starts so: `/api/*`, `/api*`, `*`.
-    Prefix(Text),
-    /// Every path that starts with the literal and goes on as the parts say: `/users/:id/posts`, `/files/*rest/raw`.
-    Template {
-        /// Everything in front of the first `:` or `*` segment.
-        literal: Text,
-        /// What follows, segment by segment.
-        parts: Vec<Part>,
-    },
-}
-
-/// One segment of a path template.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Part {
-    /// Exactly this segment.
-    Literal(Text),
-    /// Any one segment that is not empty, under a name.
-    Parameter(Text),
-    /// Any text, slashes included, also none.
-    Rest(Text),
-}
-
-impl UriPattern {
-    /// Reads a pattern; every text is one. A segment that starts with `:` is a parameter, one that starts with `*` takes
-    /// any text, and a `*` at the very end makes a prefix.
-    #[must_use]
-    pub fn parse(uri: &str) -> Self {
-        let is_special = |segment: &str| segment.starts_with(':') || segment.starts_with('*');
-        let mut literal_bytes = 0;
-        for segment in uri.split('/') {
-            if is_special(segment) {
-                break;
-            }
-            literal_bytes += segment.len() + 1;
-        }
-        if literal_bytes > uri.len() {
-            return match uri.strip_suffix('*') {
-                Some(prefix) => Self::Prefix(prefix.into()),
-                None => Self::Exact(uri.into()),
-            };
-        }
-        let (literal, rest) = uri.split_at(literal_bytes);
-        if rest == "*" {
-            return Self::Prefix(literal.into());
-        }
-        let part = |segment: &str| {
-            if let Some(name) = segment.strip_prefix(':') {
-                Part::Parameter(name.into())
-            } else if let Some(name) = segment.strip_prefix('*') {
-                Part::Rest(name.into())
-            } else {
-                Part::Literal(segment.into())
-            }
-        };
-        Self::Template { literal: literal.into(), parts: rest.split('/').map(part).collect() }
-    }
-}
-
-/// The pattern as a user writes it.
-impl fmt::Display for UriPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(path) => f.write_str(path),
-            Self::Prefix(prefix) => write!(f, "{prefix}*"),
-            Self::Template { literal, parts } => {
-                f.write_str(literal)?;
-                for (i, part) in parts.iter().enumerate() {
-                    let slash = if i > 0 { "/" } else { "" };
-                    match part {
-                        Part::Literal(text) => write!(f, "{slash}{text}")?,
-                        Part::Parameter(name) => write!(f, "{slash}:{name}")?,
-                        Part::Rest(name) => write!(f, "{slash}*{name}")?,
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-/// A method that a route can name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Method {
-    Get,
-    Post,
-    Put,
-    Delete,
-    Patch,
-    Head,
-    Options,
-    Connect,
-    Trace,
-    Purge,
-}
-
-pub(super) const METHODS: [(&str, Method); 10] = [
-    ("GET", Method::Get),
-    ("POST", Method::Post),
-    ("PUT", Method::Put),
-    ("DELETE", Method::Delete),
-    ("PATCH", Method::Patch),
-    ("HEAD", Method::Head),
-    ("OPTIONS", Method::Options),
-    ("CONNECT", Method::Connect),
-    ("TRACE", Method::Trace),
-    ("PURGE", Method::Purge),
-];
-
-impl Method {
-    /// The method of that (upper-case) name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        METHODS.iter().find(|(word, _)| *word == name).map(|(_, method)| *method)
-    }
-}
-
-/// A set of methods; the empty set stands for all, also for methods without a [`Method`].
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct MethodSet(u16);
-
-impl MethodSet {
-    /// Adds a method.
-    #[must_use]
-    pub fn with(self, method: Method) -> Self {
-        Self(self.0 | 1 << method as u16)
-    }
-
-    /// Whether it takes everything that another one takes.
-    #[must_use]
-    pub fn includes(self, other: Self) -> bool {
-        self.0 == 0 || (other.0 != 0 && other.0 & !self.0 == 0)
-    }
-
-    /// Whether a request with this method is taken; `None` is a method that no route can name.
-    #[must_use]
-    pub fn takes(self, method: Option<Method>) -> bool {
-        self.0 == 0 || method.is_some_and(|method| self.0 & (1 << method as u16) != 0)
-    }
-}
-
 impl Route {
     pub(super) fn read(scope: Scope<'_, '_>) -> Option<Self> {
         let fields = scope.object()?;
@@ -228,7 +84,7 @@ impl Route {
             filter_func: fields.optional("filter_func", read_function),
             priority: fields.optional("priority", |s| s.integer(i64::MIN, i64::MAX)).unwrap_or(0),
             status: fields.optional("status", read_status).unwrap_or_default(),
-            upstream: fields.optional("upstream", Upstream::read),
+            upstream: fields.optional("upstream", Upstream::read).map(Box::new),
             upstream_id: fields.optional("upstream_id", |s| reference("upstreams", &s)),
             service_id: fields.optional("service_id", |s| reference("services", &s)),
             plugin_config_id: fields.optional("plugin_config_id", |s| reference("plugin_configs", &s)),
@@ -246,7 +102,7 @@ impl Route {
 
     pub(super) fn references(&self) -> Vec<ResourceKey> {
         let named = [&self.upstream_id, &self.service_id, &self.plugin_config_id];
-        let inner = self.upstream.iter().flat_map(Upstream::references);
+        let inner = self.upstream.iter().flat_map(|upstream| upstream.references());
         named.into_iter().flatten().cloned().chain(inner).collect()
     }
 }
@@ -336,7 +192,6 @@ fn read_status(scope: Scope<'_, '_>) -> Option<RouteStatus> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::scope::check;
@@ -420,44 +275,6 @@ mod tests {
             json!({"uri": "/x", "priority": 1.0, "upstream": upstream()}),
         ] {
             assert!(check(&body, Route::read).is_ok(), "{body}");
-        }
-    }
-
-    #[test]
-    fn uri_patterns() {
-        let parameter = |name: &str| Part::Parameter(name.into());
-        for (uri, expected) in [
-            ("/", UriPattern::Exact("/".into())),
-            ("/a/b", UriPattern::Exact("/a/b".into())),
-            ("/a:b", UriPattern::Exact("/a:b".into())),
-            ("*", UriPattern::Prefix("".into())),
-            ("/*", UriPattern::Prefix("/".into())),
-            ("/a*", UriPattern::Prefix("/a".into())),
-            ("/a/*", UriPattern::Prefix("/a/".into())),
-            ("/u/:id", UriPattern::Template { literal: "/u/".into(), parts: vec![parameter("id")] }),
-            (
-                "/u/:id/p/*rest",
-                UriPattern::Template {
-                    literal: "/u/".into(),
-                    parts: vec![parameter("id"), Part::Literal("p".into()), Part::Rest("rest".into())],
-                },
-            ),
-            (
-                "/f/*/raw",
-                UriPattern::Template {
-                    literal: "/f/".into(),
-                    parts: vec![Part::Rest("".into()), Part::Literal("raw".into())],
-                },
-            ),
-        ] {
-            assert_eq!(UriPattern::parse(uri), expected, "{uri}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_pattern_prints_as_it_was_written(uri in "[/a:*]{0,12}") {
-            prop_assert_eq!(UriPattern::parse(&uri).to_string(), uri);
         }
     }
 }
