@@ -14,6 +14,7 @@ use protocol::crypto::{SigningKey, TrustedKeys};
 use protocol::snapshot::ClusterId;
 use serde_json::json;
 
+use crate::harness::client::Client;
 use crate::harness::control_plane::{CLUSTER, ControlPlane};
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Dp, route, settings};
@@ -107,6 +108,50 @@ async fn with_an_empty_disk_and_no_control_plane_it_starts_from_the_archive_and_
     let node = control_plane.node().await;
     let dp = Dp::following(dir.path(), &[&node]).await;
     dp.serves(&control_plane).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_archive_has_waits_for_what_a_control_plane_says_and_not_for_ever() {
+    let origin = Origin::echo().await;
+    let (control_plane, mut shelf) = (ControlPlane::new(), Shelf::new());
+    control_plane.put("routes", "a", route("/a", origin.address));
+    shelf.keep(&control_plane).await;
+    control_plane.put("routes", "b", route("/b", origin.address));
+    let taken = async |dp: &Dp| dp.counts("holdfast_dp_archive_taken_total", 1.0).await;
+    let follows_one_that_says_it = async {
+        // It is not at a loss for long, and meanwhile the archive is faster.
+        let node = control_plane.node().await;
+        node.behave(|manner| manner.silent = true);
+        let dir = tempfile::tempdir().unwrap();
+        let mut both = settings(dir.path(), &[&node]);
+        shelf.read_by(&mut both);
+        let dp = Dp::start(&both).await;
+        taken(&dp).await;
+        assert!(dp.proxy.readiness().check().is_err(), "what it has is older than what the fleet serves");
+        assert!(!Client::can_connect(dp.address()).await);
+        node.behave(|manner| manner.silent = false);
+        dp.ready().await;
+        assert_eq!((dp.get("/a").await.status, dp.get("/b").await.status), (200, 200));
+        assert_eq!(node.heard(|heard| heard.fulls), 0, "only what was missing is sent");
+        assert_eq!(dp.config().await["source"], json!("control_plane"));
+    };
+    let has_two_that_are_gone_or_say_nothing = async {
+        let silent = control_plane.node().await;
+        silent.behave(|manner| manner.silent = true);
+        let dir = tempfile::tempdir().unwrap();
+        let mut both = settings(dir.path(), &[&silent]);
+        shelf.read_by(&mut both);
+        let gone = control_plane.node().await.address.to_string();
+        both.control_plane.endpoints.push(gone);
+        let dp = Dp::start(&both).await;
+        taken(&dp).await;
+        dp.ready().await;
+        assert_eq!((dp.get("/a").await.status, dp.get("/b").await.status), (200, 404));
+        assert_eq!(dp.config().await["source"], json!("archive"));
+        silent.behave(|manner| manner.silent = false);
+        dp.serves(&control_plane).await;
+    };
+    tokio::join!(follows_one_that_says_it, has_two_that_are_gone_or_say_nothing);
 }
 
 #[tokio::test(flavor = "multi_thread")]
