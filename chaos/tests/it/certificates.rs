@@ -224,6 +224,11 @@ async fn the_admin_api_speaks_tls_to_whom_believes_it() {
     assert!(!done && said.contains("UnknownIssuer"), "{said}");
     assert!(!hfctl(&https, &shown[..2]).0);
     assert!(!hfctl(&http, &[]).0);
-    let printed = cluster.cp(1).printed();
-    assert!(printed.contains("peer sent no certificates") && printed.contains("corrupt message"), "{printed}");
+    until("it says why it refused", READY_MAX, async || {
+        let printed = cluster.cps[0].printed();
+        ensure!(printed.contains("peer sent no certificates") && printed.contains("corrupt message"), "{printed}");
+        Ok(())
+    })
+    .await
+    .unwrap();
 }

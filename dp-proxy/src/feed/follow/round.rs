@@ -170,6 +170,8 @@ impl Follower {
                     }
                 }
                 Some(wish) = self.wishes.recv() => return Over::Wished(wish),
+                // As long as the node has not said what is current, it may be that it never does.
+                found = next_found(&mut self.archive), if self.first.is_some() => self.take_archived(*found).await,
                 (node, candidate) = poll_probe(&mut probe) => {
                     probe = None;
                     match candidate {
