@@ -213,7 +213,7 @@ async fn a_client_that_takes_nothing_holds_its_node_up_and_is_left_in_time() {
 async fn a_body_must_come_at_its_least_rate_on_the_whole() {
     let origin = Origin::echo().await;
     let scene = Scene::tuned(&[("routes", "r", route("/*", origin.address))], |settings| {
-        settings.proxy.limits.body_read_timeout = "400ms".parse().unwrap();
+        settings.proxy.limits.body_read_timeout = "1s".parse().unwrap();
         settings.proxy.limits.body_rate_min = "1000".parse().unwrap();
     })
     .await;
@@ -229,7 +229,8 @@ async fn a_body_must_come_at_its_least_rate_on_the_whole() {
                     break;
                 }
                 sleep(Duration::from_millis(50)).await;
-                if sent.elapsed() > Duration::from_millis(150) {
+                // Who is late is left for another reason.
+                if expected == 200 && sent.elapsed() > Duration::from_millis(800) {
                     return None;
                 }
             }
