@@ -6,17 +6,13 @@
 //! and waits for a node's word; not for long, since the control plane may be gone (law 7).
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use super::Follower;
+use crate::settings::ControlPlane;
 use crate::standing::Source;
-
-/// How long what the archive has waits for a node's word, from the start of the proxy on. Longer than one node that does
-/// not answer is waited for (`control_plane.connect_timeout`): one that is gone keeps nobody from the next one's word.
-const WORD_MAX: Duration = Duration::from_secs(5);
 
 /// A proxy that has served nothing yet, and may still hear what is current.
 #[derive(Debug)]
@@ -30,9 +26,11 @@ pub(super) struct First {
 }
 
 impl First {
-    /// Of a proxy with nothing on its disk that has so many nodes to ask; `None`: nobody's word can be waited for.
-    pub(super) fn of(nodes: usize) -> Option<Self> {
-        (nodes > 0).then(|| Self { until: Instant::now() + WORD_MAX, unasked: nodes, waits: false })
+    /// Of a proxy with nothing on its disk that starts now; `None`: there is nobody whose word could be waited for.
+    pub(super) fn of(control_plane: &ControlPlane) -> Option<Self> {
+        // A wait that no clock can count is none.
+        let (nodes, until) = (control_plane.endpoints.len(), Instant::now().checked_add(control_plane.first_wait)?);
+        (nodes > 0).then_some(Self { until, unasked: nodes, waits: false })
     }
 
     /// The archive has brought something: it waits.

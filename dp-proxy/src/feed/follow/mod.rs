@@ -245,7 +245,7 @@ impl Follower {
             source: if found { Source::Disk } else { Source::None },
             connected: None,
             rejected: Arc::default(),
-            first: if found { None } else { First::of(control_plane.endpoints.len()) },
+            first: if found { None } else { First::of(&control_plane) },
             need_full: false,
             archive: None,
             file: None,
