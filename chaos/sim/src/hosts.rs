@@ -332,6 +332,7 @@ impl ProxyMachine {
                 reconnect_max: Duration::from_secs(1),
                 silence_max: Duration::from_secs(3),
                 stale_after: Duration::from_secs(1),
+                first_wait: Duration::from_millis(500),
                 payload_bytes_max: 16 << 20,
             },
             archive: has_archive.then(|| self.plan.archive.as_ref().map(archive_settings)).flatten(),

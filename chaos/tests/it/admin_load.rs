@@ -133,6 +133,23 @@ async fn write(writer: usize, mut nodes: Vec<Api>, stop: Arc<AtomicBool>, acknow
     promises
 }
 
+/// How long writes took that nothing is to slow down.
+#[derive(Default)]
+pub(crate) struct WriteTimes(Vec<Duration>);
+
+impl WriteTimes {
+    pub(crate) fn note(&mut self, took: Duration) {
+        self.0.push(took);
+    }
+
+    /// Holds them against a second each. One may take longer, since a machine may stand still; what slows writes down
+    /// slows all of them.
+    pub(crate) fn are_short(&self, what: &str) {
+        let long: Vec<_> = self.0.iter().filter(|took| **took >= Duration::from_secs(1)).collect();
+        assert!(long.len() <= 1, "{what}: of {} writes these took long: {long:?}", self.0.len());
+    }
+}
+
 impl Promises {
     /// Holds what a node says against what was promised.
     pub(crate) async fn check(&self, api: &mut Api) {

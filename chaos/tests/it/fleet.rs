@@ -34,8 +34,14 @@ async fn leader_follower_and_learner_all_feed() {
         expected.push((format!("dp-{number}"), node.node_id, Some(20)));
     }
     for number in 1..=3 {
-        let fleet = cluster.cp(number).api().fleet().await.unwrap();
-        assert_eq!(fleet, expected, "each node has asked the others");
+        // A proxy tells its node what it serves a moment after it does.
+        let mut api = cluster.cp(number).api();
+        until("each node has asked the others", READY_MAX, async || {
+            let fleet = api.fleet().await?;
+            anyhow_ensure(fleet == expected, &format!("{fleet:?}"))
+        })
+        .await
+        .unwrap();
     }
 }
 

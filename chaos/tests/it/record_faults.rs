@@ -10,7 +10,7 @@ use chaos::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::admin_load::AdminLoad;
+use super::admin_load::{AdminLoad, WriteTimes};
 use super::record::{DRAIN_MAX, audit, cluster_with, layout, record_of, route};
 
 /// How long PostgreSQL stays away, in seconds: `HOLDFAST_TEST_OUTAGE_SECONDS`, 5 when it is not set.
@@ -110,13 +110,13 @@ async fn a_postgres_that_never_answers_slows_no_write_until_the_bound_and_then_d
     audit(&cluster, &postgres).await;
     let term = cluster.cp(1).api().status().await.unwrap().term;
     postgres.freeze().unwrap();
-    let mut slowest = Duration::ZERO;
+    let mut times = WriteTimes::default();
     let mut refused = None;
     for n in 1..60 {
         let began = Instant::now();
         let path = format!("/apisix/admin/routes/r{n}");
         let reply = cluster.cp(1).api().call("PUT", &path, &[], route("frozen").to_string()).await.unwrap();
-        slowest = slowest.max(began.elapsed());
+        times.note(began.elapsed());
         if reply.status == 503 {
             refused = Some((n, reply));
             break;
@@ -126,7 +126,7 @@ async fn a_postgres_that_never_answers_slows_no_write_until_the_bound_and_then_d
     let (n, reply) = refused.expect("the bound was never reached");
     assert_eq!(n, 41, "exactly so many were taken");
     assert!(reply.header("retry-after").is_some() && reply.text().contains("40 changes behind"), "{}", reply.text());
-    assert!(slowest < Duration::from_secs(1), "a write took {slowest:?}");
+    times.are_short("a server that never answers");
     // Reads go on, and so does consensus.
     assert!(cluster.cp(2).api().get("routes", "r40").await.unwrap().is_some());
     let path = "/apisix/admin/routes/r0?durability=record";

@@ -320,8 +320,13 @@ mod stub {
         }
     }
 
-    /// Connects to such a server and looks; what came of it.
-    async fn look(bend: Bend) -> Result<Found, Trouble> {
+    /// Within this time a machine that is busy with other things gets to everything.
+    const SOON: Duration = Duration::from_secs(20);
+    /// What is waited for a server that says nothing more.
+    const QUICK: Duration = Duration::from_millis(300);
+
+    /// Connects to such a server and looks, each step within a time; what came of it.
+    async fn look(bend: Bend, within: Duration) -> Result<Found, Trouble> {
         #[expect(clippy::disallowed_methods, reason = "a test's server is no part of the node")]
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -329,7 +334,7 @@ mod stub {
             let (stream, _) = listener.accept().await.unwrap();
             let _ = serve(stream, bend).await;
         });
-        let limit = daemon::settings::units::Span(Duration::from_millis(300));
+        let limit = daemon::settings::units::Span(within);
         let mut settings =
             RecordSettings { connect_timeout: limit, statement_timeout: limit, ..RecordSettings::default() };
         settings.dsn.0 = format!("host=127.0.0.1 port={port} user=u dbname=d");
@@ -361,7 +366,7 @@ mod stub {
     #[tokio::test(flavor = "multi_thread")]
     async fn whatever_a_server_replies_is_an_error_in_time_and_never_a_panic() {
         let panics = count_panics();
-        let found = look(Arc::new(|_, reply| reply)).await.unwrap();
+        let found = look(Arc::new(|_, reply| reply), SOON).await.unwrap();
         assert_eq!((found.system, found.timeline), (11, 3), "unbent, it is believed");
         let only = |at: usize, with: Vec<u8>| -> Bend {
             Arc::new(move |number, reply| if number == at { with.clone() } else { reply })
@@ -404,7 +409,7 @@ mod stub {
             ("a huge row", replace(looked(), huge(b'D'))),
             ("an answer to nothing", replace(looked(), message(b'Z', b"I"))),
         ] {
-            let said = tokio::time::timeout(Duration::from_secs(5), look(bend)).await.expect(what);
+            let said = tokio::time::timeout(SOON, look(bend, QUICK)).await.expect(what);
             assert!(said.is_err(), "{what}: {said:?}");
         }
         assert_eq!(panics.load(std::sync::atomic::Ordering::SeqCst), 0);
@@ -434,7 +439,7 @@ mod stub {
                 }
                 reply
             });
-            looking.spawn(async move { tokio::time::timeout(Duration::from_secs(20), look(bend)).await });
+            looking.spawn(async move { tokio::time::timeout(SOON, look(bend, Duration::from_secs(2))).await });
         }
         let said = looking.join_all().await;
         assert!(said.iter().all(Result::is_ok), "each ends in time");

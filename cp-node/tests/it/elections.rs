@@ -1,6 +1,7 @@
 //! Elections of whole nodes whose network is broken one way: a node that is deaf sends, and hears nothing.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +21,10 @@ use super::node::{KEY, request, settings};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Twice and more what a node of these waits before it stands for election, 1.2 s at most.
 const DEAF: Duration = Duration::from_secs(3);
+/// How closely it is watched whether this machine stands still, and when it does: half of what a follower of these waits for
+/// its leader at least.
+const STEP: Duration = Duration::from_millis(20);
+const STOOD_STILL: Duration = Duration::from_millis(150);
 
 type BoxFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
@@ -144,9 +149,23 @@ impl Three {
     }
 }
 
+/// An address of this process alone, so that nobody else takes it before the node does.
 fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let listener = std::net::TcpListener::bind((Ipv4Addr::new(127, 64 | a, b, c), 0)).unwrap();
     listener.local_addr().unwrap().to_string()
+}
+
+/// Lets time pass. False when this machine stood still in it for so long that a node may have missed its leader.
+async fn passes(time: Duration) -> bool {
+    let end = Instant::now() + time;
+    let mut evenly = true;
+    while Instant::now() < end {
+        let before = Instant::now();
+        sleep(STEP).await;
+        evenly &= before.elapsed() < STOOD_STILL;
+    }
+    evenly
 }
 
 async fn until(what: &str, look: impl AsyncFn() -> bool) {
@@ -160,16 +179,27 @@ async fn until(what: &str, look: impl AsyncFn() -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_hears_nobody_deposes_nobody_and_a_leader_that_hears_nobody_is_replaced() {
     let three = Three::start().await;
-    let leader = three.leader().unwrap();
-    let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
-    let before = three.knows(leader);
-    three.nodes[follower].1.send_replace(true);
-    sleep(DEAF).await;
-    assert_eq!(three.knows(leader), before, "a deaf follower has deposed the leader");
-    assert_eq!(three.knows(follower).0, before.0, "a deaf follower has raised its term");
-    three.nodes[follower].1.send_replace(false);
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(three.knows(leader), before, "a follower that hears again has deposed the leader");
+    let mut attempts = 0;
+    let (leader, before) = loop {
+        attempts += 1;
+        assert!(attempts < 5, "this machine stands still again and again");
+        let leader = three.leader().unwrap();
+        let follower = (leader + 1) % 3;
+        let before = three.knows(leader);
+        three.nodes[follower].1.send_replace(true);
+        let mut evenly = passes(DEAF).await;
+        let (then, of_follower) = (three.knows(leader), three.knows(follower).0);
+        three.nodes[follower].1.send_replace(false);
+        evenly &= passes(Duration::from_secs(1)).await;
+        if evenly {
+            assert_eq!(then, before, "a deaf follower has deposed the leader");
+            assert_eq!(of_follower, before.0, "a deaf follower has raised its term");
+            assert_eq!(three.knows(leader), before, "a follower that hears again has deposed the leader");
+            break (leader, before);
+        }
+        until("they follow one leader", async || three.leader().is_some()).await;
+    };
+    let other = (leader + 2) % 3;
 
     three.nodes[leader].1.send_replace(true);
     until("the others elect another leader", async || {

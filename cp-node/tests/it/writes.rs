@@ -227,7 +227,7 @@ async fn a_transaction_can_patch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_patch_in_a_transaction_keeps_the_time_to_live() {
     let api = Api::start().await;
-    api.call("PUT", "/apisix/admin/routes/r?ttl=1", ROUTE).await;
+    api.call("PUT", "/apisix/admin/routes/r?ttl=2", ROUTE).await;
     let body = json!({"operations": [{"op": "patch", "kind": "routes", "id": "r", "value": {"priority": 7}}]});
     assert_eq!(api.call("POST", "/v1/transactions", &body.to_string()).await.0, 200);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -270,8 +270,8 @@ async fn a_large_transaction_and_a_large_body_are_staged_and_take_one_revision()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_with_a_time_goes_away_by_itself() {
     let api = Api::start().await;
-    assert_eq!(api.call("PUT", "/apisix/admin/routes/short?ttl=1", ROUTE).await.0, 201);
     assert_eq!(api.call("PUT", "/apisix/admin/routes/long?ttl=3600", ROUTE).await.0, 201);
+    assert_eq!(api.call("PUT", "/apisix/admin/routes/short?ttl=2", ROUTE).await.0, 201);
     assert_eq!(api.call("GET", "/apisix/admin/routes/short", "").await.0, 200);
     let gone = async {
         while api.call("GET", "/apisix/admin/routes/short", "").await.0 != 404 {

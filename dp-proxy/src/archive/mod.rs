@@ -6,7 +6,8 @@
 //! ```
 //!
 //! It runs beside the feed and holds nothing up: the disk is served before the first look, and a control plane that
-//! answers is followed whatever is found here. What is found moves the proxy forward or not at all (law 4).
+//! answers is followed whatever is found here. What is found moves the proxy forward or not at all (law 4); by a proxy that
+//! has served nothing yet it is served once the control plane has had the first word (`feed/follow/first.rs`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

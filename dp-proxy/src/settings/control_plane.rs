@@ -24,6 +24,10 @@ pub struct ControlPlaneSettings {
     pub silence_max: Span,
     /// A node that last heard from its leader longer ago than this is left as soon as another one is fresher.
     pub stale_after: Span,
+    /// How long, from the start on, a proxy with nothing on its disk waits for a node to say what is current before it serves
+    /// what the archive has. Longer than `connect_timeout`, so that one node that is gone keeps nobody from the next one's
+    /// word; nothing: it does not wait.
+    pub first_wait: Span,
     /// The largest configuration that is taken from a node.
     pub payload_bytes_max: ByteSize,
 }
@@ -37,6 +41,7 @@ impl Default for ControlPlaneSettings {
             reconnect_max: Span(Duration::from_secs(3)),
             silence_max: Span(Duration::from_secs(15)),
             stale_after: Span(Duration::from_secs(3)),
+            first_wait: Span(Duration::from_secs(5)),
             payload_bytes_max: ByteSize(512 << 20),
         }
     }
@@ -57,6 +62,8 @@ pub struct ControlPlane {
     pub silence_max: Duration,
     /// Contact with the leader older than this is stale.
     pub stale_after: Duration,
+    /// How long what the archive has waits for a node's word.
+    pub first_wait: Duration,
     /// The largest payload.
     pub payload_bytes_max: u64,
 }
@@ -131,6 +138,7 @@ impl ControlPlaneSettings {
             reconnect_max: self.reconnect_max.0,
             silence_max: self.silence_max.0,
             stale_after: self.stale_after.0,
+            first_wait: self.first_wait.0,
             payload_bytes_max: self.payload_bytes_max.0,
         }
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::harness::control_plane::{ControlPlane, Twist};
 use crate::harness::origin::Origin;
@@ -129,6 +128,9 @@ async fn a_node_that_says_nothing_any_more_is_left_for_another() {
     let control_plane = ControlPlane::new();
     control_plane.put("routes", "r", route("/0", origin.address));
     let nodes = [control_plane.node().await, control_plane.node().await];
+    for node in &nodes {
+        node.behave(|manner| manner.silence_max = Duration::from_secs(1));
+    }
     let dir = tempfile::tempdir().unwrap();
     let dp = Dp::following(dir.path(), &[&nodes[0], &nodes[1]]).await;
     for round in 1..4 {
@@ -164,10 +166,8 @@ async fn a_node_that_lost_its_leader_is_left_when_another_is_fresher() {
     until("and left again", async || second.streams() == 0).await;
     assert_eq!(first.streams(), 1, "it is stayed with");
     // The other has its leader back: it is moved to, and nothing was missed meanwhile.
-    let before = Instant::now();
     second.behave(|manner| manner.leader_age = Duration::ZERO);
     until("the fresher node is followed", async || (first.streams(), second.streams()) == (0, 1)).await;
-    assert!(before.elapsed() < Duration::from_secs(10));
     assert_eq!(dp.get("/0").await.status, 200);
     until("the page names the node", async || dp.config().await["control_plane"]["connected"] == json!(true)).await;
 }
@@ -258,7 +258,7 @@ async fn what_cannot_be_served_is_told_and_keeps_its_last_good_entry_over_a_rest
     // It is told anew on every stream: the control plane may have forgotten.
     let dp = Dp::following(dir.path(), &[&node]).await;
     until("the ack names them again", async || {
-        node.heard(|heard| heard.hellos.len() == 2 && heard.acks.last().is_some_and(|ack| ack.rejected.len() == 2))
+        node.heard(|heard| heard.hellos.len() >= 2 && heard.acks.last().is_some_and(|ack| ack.rejected.len() == 2))
     })
     .await;
     check(&dp).await;
@@ -333,14 +333,14 @@ async fn what_a_fresher_node_says_is_taken_in_its_order() {
     control_plane.put("routes", "r", route("/0", origin.address));
     let isolated = control_plane.stale_node().await;
     let fresher = control_plane.node().await;
-    fresher.behave(|manner| (manner.silent, manner.part_bytes) = (true, 1));
+    fresher.behave(|manner| (manner.refuse, manner.part_bytes) = (Some("not yet".into()), 1));
     let dir = tempfile::tempdir().unwrap();
     let dp = Dp::following(dir.path(), &[&isolated, &fresher]).await;
     until("the isolated node is followed", async || isolated.streams() == 1).await;
     // What the other has is more than one message, of which the first tells that it is fresher.
     control_plane.put("routes", "r", route("/1", origin.address));
+    fresher.behave(|manner| manner.refuse = None);
     isolated.behave(|manner| manner.leader_age = Duration::from_secs(60));
-    fresher.behave(|manner| manner.silent = false);
     dp.serves(&control_plane).await;
     assert_eq!(dp.get("/1").await.status, 200);
     let asked = fresher.heard(|heard| heard.hellos.last().unwrap().position.clone());

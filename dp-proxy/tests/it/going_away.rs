@@ -23,7 +23,7 @@ async fn requests_under_way_end_and_connections_are_told() {
     })
     .await;
     let scene = Scene::tuned(&[("routes", "r", route("/*", origin.address))], |settings| {
-        settings.proxy.drain.delay = "300ms".parse().unwrap();
+        settings.proxy.drain.delay = "1s".parse().unwrap();
     })
     .await;
     let address = scene.dp.address();

@@ -211,7 +211,7 @@ async fn restarts_under_load_fail_no_request_and_cut_nothing_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_that_does_not_come_about_costs_nothing() {
-    let (mut stage, first) = Stage::set(&["proxy.drain.delay=0s", "handover.start_timeout=2s"]).await;
+    let (mut stage, first) = Stage::set(&["proxy.drain.delay=0s"]).await;
     let address = stage.site.proxy;
     // A successor with settings that cannot be used, and one that finds an address taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::client::Client;
+use crate::harness::in_time;
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Scene, route};
 
@@ -253,10 +254,19 @@ async fn slow_answers_are_waited_for_from_byte_to_byte() {
     slow["timeout"] = json!({"connect": 5, "send": 5, "read": READ.as_secs()});
     let scene = Scene::with(&[("routes", "r", slow)]).await;
     let whole = async {
-        let began = Instant::now();
-        let answer = scene.dp.get("/").await;
-        assert_eq!((answer.status, answer.text().as_str()), (200, "one"));
-        assert!(began.elapsed() > READ, "it takes longer than one read may");
+        in_time("every piece comes within a read's time", async || {
+            let began = Instant::now();
+            let answer = scene.dp.get("/").await;
+            let took = began.elapsed();
+            // Four times a third, and what the machine was late together.
+            if took >= READ * 5 / 3 {
+                return None;
+            }
+            assert_eq!((answer.status, answer.text().as_str()), (200, "one"));
+            assert!(took > READ, "it takes longer than one read may");
+            Some(())
+        })
+        .await;
     };
     let stops = async {
         let began = Instant::now();
@@ -264,10 +274,17 @@ async fn slow_answers_are_waited_for_from_byte_to_byte() {
         assert!(began.elapsed() >= READ, "after {:?}", began.elapsed());
     };
     let short = async {
-        let mut client = Client::connect(scene.dp.address()).await;
-        client.send("GET /short HTTP/1.1\r\nHost: a.com\r\n\r\n").await;
-        let answer = client.response().await.unwrap();
-        assert!(!answer.whole && client.is_closed().await, "passed off as whole");
+        in_time("its head comes within a read's time", async || {
+            let mut client = Client::connect(scene.dp.address()).await;
+            client.send("GET /short HTTP/1.1\r\nHost: a.com\r\n\r\n").await;
+            let answer = client.response().await.unwrap();
+            if answer.status == 504 {
+                return None;
+            }
+            assert!(!answer.whole && client.is_closed().await, "passed off as whole");
+            Some(())
+        })
+        .await;
     };
     tokio::join!(whole, stops, short);
 }

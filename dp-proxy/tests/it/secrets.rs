@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::harness::control_plane::ControlPlane;
 use crate::harness::origin::Origin;
 use crate::harness::proxy::{Dp, Scene, route, settings};
-use crate::harness::{client, until};
+use crate::harness::{client, own_address, until};
 use crate::tls::{Authority, Dialler, Fixed, KEYRING, with_keyring};
 use crate::upstream_tls::TlsOrigin;
 
@@ -80,13 +80,11 @@ fn quick(settings: &mut Settings) {
     settings.secrets.refresh = "100ms".parse().unwrap();
 }
 
-const ANYWHERE: &str = "127.0.0.1:0";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_in_a_vault_is_renewed_and_outlives_the_vault_and_a_restart() {
     let (origin, vault) = (Origin::echo().await, Vault::default());
     vault.put("jack", json!({"key": "one"}));
-    let listening = vault.listen(ANYWHERE.parse().unwrap()).await;
+    let listening = vault.listen(own_address()).await;
     let address = listening.address;
     let control_plane = ControlPlane::new();
     control_plane.commit(&[
@@ -127,7 +125,7 @@ async fn a_key_in_a_vault_is_renewed_and_outlives_the_vault_and_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_resolved_is_rejected_and_keeps_its_last_good_value() {
     let (origin, vault) = (Origin::echo().await, Vault::default());
-    let listening = vault.listen(ANYWHERE.parse().unwrap()).await;
+    let listening = vault.listen(own_address()).await;
     let keys = tempfile::tempdir().unwrap();
     // Set by cargo for every test.
     let jack = consumer("$env://CARGO_PKG_NAME");
@@ -167,7 +165,7 @@ async fn what_cannot_be_resolved_is_rejected_and_keeps_its_last_good_value() {
 async fn a_vault_behind_https_is_believed_by_its_certificate_alone() {
     let (origin, vault) = (Origin::echo().await, Vault::default());
     vault.put("jack", json!({"key": "one"}));
-    let listening = vault.listen(ANYWHERE.parse().unwrap()).await;
+    let listening = vault.listen(own_address()).await;
     let (authority, other) = (Authority::new("root"), Authority::new("other"));
     let behind = async |issuer: &Authority, name| {
         TlsOrigin::speaking(b"http/1.1", listening.address, &issuer.issue(&[name]), None).await
@@ -201,7 +199,7 @@ async fn a_certificate_and_its_key_may_be_in_a_vault() {
     let (origin, vault, authority) = (Origin::echo().await, Vault::default(), Authority::new("it"));
     let pair = authority.issue(&["a.example"]);
     vault.put("tls/a", json!({"cert": pair.cert, "key": pair.key}));
-    let listening = vault.listen(ANYWHERE.parse().unwrap()).await;
+    let listening = vault.listen(own_address()).await;
     let keys = tempfile::tempdir().unwrap();
     let there = |field: &str| format!("$secret://vault/1/tls/a/{field}");
     let ssl = json!({"snis": ["a.example"], "cert": there("cert"), "key": there("key")});

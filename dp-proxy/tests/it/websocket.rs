@@ -2,14 +2,16 @@
 //! counted until they end.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
 
 use crate::harness::client::Client;
 use crate::harness::origin::{Origin, Request};
 use crate::harness::proxy::{Scene, route};
-use crate::harness::until;
+use crate::harness::{in_time, until};
 
 /// Answers 101 with a protocol and a first word, then echoes until the client ends, and says goodbye.
 async fn switching(protocol: &'static str, asked: Arc<Mutex<Vec<Request>>>) -> Origin {
@@ -138,13 +140,22 @@ async fn a_tunnel_in_which_nothing_moves_is_cut() {
     let origin = switching("websocket", Arc::default()).await;
     let quick = json!({"timeout": {"connect": 1, "send": 1, "read": 0.3}});
     let scene = Scene::with(&[("routes", "r", open(&origin, quick))]).await;
-    let mut client = Client::connect(scene.dp.address()).await;
-    client.send(ASK).await;
-    assert_eq!(client.response().await.unwrap().status, 101);
-    for _ in 0..5 {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        client.send("x").await;
-    }
+    let mut client = in_time("a tunnel in which something moves", async || {
+        let mut client = Client::connect(scene.dp.address()).await;
+        client.send(ASK).await;
+        assert_eq!(client.response().await.unwrap().status, 101);
+        for _ in 0..5 {
+            let began = Instant::now();
+            sleep(Duration::from_millis(100)).await;
+            client.try_send(b"x").await;
+            if began.elapsed() > Duration::from_millis(200) {
+                return None;
+            }
+        }
+        Some(client)
+    })
+    .await;
+    client.take_until(|came| came == "first,xxxxx").await;
     assert!(client.is_closed().await);
     until("its node is left too", async || scene.dp.metric("holdfast_dp_requests_active").await < 0.5).await;
 }
@@ -162,7 +173,7 @@ async fn a_drain_waits_for_tunnels_as_long_as_for_requests() {
         client.send("still").await;
         let mut came = String::new();
         until("it still carries", async || {
-            came.push_str(&String::from_utf8(client.take_some(std::time::Duration::from_millis(50)).await).unwrap());
+            came.push_str(&String::from_utf8(client.take_some(Duration::from_millis(50)).await).unwrap());
             came.ends_with("still")
         })
         .await;

@@ -54,9 +54,17 @@ impl Follower {
             info!(cluster = %found.cluster, "first contact: from now on only this cluster is followed");
             drop(store.pin(found.cluster));
         }
-        info!(from = %ours, position = %self.holding.state.position(), "serving what the archive has");
-        self.put_to_use(burst, arrived).await;
-        self.source = Source::Archive;
+        match &mut self.first {
+            Some(first) => {
+                first.wait();
+                self.compile_and_keep(burst).await;
+            }
+            None => {
+                info!(from = %ours, position = %self.holding.state.position(), "serving what the archive has");
+                self.put_to_use(burst, arrived).await;
+                self.source = Source::Archive;
+            }
+        }
         self.board.archive.taken.fetch_add(1, Ordering::Relaxed);
         self.post();
     }

@@ -24,6 +24,16 @@ impl Follower {
     /// would take back.
     pub(super) async fn put_to_use(&mut self, burst: Vec<Moved>, arrived: Instant) {
         let steps = burst.len() as u64;
+        self.compile_and_keep(burst).await;
+        failpoint!("dp::follow::before_publish");
+        self.publish();
+        failpoint!("dp::follow::after_publish");
+        self.board.updates.fetch_add(steps, Ordering::Relaxed);
+        self.board.update_time.observe_since(arrived);
+    }
+
+    /// The same but for the last of it.
+    pub(super) async fn compile_and_keep(&mut self, burst: Vec<Moved>) {
         let mut frames = Some(Vec::with_capacity(burst.len()));
         for moved in burst {
             debug!(
@@ -47,11 +57,6 @@ impl Follower {
         self.settle_services().await;
         failpoint!("dp::follow::before_keep");
         self.keep(frames).await;
-        failpoint!("dp::follow::before_publish");
-        self.publish();
-        failpoint!("dp::follow::after_publish");
-        self.board.updates.fetch_add(steps, Ordering::Relaxed);
-        self.board.update_time.observe_since(arrived);
     }
 
     pub(super) fn publish(&mut self) {
@@ -118,6 +123,7 @@ impl Follower {
         self.board.retained_tables.store(self.publisher.retained() as u64, Ordering::Relaxed);
         let has_news = self.tend_secrets().await;
         self.tend_services();
+        self.serve_late();
         if !self.volatile || self.store.is_none() || self.disk_tried.elapsed() < DISK_RETRY {
             return has_news;
         }

@@ -3,47 +3,42 @@
 mod adopt;
 mod aside;
 mod elsewhere;
+mod first;
 mod keeping;
+mod round;
 mod services;
 mod stream;
 mod telling;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use archive::{ArchiveSettings, Found, OpenStore};
+use archive::{ArchiveSettings, OpenStore};
 use daemon::planted;
 use protocol::ConfigState;
 use protocol::seam::Random;
 use protocol::snapshot::ClusterId;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, info_span, warn};
+use tokio::time::Instant;
+use tracing::info;
 
-use super::choice::Choice;
-use super::link::{Link, LinkError};
-use super::session::{Bounds, Holding, Leave, Session};
+use super::session::Holding;
 use crate::archive::{self as archived, Interest};
 use crate::discovery::Searches;
 use crate::disk::{DiskError, DiskStats, Opened, Place, Recovered, Store};
 use crate::dns::Resolver;
 use crate::net::Dial;
 use crate::secrets::{Errands, SecretTerms};
-use crate::settings::{ControlPlane, Endpoint, NodeSettings};
+use crate::settings::{ControlPlane, NodeSettings};
 use crate::standalone::{self, Configuration, Standalone};
 use crate::standing::{Board, Connected, Source};
 use crate::table::{Compiler, Publisher, Rejected, Router, TableCell, TlsTerms};
 use aside::Wish;
 pub(crate) use aside::{Aside, Stander};
 use elsewhere::Kept;
-
-/// How often the clock is looked at.
-const TICK: Duration = Duration::from_millis(200);
+use first::First;
 
 /// Who this proxy is, as the control plane sees it.
 #[derive(Clone, Debug)]
@@ -190,6 +185,8 @@ struct Follower {
     source: Source,
     connected: Option<Connected>,
     rejected: Arc<BTreeMap<protocol::ResourceKey, Rejected>>,
+    /// Until something is served, where the archive's may not be the first.
+    first: Option<First>,
     /// Set when nothing but the full configuration will do.
     need_full: bool,
     /// Where it is looked while no control plane is followed.
@@ -202,30 +199,6 @@ struct Follower {
     searches: Searches,
     /// Where what they brought is kept, and how it is sealed.
     kept: Option<Kept>,
-}
-
-/// A stream that is being served.
-struct Active {
-    link: Link,
-    session: Session,
-}
-
-/// Another node that was asked how fresh it is.
-struct Candidate {
-    /// What it said so far is put back.
-    link: Link,
-    /// How long ago it heard from its leader; `None`: it has something newer.
-    leader_age: Option<Duration>,
-}
-
-type Probe = Pin<Box<dyn Future<Output = (usize, Result<Candidate, String>)> + Send>>;
-
-/// Why a stream is over.
-enum Over {
-    Left(Leave),
-    Link(LinkError),
-    /// Somebody wants the feed to stand aside.
-    Wished(Wish),
 }
 
 impl Follower {
@@ -272,6 +245,7 @@ impl Follower {
             source: if found { Source::Disk } else { Source::None },
             connected: None,
             rejected: Arc::default(),
+            first: if found { None } else { First::of(&control_plane) },
             need_full: false,
             archive: None,
             file: None,
@@ -302,174 +276,6 @@ impl Follower {
         follower
     }
 
-    /// Follows one node after the other, for ever.
-    async fn follow(&mut self) {
-        let endpoints = self.control_plane.endpoints.clone();
-        if endpoints.is_empty() && self.file.is_none() {
-            warn!("control_plane.endpoints is empty: no change will arrive but from the archive, where there is one");
-        }
-        let ControlPlane { reconnect_min, reconnect_max, .. } = self.control_plane;
-        let mut choice = Choice::new(endpoints.len(), reconnect_min, reconnect_max, &*self.random);
-        loop {
-            let pause = if endpoints.is_empty() { Duration::MAX } else { choice.pause(&*self.random) };
-            if let Some(wish) = self.wait(pause).await {
-                self.stand_aside(wish).await;
-                continue;
-            }
-            let endpoint = &endpoints[choice.current()];
-            let span = info_span!("stream", %endpoint);
-            let opening = Link::open(self.dial.clone(), endpoint, self.hello(), self.control_plane.connect_timeout);
-            let opened = tokio::select! {
-                opened = opening => opened,
-                Some(wish) = self.wishes.recv() => {
-                    self.stand_aside(wish).await;
-                    continue;
-                }
-                // A node that does not answer keeps nobody from what the archive has; it is told where that led.
-                found = next_found(&mut self.archive) => {
-                    self.take_archived(*found).await;
-                    continue;
-                }
-            };
-            let over = match opened {
-                Ok(link) => self.serve(link, &endpoints, &mut choice).await,
-                Err(e) => Over::Link(e),
-            };
-            self.board.disconnects.fetch_add(1, Ordering::Relaxed);
-            self.connected = None;
-            if planted!("proxy-without-a-node-serves-nothing") {
-                self.holding.state = ConfigState::following();
-                self.publish();
-            }
-            self.post();
-            if let Over::Wished(wish) = over {
-                self.stand_aside(wish).await;
-                continue;
-            }
-            span.in_scope(|| self.after(over, &mut choice));
-        }
-    }
-
-    /// Learns from the end of a stream.
-    fn after(&mut self, over: Over, choice: &mut Choice) {
-        match over {
-            Over::Left(leave) => {
-                match &leave {
-                    _ if !choice.is_news(&leave.to_string()) => {}
-                    Leave::OtherCluster { .. } | Leave::Refused(_) | Leave::Conflict(_) => {
-                        error!(reason = %leave, "left the control plane's node");
-                    }
-                    _ => warn!(reason = %leave, "left the control plane's node"),
-                }
-                match leave {
-                    Leave::Gap { .. } => choice.again(),
-                    Leave::NeedFull(_) => {
-                        self.need_full = true;
-                        choice.again();
-                    }
-                    _ => choice.bad(),
-                }
-            }
-            Over::Wished(_) => {}
-            Over::Link(e) => {
-                if choice.is_news(&e.to_string()) {
-                    warn!(reason = %e, "no stream from the control plane's node");
-                }
-                choice.bad();
-            }
-        }
-    }
-
-    /// Waits, and keeps house meanwhile. Ends early when somebody wants the feed to stand aside.
-    async fn wait(&mut self, pause: Duration) -> Option<Wish> {
-        let until = Instant::now().checked_add(pause);
-        let mut ticks = ticks();
-        loop {
-            let end = async {
-                match until {
-                    Some(until) => sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = end => return None,
-                Some(wish) = self.wishes.recv() => return Some(wish),
-                found = next_found(&mut self.archive) => self.take_archived(*found).await,
-                configuration = next_configuration(&mut self.file) => self.take_configuration(*configuration).await,
-                _ = ticks.tick() => {
-                    self.keep_house().await;
-                }
-            }
-        }
-    }
-
-    /// Serves one stream until it is of no use any more.
-    async fn serve(&mut self, link: Link, endpoints: &[Endpoint], choice: &mut Choice) -> Over {
-        self.board.connects.fetch_add(1, Ordering::Relaxed);
-        let mut active = Active { link, session: self.session() };
-        let mut ticks = ticks();
-        let mut probe: Option<Probe> = None;
-        let mut probes = 0;
-        let mut next_probe = Instant::now();
-        loop {
-            let endpoint = &endpoints[choice.current()];
-            tokio::select! {
-                message = active.link.next() => {
-                    if let Err(over) = self.take_burst(&mut active, message, endpoint, choice).await {
-                        return over;
-                    }
-                }
-                Some(wish) = self.wishes.recv() => return Over::Wished(wish),
-                (node, candidate) = poll_probe(&mut probe) => {
-                    probe = None;
-                    match candidate {
-                        Ok(candidate) if candidate.leader_age.is_none_or(|age| age < self.control_plane.stale_after) => {
-                            info!(
-                                from = %endpoint, to = %endpoints[node],
-                                leader_contact_age = ?active.session.leader_age(), "moving to a fresher node"
-                            );
-                            choice.switch_to(node);
-                            self.board.connects.fetch_add(1, Ordering::Relaxed);
-                            self.board.disconnects.fetch_add(1, Ordering::Relaxed);
-                            active = Active { link: candidate.link, session: self.session() };
-                        }
-                        Ok(candidate) => {
-                            info!(node = %endpoints[node], leader_contact_age = ?candidate.leader_age, "no fresher node");
-                        }
-                        Err(reason) => info!(node = %endpoints[node], reason, "no fresher node"),
-                    }
-                }
-                _ = ticks.tick() => {
-                    let now = Instant::now();
-                    if let Err(leave) = active.session.tick(now) {
-                        return Over::Left(leave);
-                    }
-                    if self.keep_house().await
-                        && let Err(e) = self.ack(&active.link)
-                    {
-                        return Over::Link(e);
-                    }
-                    let is_stale = active.session.leader_age().is_some_and(|age| age > self.control_plane.stale_after);
-                    if is_stale && probe.is_none() && now >= next_probe
-                        && let Some(other) = choice.other(probes)
-                    {
-                        probes += 1;
-                        next_probe = now + self.control_plane.reconnect_max.min(self.control_plane.stale_after);
-                        probe = Some(self.probe(other, &endpoints[other]));
-                    }
-                }
-            }
-        }
-    }
-
-    fn session(&self) -> Session {
-        let bounds = Bounds {
-            payload_bytes_max: self.control_plane.payload_bytes_max,
-            silence_max: self.control_plane.silence_max,
-        };
-        Session::new(self.identity.node.group.as_str().into(), bounds, Instant::now())
-    }
-
     fn interest(&self) -> Interest {
         Interest {
             cluster: self.holding.cluster,
@@ -489,44 +295,4 @@ fn compile_recovered(recovered: &Recovered, compiler: Compiler) -> (Compiler, Co
     }
     let state = recovered.state().unwrap_or(&base.state);
     (compiler, state.clone())
-}
-
-fn ticks() -> tokio::time::Interval {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
-}
-
-async fn poll_probe(probe: &mut Option<Probe>) -> (usize, Result<Candidate, String>) {
-    match probe {
-        Some(probe) => probe.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn next_found(archive: &mut Option<archived::Source>) -> Box<Found> {
-    if let Some(source) = archive
-        && let Some(found) = source.found.recv().await
-    {
-        return found;
-    }
-    std::future::pending().await
-}
-
-async fn next_configuration(file: &mut Option<FileSource>) -> Box<Configuration> {
-    if let Some(source) = file
-        && let Some(configuration) = source.found.recv().await
-    {
-        return configuration;
-    }
-    std::future::pending().await
-}
-
-/// What is there already, without waiting.
-fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(output) => Some(output),
-        std::task::Poll::Pending => None,
-    }
 }

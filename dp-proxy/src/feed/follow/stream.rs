@@ -8,7 +8,8 @@ use protocol::grpc::feed_down::Kind as Down;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Active, Candidate, Follower, Over, Probe, now_or_never};
+use super::Follower;
+use super::round::{Active, Candidate, Over, Probe};
 use crate::feed::choice::Choice;
 use crate::feed::link::{Link, LinkError};
 use crate::feed::session::{Event, Node};
@@ -118,11 +119,21 @@ impl Follower {
 
     /// The node has what is held.
     fn confirmed(&mut self, leader_age: Option<Duration>) {
+        self.wait_no_more();
         self.source = Source::ControlPlane;
         self.need_full = false;
         if let Some(connected) = &mut self.connected {
             connected.leader_contact_age = leader_age;
         }
         self.post();
+    }
+}
+
+/// What is there already, without waiting.
+fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
     }
 }

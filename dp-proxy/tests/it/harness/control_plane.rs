@@ -25,6 +25,8 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::own_address;
+
 /// The cluster of every control plane here, unless a test says otherwise.
 pub(crate) const CLUSTER: ClusterId = ClusterId([0xc1; 16]);
 
@@ -94,9 +96,9 @@ impl ControlPlane {
         (state.position(), state.view("default").digest().total())
     }
 
-    /// A node that serves this state, on a port of its own.
+    /// A node that serves this state, at an address that nobody else takes when it is gone.
     pub(crate) async fn node(&self) -> Node {
-        Node::start(self.head.subscribe(), "127.0.0.1:0".parse().unwrap()).await
+        Node::start(self.head.subscribe(), own_address()).await
     }
 
     /// The same, on a given port.
@@ -107,7 +109,7 @@ impl ControlPlane {
     /// A node that stands still where the state is now.
     pub(crate) async fn stale_node(&self) -> Node {
         let stands_still = watch::Sender::new(self.state());
-        let node = Node::start(stands_still.subscribe(), "127.0.0.1:0".parse().unwrap()).await;
+        let node = Node::start(stands_still.subscribe(), own_address()).await;
         // As long as the node lives, its state is there.
         node.keep(stands_still);
         node
@@ -137,6 +139,8 @@ pub(crate) struct Manner {
     pub(crate) silent: bool,
     pub(crate) refuse: Option<String>,
     pub(crate) leader_age: Duration,
+    /// After how much silence a proxy may leave.
+    pub(crate) silence_max: Duration,
     /// Answers a request for a repair with the wrong digest.
     pub(crate) bad_repair: bool,
     /// Bytes of one part of a payload.
@@ -151,6 +155,8 @@ impl Default for Manner {
             silent: false,
             refuse: None,
             leader_age: Duration::ZERO,
+            // Much longer than a busy machine keeps anybody waiting: nobody leaves who is not to.
+            silence_max: Duration::from_secs(10),
             bad_repair: false,
             part_bytes: 1 << 20,
             compress: false,
@@ -313,7 +319,7 @@ impl Stream {
             node_name: "cp-test".into(),
             region: "here".into(),
             version: "test".into(),
-            silence_ms_max: 1000,
+            silence_ms_max: u64::try_from(manner.silence_max.as_millis()).unwrap(),
         };
         self.send(Down::Welcome(welcome)).await?;
         let mut head = self.shared.head.clone();

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::own_address;
+
 /// The program with these words, and none of this process's settings.
 pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dp-proxy"));
@@ -14,9 +16,9 @@ pub(crate) fn program(args: &[&str]) -> Command {
     command
 }
 
-/// Addresses of its own: taken by somebody else in between, the test says so.
+/// An address that nobody else has, also once it is given up here.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind(own_address()).unwrap().local_addr().unwrap()
 }
 
 /// A proxy that is to run in processes of its own.

@@ -5,7 +5,7 @@
 //!          <--answer---         <--answer---
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -81,8 +81,8 @@ pub(crate) struct Between {
 }
 
 impl Between {
-    /// Before the store at this port of 127.0.0.1.
-    pub(crate) async fn start(store: u16) -> Self {
+    /// Before the store at this address.
+    pub(crate) async fn start(store: SocketAddr) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
@@ -148,7 +148,7 @@ impl Between {
 
     async fn answer(
         self,
-        store: u16,
+        store: SocketAddr,
         request: Request<Incoming>,
     ) -> Result<Response<BoxBody<Bytes, std::io::Error>>, std::io::Error> {
         let fault = self.judge(format!("{} {}", request.method(), request.uri()));
@@ -198,8 +198,8 @@ fn refusal(status: u16) -> Response<BoxBody<Bytes, std::io::Error>> {
 }
 
 /// One call of the store, over a connection of its own.
-async fn ask(store: u16, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, std::io::Error> {
-    let stream = TcpSocket::new_v4()?.connect((Ipv4Addr::LOCALHOST, store).into()).await?;
+async fn ask(store: SocketAddr, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, std::io::Error> {
+    let stream = TcpSocket::new_v4()?.connect(store).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
     tokio::spawn(connection);

@@ -39,7 +39,7 @@ impl Shelf {
     /// A base, and a segment that has outgrown it: the next upload writes a segment, a base, the pointer, and takes
     /// away what is old.
     async fn with_a_past(moto: &Moto, prefix: &str, patience: Duration) -> Self {
-        let between = Between::start(moto.port).await;
+        let between = Between::start(moto.address).await;
         let key = Arc::new(SigningKey::from_seed([1; 32]));
         let mut settings = ArchiveSettings { ..moto.settings.clone() };
         let store = settings.open().await.unwrap();
@@ -220,7 +220,7 @@ async fn what_fails_once_is_made_good_by_the_clients_own_attempts() {
 async fn an_upload_in_parts_that_fails_leaves_no_object_and_its_parts_are_cleaned_up() {
     let moto = Moto::start().await;
     let direct = moto.settings.open().await.unwrap();
-    let between = Between::start(moto.port).await;
+    let between = Between::start(moto.address).await;
     let mut settings = moto.settings.clone();
     settings.s3.endpoint = between.endpoint.clone();
     let store = settings.open().await.unwrap();
@@ -260,7 +260,7 @@ async fn the_first_upload_of_all_may_fail_anywhere() {
     let moto = Moto::start().await;
     for fault in [Fault::Fails(500), Fault::ResetAfterwards, Fault::Halved, Fault::Mangled] {
         for at in 0.. {
-            let between = Between::start(moto.port).await;
+            let between = Between::start(moto.address).await;
             let shelf = Shelf::with_a_past(&moto, &format!("past-{fault:?}-{at}"), Duration::from_secs(10)).await;
             let mut settings = moto.settings.clone();
             settings.s3.endpoint = between.endpoint.clone();

@@ -1,6 +1,6 @@
 //! S3 servers to test against: one that checks signatures, one that is exact about conditions.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Checking {
 /// `moto_server` in a process of its own: exact about conditional puts, and takes any signature.
 pub(crate) struct Moto {
     pub(crate) settings: ArchiveSettings,
-    pub(crate) port: u16,
+    pub(crate) address: SocketAddr,
     _process: Child,
 }
 
@@ -80,36 +80,38 @@ impl Moto {
             PathBuf::from,
         );
         assert!(program.exists(), "{} is missing: `make moto` installs it", program.display());
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        // At an address of this process alone: at 127.0.0.1 somebody else might take the port before the server does.
+        let [_, a, b, c] = std::process::id().to_be_bytes();
+        let address = TcpListener::bind((Ipv4Addr::new(127, 64 | a, b, c), 0)).unwrap().local_addr().unwrap();
         let process = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .args(["-H", &address.ip().to_string(), "-p", &address.port().to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let settings = settings(format!("http://127.0.0.1:{port}"));
+        let settings = settings(format!("http://{address}"));
         let mut ready = false;
         for _ in 0..600 {
-            ready = tokio::net::TcpSocket::new_v4().unwrap().connect(([127, 0, 0, 1], port).into()).await.is_ok();
+            ready = tokio::net::TcpSocket::new_v4().unwrap().connect(address).await.is_ok();
             if ready {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(ready, "moto_server does not listen");
-        create_bucket(port).await;
-        Self { settings, port, _process: process }
+        create_bucket(address).await;
+        Self { settings, address, _process: process }
     }
 }
 
 /// Moto asks for no signature; what a bucket is made with is no part of the client under test.
-async fn create_bucket(port: u16) {
+async fn create_bucket(address: SocketAddr) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
     let request = format!(
-        "PUT /{BUCKET} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: AWS4-HMAC-SHA256 Credential={ACCESS}/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "PUT /{BUCKET} HTTP/1.1\r\nhost: {address}\r\nauthorization: AWS4-HMAC-SHA256 Credential={ACCESS}/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
