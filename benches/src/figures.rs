@@ -98,7 +98,8 @@ pub(crate) fn millis(millis: f64) -> String {
     match millis {
         large if large >= 100.0 => format!("{large:.0}"),
         middle if middle >= 1.0 => format!("{middle:.2}"),
-        small => format!("{small:.4}"),
+        small if small >= 0.01 => format!("{small:.4}"),
+        tiny => format!("{tiny:.6}"),
     }
 }
 

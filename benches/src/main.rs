@@ -9,6 +9,7 @@ mod etcd;
 mod figures;
 mod holdfast;
 mod http;
+mod lookups;
 mod machine;
 mod process;
 mod propagation;

@@ -17,6 +17,7 @@ use protocol::{ConfigState, Delta, Entry, ResourceKey};
 use serde_json::{Value, json};
 
 use crate::figures::{Results, Times, as_millis, millis};
+use crate::lookups;
 use crate::process::resident_of;
 use crate::propagation::route;
 
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Results> {
     for routes in arguments.routes {
         let (mut state, mut compiler, bytes) = start(routes)?;
         let mut published: Table = compiler.table();
+        let [found, missed] = lookups::times(&published, routes)?;
         let (mut steps, mut compiles) = (Vec::new(), Vec::new());
         for number in 0..arguments.changes {
             let id = number.wrapping_mul(7919) % routes;
@@ -75,6 +77,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Results> {
             ("step: evolve, compile, publish", steps, String::new(), String::new()),
             ("of it compile, publish, let the old one go", compiles, format!("{ratio:.0}"), String::new()),
             ("afresh", afresh, String::new(), bytes),
+            ("a look-up", found, String::new(), String::new()),
+            ("a look-up that finds nothing", missed, String::new(), String::new()),
         ] {
             results.row(row(routes, what, &times, ratio, bytes));
         }
@@ -138,7 +142,7 @@ mod tests {
     fn a_run_has_a_row_for_each_size_and_part() {
         let results = run(Arguments { routes: vec![10, 50], changes: 40 }).unwrap();
         let json = results.json();
-        assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
-        assert_eq!(json["rows"][3]["count"], "40");
+        assert_eq!(json["rows"].as_array().map(Vec::len), Some(10));
+        assert_eq!(json["rows"][5]["count"], "40");
     }
 }

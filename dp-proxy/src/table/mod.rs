@@ -49,6 +49,7 @@ pub(crate) use hosts::HOST_BYTES_MAX;
 pub use hosts::MatchedHost;
 pub use route::{Route, Service};
 pub use router::Router;
+pub(crate) use ssl::order_for;
 pub use ssl::{Ssl, SslSlot, TlsTerms};
 pub use streams::{Arrival, StreamRoute};
 pub use ticket::Ticket;

@@ -22,8 +22,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureAlgorithm,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
 };
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ pub(super) struct Keys<'t> {
 pub struct Ssl {
     /// Its id.
     pub id: Text,
-    /// What handshakes are made with.
+    /// What handshakes are made with; see [`order_for`] for which cipher suite is taken.
     pub config: Arc<ServerConfig>,
     /// The same for stream listeners: what is spoken within is not looked at, and not chosen.
     pub stream_config: Arc<ServerConfig>,
@@ -84,8 +84,23 @@ pub(super) struct Ssls {
     asking: usize,
 }
 
-/// The one provider of cryptography.
-pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+/// The one provider of cryptography. AES with 128 bits comes before AES with 256: its strength is beyond reach too, and a
+/// handshake whose hash is SHA-256 costs a tenth less.
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    // What is alike keeps its order.
+    provider.cipher_suites.sort_by_key(|known| (known.tls13().is_none(), !is_aes_128(known.suite())));
+    Arc::new(provider)
+});
+
+fn is_aes_128(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
+}
 
 /// Tickets that a client gets with TLS 1.3. One is enough for a client that resumes one connection at a time.
 const TICKETS: usize = 1;
@@ -224,10 +239,29 @@ pub(super) fn compile(id: &Text, ssl: &resource::Ssl, keys: Keys<'_>) -> Result<
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| e.to_string())?;
     config.send_tls13_tickets = TICKETS;
+    config.ignore_client_order = true;
     let stream_config = Arc::new(config.clone());
     config.alpn_protocols =
         if terms.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
     Ok(Ssl { id: id.clone(), config: Arc::new(config), stream_config, client: ssl.client.clone().map(Arc::new) })
+}
+
+/// The same configuration for a client: the order of cipher suites is ours, but for a client that would rather have
+/// ChaCha20, which such clients ask for that have no instructions for AES.
+pub(crate) fn order_for(hello: &ClientHello<'_>, config: &Arc<ServerConfig>) -> Arc<ServerConfig> {
+    let knows = |suite: &&CipherSuite| PROVIDER.cipher_suites.iter().any(|known| known.suite() == **suite);
+    match hello.cipher_suites().iter().find(knows) {
+        Some(
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ) => {
+            let mut config = (**config).clone();
+            config.ignore_client_order = false;
+            Arc::new(config)
+        }
+        _ => config.clone(),
+    }
 }
 
 /// Its certificates with their opened keys, in their order; at least one.

@@ -68,6 +68,13 @@ impl Authority {
         Self { pem: params.signed_by(&key, &self.issuer).unwrap().pem(), issuer: Issuer::new(params, key) }
     }
 
+    /// A store that trusts this one alone.
+    fn trusted(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        roots
+    }
+
     pub(crate) fn issue(&self, names: &[&str]) -> Pair {
         self.issue_by(names, KeyPair::generate().unwrap())
     }
@@ -131,13 +138,11 @@ impl Dialler {
 }
 
 fn builder(authority: &Authority) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(authority.trusted())
 }
 
 /// A GET on a connection that stays open: the status, and the body. None when the connection ended.
@@ -257,10 +262,8 @@ async fn sessions_are_resumed_whichever_worker_takes_the_connection() {
     let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
     for versions in [&[&rustls::version::TLS13], &[&rustls::version::TLS12]] {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
-        let dialler = Dialler { config: config.with_root_certificates(roots).with_no_client_auth() };
+        let dialler = Dialler { config: config.with_root_certificates(authority.trusted()).with_no_client_auth() };
         let mut kinds = Vec::new();
         for _ in 0..16 {
             let mut stream = dialler.dial(&scene, "a.com").await.unwrap();
@@ -288,12 +291,54 @@ async fn the_certificate_fits_what_the_client_can_verify() {
     let all = provider.signature_verification_algorithms.mapping;
     let p256_alone = all.iter().filter(|(scheme, _)| *scheme == rustls::SignatureScheme::ECDSA_NISTP256_SHA256);
     provider.signature_verification_algorithms.mapping = Box::leak(p256_alone.copied().collect());
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
-    let picky = Dialler { config: config.with_root_certificates(roots).with_no_client_auth() };
+    let picky = Dialler { config: config.with_root_certificates(authority.trusted()).with_no_client_auth() };
     assert_eq!(shown(&picky.dial(&scene, "a.com").await.unwrap()), der(&p256));
     assert_eq!(shown(&Dialler::trusting(&authority).dial(&scene, "a.com").await.unwrap()), der(&p384));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_within_tls_that_nothing_follows() {
+    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
+    let pair = authority.issue(&["a.com"]);
+    let dir = tempfile::tempdir().unwrap();
+    let resources =
+        [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
+    let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
+    let mut stream = Dialler::trusting(&authority).dial(&scene, "a.com").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // Without its alert the end of the connection is an error: it could be anybody's who cuts the answer short.
+    timeout(SOON, stream.read_to_end(&mut answer)).await.expect("an end in time").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cheaper_aes_is_spoken_and_chacha_with_whoever_would_rather_have_it() {
+    let authority = Authority::new("root");
+    let pair = authority.issue(&["a.com"]);
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::tuned(&[("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))], with_keyring(&dir)).await;
+    let suites = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        // As this client lists them: AES with 256 bits, with 128, ChaCha20.
+        let of_version = suites.iter().copied().filter(|suite| suite.version() == version);
+        let [large, small, chacha] = of_version.take(3).collect::<Vec<_>>().try_into().unwrap();
+        for (offered, agreed) in [
+            (vec![large, small, chacha], small),
+            (vec![large, chacha], large),
+            (vec![chacha, large, small], chacha),
+            (vec![chacha, small], chacha),
+        ] {
+            let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+            provider.cipher_suites = offered;
+            let config = ClientConfig::builder_with_provider(Arc::new(provider));
+            let config = config.with_protocol_versions(&[version]).unwrap().with_root_certificates(authority.trusted());
+            let dialler = Dialler { config: config.with_no_client_auth() };
+            let stream = dialler.dial(&scene, "a.com").await.unwrap();
+            assert_eq!(stream.get_ref().1.negotiated_cipher_suite(), Some(agreed));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

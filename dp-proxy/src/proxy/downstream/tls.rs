@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::table::{Generation, Ssl, SslSlot};
+use crate::table::{Generation, Ssl, SslSlot, order_for};
 
 /// What a handshake settled, for as long as the connection lasts.
 #[derive(Debug)]
@@ -84,7 +84,8 @@ pub(crate) async fn shake(
             // The table is let go: a client may take its time.
             drop(table);
             let config = if unread { &ssl.stream_config } else { &ssl.config };
-            return finish(start.into_stream(config.clone()).await?, name, ssl);
+            let config = order_for(&start.client_hello(), config);
+            return finish(start.into_stream(config).await?, name, ssl);
         }
         Some(SslSlot::Sealed(id)) => (HandshakeError::Sealed(id.to_string()), INTERNAL_ERROR),
         None if name.is_empty() => (HandshakeError::NoName, UNRECOGNIZED_NAME),

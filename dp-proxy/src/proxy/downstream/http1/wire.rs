@@ -215,11 +215,14 @@ impl Wire {
 
     /// Tells a client of TLS that nothing follows. That a plain connection is closed says so by itself.
     pub(crate) fn poll_say_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.inner.borrow().link {
-            Link::Plain(_) => return Poll::Ready(Ok(())),
-            Link::Tls(_) => {}
+        match &mut self.inner.borrow_mut().link {
+            Link::Plain(_) => Poll::Ready(Ok(())),
+            Link::Tls(stream) => {
+                // Once, however often this is asked. Within TLS all is said: that the socket is closed follows.
+                stream.get_mut().1.send_close_notify();
+                Pin::new(stream).poll_flush(cx)
+            }
         }
-        self.poll_shutdown(cx)
     }
 
     pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
