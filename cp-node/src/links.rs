@@ -2,12 +2,13 @@
 
 use std::error::Error as _;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use mtls::{BadCredentials, Credentials, Role};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::net::{BoxFuture, Listener, Net, Stream};
@@ -16,6 +17,9 @@ use crate::settings::Settings;
 /// Handshakes of one listener at a time; who comes then waits in the kernel's queue. So many that clients that say nothing,
 /// each of which has a place for some seconds, do not keep others out.
 const HANDSHAKES_MAX: usize = 4096;
+
+/// Lines about connections that a listener refuses, in a second: whoever reaches it can have as many refused as they like.
+const REFUSALS_TOLD: u32 = 20;
 
 /// How links are opened and taken. Clones share it.
 #[derive(Clone)]
@@ -106,7 +110,7 @@ impl Links {
 }
 
 /// A listener that gives connections once a handshake has been made on them. Handshakes run beside each other, a bounded
-/// number at a time; a connection on which none comes about is warned of and passed over.
+/// number at a time; a connection on which none comes about is warned of, up to [`REFUSALS_TOLD`], and passed over.
 pub(crate) fn shaking<F>(
     mut listener: Box<dyn Listener>,
     shake: impl Fn(Stream) -> F + Send + 'static,
@@ -118,6 +122,7 @@ where
     let address = listener.address();
     let said = address.clone();
     let turns = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let (begun, refusals) = (Instant::now(), Arc::new(Refusals::default()));
     tokio::spawn(async move {
         loop {
             let Ok(turn) = turns.clone().acquire_owned().await else { return };
@@ -127,7 +132,7 @@ where
             };
             match stream {
                 Ok(stream) => {
-                    let (shaken, said) = (shaken.clone(), said.clone());
+                    let (shaken, said, refusals) = (shaken.clone(), said.clone(), refusals.clone());
                     let (other, handshake) = (stream.address().clone(), shake(stream));
                     tokio::spawn(async move {
                         let shaking = handshake.await;
@@ -135,9 +140,18 @@ where
                         match shaking {
                             // The server may have stopped in between.
                             Ok(stream) => drop(shaken.send(Ok(stream)).await),
-                            Err(error) => {
-                                tracing::warn!(%error, address = %other, listener = said, "a connection was refused");
-                            }
+                            Err(error) => match refusals.count(begun.elapsed().as_secs()) {
+                                ..=REFUSALS_TOLD => {
+                                    tracing::warn!(%error, address = %other, listener = said, "a connection was refused");
+                                }
+                                count if count == REFUSALS_TOLD + 1 => {
+                                    tracing::warn!(
+                                        listener = said,
+                                        "more connections are refused, their lines are left out for a second"
+                                    );
+                                }
+                                _ => {}
+                            },
                         }
                     });
                 }
@@ -151,6 +165,19 @@ where
         }
     });
     Box::new(Shaking { ready, address })
+}
+
+/// Connections that were refused in the second of the last one.
+#[derive(Default)]
+struct Refusals(Mutex<(u64, u32)>);
+
+impl Refusals {
+    /// Counts one more in this second: the how manieth it is there.
+    fn count(&self, second: u64) -> u32 {
+        let mut last = self.0.lock().expect("nobody panics while counting");
+        *last = (second, if last.0 == second { last.1.saturating_add(1) } else { 1 });
+        last.1
+    }
 }
 
 struct Shaking {
@@ -218,5 +245,11 @@ mod tests {
         assert!(!sent, "it may have arrived");
         drop(listener);
         assert!(never_sent(channel).await, "nobody is there any more");
+    }
+
+    #[test]
+    fn refusals_are_counted_by_the_second() {
+        let refusals = Refusals::default();
+        assert_eq!([0, 0, 0, 7, 7, 8].map(|second| refusals.count(second)), [1, 2, 3, 1, 2, 1]);
     }
 }

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use protocol::seam::WallClock;
 use serde_json::json;
 
 use crate::http::{self, Bounds};
@@ -28,7 +29,7 @@ pub(crate) struct Probes {
 }
 
 /// Serves probes until the node has stopped: also while it stops, since somebody watches it then most of all.
-pub(crate) async fn serve(listener: Box<dyn Listener>, probes: Probes) {
+pub(crate) async fn serve(listener: Box<dyn Listener>, probes: Probes, clock: Arc<dyn WallClock>) {
     let router = Router::new()
         .route("/status", get(alive))
         .route("/livez", get(alive))
@@ -39,7 +40,7 @@ pub(crate) async fn serve(listener: Box<dyn Listener>, probes: Probes) {
         .route("/version", get(version))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(probes));
-    http::serve(Accepting(listener), router, BOUNDS, std::future::pending()).await;
+    http::serve(Accepting(listener), router, BOUNDS, clock, std::future::pending()).await;
 }
 
 struct Accepting(Box<dyn Listener>);

@@ -119,6 +119,7 @@ async fn it_reads_writes_and_shows_a_cluster() {
     cluster.cp(leader).kill().await.unwrap();
     let done = hfctl.run(&["put", "routes", "r5", "-f", "r3.json", "--timeout", "3s"]).await;
     assert!(done.code == 4 && done.err.contains("503"), "{}: {}", done.code, done.err);
+    assert!(hfctl.ok(&["dump", "--stale"]).await.contains("id: r4"), "what it has can be saved");
 }
 
 #[tokio::test(flavor = "multi_thread")]

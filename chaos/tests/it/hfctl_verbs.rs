@@ -57,7 +57,7 @@ const VERBS: &[(&str, &str)] = &[
     ("record", "lag_changes"),
     ("record status", "lag_changes"),
     ("record off", "the cluster has no record any more"),
-    ("backup all.snap", "everything at 1-"),
+    ("backup all.snap --stale", "everything at 1-"),
     ("snapshot inspect all.snap", "resources"),
     ("restore all.snap --dry-run", "nothing to change"),
     ("context set here --at http://127.0.0.1:1 --config contexts.yaml", "the current context is here"),

@@ -17,7 +17,7 @@ pub(super) async fn serve(desk: &Desk, call: Call) -> Result<Answer, Answer> {
         let sentence = "a backup is signed with the archive's key, and this node has no archive: set archive.*";
         return Err(Answer::error(StatusCode::CONFLICT, sentence));
     };
-    let config = desk.config(call.query.get("stale") == Some("true")).await?;
+    let config = desk.config(call.wants_stale()?).await?;
     let (cluster, level, now) = (desk.describe.peering.cluster, desk.describe.applied.borrow().level, desk.clock.now());
     let key = archiver.key();
     let encoding = aside(move || {

@@ -31,6 +31,7 @@ const LATE: Duration = Duration::from_millis(1);
 
 /// Serves the Admin API until `stopping` becomes true and every request under way is answered.
 pub(crate) async fn serve(listener: Box<dyn Listener>, desk: Arc<Desk>, stopping: watch::Receiver<bool>) {
+    let clock = desk.clock.clone();
     let service = Router::new().fallback(handle).with_state(desk);
     let accepting = Accepting { address: listener.address(), listener: Some(listener), stopping: stopping.clone() };
     let bounds = Bounds { connections_max: limits::CONNECTIONS_MAX, head_max: limits::HEAD_MAX };
@@ -38,7 +39,7 @@ pub(crate) async fn serve(listener: Box<dyn Listener>, desk: Arc<Desk>, stopping
         until_stopping(stopping).await;
         tokio::time::sleep(FAREWELL).await;
     };
-    http::serve(accepting, service, bounds, stopped).await;
+    http::serve(accepting, service, bounds, clock, stopped).await;
 }
 
 async fn until_stopping(mut stopping: watch::Receiver<bool>) {

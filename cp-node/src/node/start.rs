@@ -336,7 +336,7 @@ impl Node {
         let serving = serve_feed(links.incoming(feed, mtls::Role::Proxy), service, stopping_feed.clone());
         let feed_server = tasks.serve("feed", serving, stopping_feed);
         let probes = Probes { describe: core.describe, metrics };
-        let probes = status.map(|listener| tasks.spawn("probes", probes::serve(listener, probes)));
+        let probes = status.map(|listener| tasks.spawn("probes", probes::serve(listener, probes, seams.clock.clone())));
         tracing::info!(
             node_id = identity.node,
             cluster = %identity.cluster,

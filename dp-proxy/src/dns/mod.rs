@@ -9,9 +9,11 @@ mod message;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use message::{Kind, Record};
+use tokio::sync::Semaphore;
 
 use crate::settings::DnsSettings;
 
@@ -19,6 +21,9 @@ use crate::settings::DnsSettings;
 const PORT: u16 = 53;
 /// As the machine's own resolver, which reads no more (`MAXNS`).
 const SERVERS_MAX: usize = 3;
+/// Questions of one resolver that are under way at once, each with a socket of its own: thousands of names that are due at the
+/// same time are not to use up the process's descriptors. The others wait.
+const QUESTIONS_MAX: usize = 256;
 /// Where the machine says whom it asks.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -32,9 +37,17 @@ pub(crate) fn bounded(ttl: Duration) -> Duration {
 }
 
 /// Asks servers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Resolver {
     servers: Vec<SocketAddr>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Resolver {
+    /// One that has nobody to ask.
+    fn default() -> Self {
+        Self::asking(Vec::new())
+    }
 }
 
 /// Why there is no answer.
@@ -77,13 +90,18 @@ impl Resolver {
     #[must_use]
     pub fn set_by(settings: &DnsSettings) -> Option<Self> {
         let servers = settings.addresses().expect("addresses, by the settings' check");
-        (!servers.is_empty()).then_some(Self { servers })
+        (!servers.is_empty()).then(|| Self::asking(servers))
     }
 
     /// One that asks the servers of `/etc/resolv.conf`.
     #[must_use]
     pub fn of_machine() -> Self {
-        Self { servers: servers_of(Path::new(RESOLV_CONF)) }
+        Self::asking(servers_of(Path::new(RESOLV_CONF)))
+    }
+
+    /// One that asks these servers, in their order.
+    fn asking(servers: Vec<SocketAddr>) -> Self {
+        Self { servers, turns: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
     }
 
     /// The addresses of a name, of both families.
@@ -117,6 +135,7 @@ impl Resolver {
     /// Asks one server after the other, twice, until one answers.
     async fn ask(&self, name: &str, kind: Kind) -> Result<Answers<Record>, DnsError> {
         let mut last = DnsError::NoServer;
+        let _turn = self.turns.acquire().await;
         for server in self.servers.iter().chain(&self.servers) {
             match exchange::ask(*server, name, kind).await {
                 Ok(answers) => return Ok(answers),
@@ -182,6 +201,18 @@ mod tests {
         let servers: Vec<_> = nameservers(text).map(|server| server.to_string()).collect();
         assert_eq!(servers, ["10.0.0.1:53", "[fe80::1]:53"]);
         assert_eq!(servers_of(Path::new("/nonexistent"))[0].to_string(), "127.0.0.1:53");
+    }
+
+    #[tokio::test]
+    async fn questions_wait_for_their_turn() {
+        let resolver = Resolver::asking(vec![SocketAddr::from(([127, 0, 0, 1], 1))]);
+        let others = resolver.turns.acquire_many(u32::try_from(QUESTIONS_MAX).unwrap()).await.unwrap();
+        let mut asking = std::pin::pin!(resolver.services("a.example"));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(asking.as_mut().poll(&mut context).is_pending());
+        drop(others);
+        assert!(asking.as_mut().poll(&mut context).is_pending());
+        assert_eq!(resolver.turns.available_permits(), QUESTIONS_MAX - 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,7 +17,8 @@ use http::Method;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use protocol::resource::{GraphQl, Variable};
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::downstream::body::RequestBody;
 use super::error::Refusal;
@@ -66,7 +68,8 @@ impl AskedBody {
     /// Whether a variable is a list with this element.
     pub(crate) fn has(&self, variable: &Variable, element: &[u8]) -> bool {
         *variable == Variable::GraphQl(GraphQl::RootFields)
-            && self.operation().is_some_and(|operation| operation.root_fields.iter().any(|f| f.as_bytes() == element))
+            && str::from_utf8(element)
+                .is_ok_and(|field| self.operation().is_some_and(|operation| operation.root_fields.contains(field)))
     }
 
     fn form(&self, parts: &Parts) -> Option<&[u8]> {
@@ -177,13 +180,40 @@ async fn operation(worker: &Worker, parts: &Parts, body: &mut RequestBody) -> Re
     Ok(blocking::run(work).await)
 }
 
-/// A request as GraphQL's clients post it.
-#[derive(Deserialize)]
-struct Posted<'p> {
-    #[serde(borrow)]
-    query: Cow<'p, str>,
-    #[serde(borrow, default, rename = "operationName")]
-    named: Option<Cow<'p, str>>,
+/// A request as GraphQL's clients post it. Of a member that comes twice the last one counts, as it does for those who serve
+/// GraphQL: which route takes the request must not depend on another one.
+#[derive(Default)]
+struct Posted {
+    query: String,
+    named: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Posted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Posted;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Posted, A::Error> {
+                let mut posted = Posted::default();
+                while let Some(member) = map.next_key::<String>()? {
+                    match member.as_str() {
+                        "query" => posted.query = map.next_value()?,
+                        "operationName" => posted.named = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(posted)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
 }
 
 fn posted(body: &[u8], is_json: bool) -> Option<Operation> {
@@ -219,6 +249,8 @@ mod tests {
         );
         let two = r#"{"operationName": "B", "query": "query A { a } mutation B { b }"}"#;
         assert_eq!(kind(two, true), Some("mutation"));
+        let twice = r#"{"query": "{ a }", "operationName": "B", "operationName": null, "query": "mutation { b }"}"#;
+        assert_eq!(kind(twice, true), Some("mutation"));
         for none in ["", "{}", r#"{"query": 7}"#, r#"[{"query": "{ a }"}]"#, "{ a }"] {
             assert_eq!(kind(none, true), None, "{none}");
         }

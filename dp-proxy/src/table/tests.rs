@@ -4,14 +4,16 @@ mod properties;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use protocol::delta::Change;
 use protocol::entry::Stamp;
-use protocol::resource::{Values, Variable};
+use protocol::resource::{self, Values, Variable};
 use protocol::{ConfigState, Delta, Entry, ResourceKey};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::discovery::Found;
 
 /// Grows a configuration step by step, with a compiler that follows.
 struct Growing {
@@ -319,4 +321,51 @@ fn clients_of_ipv6_are_known_by_their_networks() {
         let ask = Ask { remote: remote.parse().unwrap(), ..ask("GET", "x.com", "/") };
         assert_eq!(table.find(&ask).map(|found| found.route.id.as_str()), expected, "{remote}");
     }
+}
+
+#[test]
+fn nodes_that_dns_knows_are_followed_also_by_what_is_served_in_place_of_what_cannot_be() {
+    let mut it = Growing::new();
+    let route = |more: Value| {
+        let mut route = json!({"uri": "/*", "upstream": {"service_name": "a.example:80", "discovery_type": "dns"}});
+        route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        route
+    };
+    it.put("routes", "r", route(json!({})));
+    let found = |it: &mut Growing, host: &str| {
+        let node = resource::Node { host: host.to_owned(), port: Some(80), weight: 1, priority: 0 };
+        let nodes = Ok((vec![node], Duration::from_secs(60)));
+        it.compiler.learn_services(&it.state, vec![Found { service: "a.example:80".into(), nodes }])
+    };
+    assert_eq!(it.goes_to("h.com", "/"), "none");
+    assert!(found(&mut it, "10.0.0.1"));
+    assert_eq!(it.goes_to("h.com", "/"), "10.0.0.1:80");
+    it.put("routes", "r", route(json!({"plugins": {"new": {}}})));
+    assert!(found(&mut it, "10.0.0.2"));
+    assert_eq!(it.goes_to("h.com", "/"), "10.0.0.2:80");
+    let rejected = &it.compiler.rejected()[&ResourceKey::new("routes", "r")];
+    assert!(rejected.last_good && rejected.reason.contains("new"), "{rejected:?}");
+}
+
+#[test]
+fn a_node_that_dns_knows_without_a_port_is_none_where_no_port_is_usual() {
+    let mut it = Growing::new();
+    for scheme in ["http", "tcp", "tls"] {
+        let upstream = json!({"scheme": scheme, "service_name": "a.example", "discovery_type": "dns"});
+        it.put("upstreams", scheme, upstream);
+    }
+    let node = |host: &str, port| resource::Node { host: host.to_owned(), port, weight: 1, priority: 0 };
+    let nodes = Ok((vec![node("10.0.0.1", None), node("10.0.0.2", Some(9))], Duration::from_secs(60)));
+    assert!(it.compiler.learn_services(&it.state, vec![Found { service: "a.example".into(), nodes }]));
+    let table = it.compiler.table();
+    let told = table.upstreams.iter().flatten().map(|upstream| {
+        let nodes: Vec<_> = upstream.nodes.iter().map(Node::address).collect();
+        (upstream.label.to_string(), nodes.join(" "))
+    });
+    let expected = [
+        ("upstreams/http", "10.0.0.1:80 10.0.0.2:9"),
+        ("upstreams/tcp", "10.0.0.2:9"),
+        ("upstreams/tls", "10.0.0.2:9"),
+    ];
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected.map(|(id, nodes)| (id.into(), nodes.into())).into());
 }

@@ -37,9 +37,14 @@ impl DnsServer {
     /// `truncates`: by UDP it says only that the answer is too long.
     #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
     async fn start(truncates: bool) -> Self {
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = tcp.local_addr().unwrap();
-        let udp = UdpSocket::bind(address).await.unwrap();
+        // The same port by both, which somebody else may have by one of them.
+        let (tcp, udp, address) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = tcp.local_addr().unwrap();
+            if let Ok(udp) = UdpSocket::bind(address).await {
+                break (tcp, udp, address);
+            }
+        };
         let (zone, asked) = (Arc::<Mutex<Vec<Known>>>::default(), Arc::<Mutex<usize>>::default());
         let (known, count) = (zone.clone(), asked.clone());
         let serving = tokio::spawn(async move {
@@ -195,9 +200,10 @@ async fn names_in_nodes_are_asked_of_the_servers_that_are_set() {
     server.set("node.example", TYPE::A, vec![(a(1), 300)]);
     let mut body = route("/*", origin.address);
     body["upstream"] = json!({"nodes": {format!("node.example:{}", origin.address.port()): 1}});
-    // Nobody listens at the first.
-    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let servers = vec![nobody.to_string(), server.address.to_string()];
+    // Nobody listens at the first: it hears its own peer alone, and nobody else can have the port.
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    nobody.connect(nobody.local_addr().unwrap()).await.unwrap();
+    let servers = vec![nobody.local_addr().unwrap().to_string(), server.address.to_string()];
     let scene = Scene::tuned(&[("routes", "r", body)], |settings| {
         settings.proxy.workers = 1;
         settings.proxy.dns.servers = servers;

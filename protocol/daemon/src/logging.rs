@@ -55,8 +55,10 @@ impl LogSettings {
     }
 
     fn read_filter(&self) -> Result<EnvFilter, BadFilter> {
+        // No directive at all stands for errors.
+        let filter = if self.filter.is_empty() { "error" } else { &self.filter };
         // Of two directives for one target the later one wins.
-        EnvFilter::try_new(format!("{QUIET},{}", self.filter))
+        EnvFilter::try_new(format!("{QUIET},{filter}"))
             .map_err(|e| BadFilter { filter: self.filter.clone(), reason: e.to_string() })
     }
 }
@@ -73,4 +75,20 @@ pub fn start(settings: &LogSettings) -> Result<(), BadFilter> {
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_says_what_is_logged_and_none_stands_for_errors() {
+        let read = |filter: &str| {
+            let settings = LogSettings { filter: filter.to_owned(), ..LogSettings::default() };
+            settings.read_filter().map(|filter| filter.to_string()).map_err(|e| e.to_string())
+        };
+        assert_eq!(read("").unwrap(), "h2=error,error");
+        assert_eq!(read("warn,h2=debug").unwrap(), "h2=debug,warn");
+        assert!(read("=,=").unwrap_err().starts_with("\"=,=\" is no filter: "));
+    }
 }

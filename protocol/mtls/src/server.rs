@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -20,6 +20,12 @@ const CERT: &str = "admin.tls.cert_file";
 const KEY: &str = "admin.tls.key_file";
 const CLIENT_CA: &str = "admin.tls.client_ca_file";
 const TOGETHER: &str = "cert_file and key_file";
+
+/// What is read of the request of a client without a certificate, in bytes: it is not looked at.
+const STRANGERS_HEAD_BYTES_MAX: usize = 16 << 10;
+/// What it is answered.
+const NO_CERTIFICATE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 57\r\n\
+    Connection: close\r\n\r\n{\"error_msg\":\"no required client certificate was shown\"}\n";
 
 /// Settings `admin.tls.*`, as PEM.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -75,7 +81,9 @@ impl Paths {
         let builder = match (&self.client_ca, &pem.client_ca) {
             (Some(path), Some(bytes)) => {
                 let roots = Arc::new(roots(CLIENT_CA, path, bytes)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, PROVIDER.clone()).build();
+                // Whoever shows none is told so by [`ServerTls::accept`], and gets no further.
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, PROVIDER.clone());
+                let verifier = verifier.allow_unauthenticated().build();
                 let bad = |e: &dyn fmt::Display| BadCredentials::Malformed(CLIENT_CA, path.clone(), e.to_string());
                 builder.with_client_cert_verifier(verifier.map_err(|e| bad(&e))?)
             }
@@ -110,13 +118,22 @@ impl ServerTls {
         Ok(Some(Self { paths: Arc::new(paths), now: Arc::new(ArcSwap::from_pointee((pem, config))) }))
     }
 
-    /// Takes a connection.
+    /// Takes a connection. A client that must show a certificate and has none is told so in HTTP, as nginx does: what a
+    /// failed handshake says reaches hardly anybody.
     ///
     /// # Errors
-    /// Those of the connection, and a handshake that came to nothing.
+    /// Those of the connection, a handshake that came to nothing, and a client that is not let in.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
         let config = self.now.load().1.clone();
-        within(TlsAcceptor::from(config).accept(stream)).await
+        within(async {
+            let stream = TlsAcceptor::from(config).accept(stream).await?;
+            if self.paths.client_ca.is_some() && stream.get_ref().1.peer_certificates().is_none() {
+                turn_away(stream).await?;
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the client shows no certificate"));
+            }
+            Ok(stream)
+        })
+        .await
     }
 
     /// Reads the files again whenever they change, for good, as [`Credentials::keep_fresh`](crate::Credentials::keep_fresh).
@@ -134,4 +151,17 @@ impl ServerTls {
         self.now.store(Arc::new((pem, config)));
         Ok(true)
     }
+}
+
+/// Answers a request of whoever is not let in.
+async fn turn_away(mut stream: TlsStream<impl AsyncRead + AsyncWrite + Unpin>) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < STRANGERS_HEAD_BYTES_MAX {
+        head.push(stream.read_u8().await?);
+    }
+    stream.write_all(NO_CERTIFICATE).await?;
+    stream.shutdown().await?;
+    // What is closed with something of a request unread is reset, and the answer with it.
+    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    Ok(())
 }

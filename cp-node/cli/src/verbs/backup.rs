@@ -17,12 +17,16 @@ use crate::render::{self, Format};
 pub(crate) struct Backup {
     /// Where it is written; a file that is there already stays, and the command fails.
     file: PathBuf,
+    /// What the node that answers has, without asking the others: when too few of them are left.
+    #[arg(long)]
+    stale: bool,
 }
 
 impl Backup {
     pub(crate) fn run(&self, client: &mut Client, format: Format) -> Result<String, Failure> {
         let fetching = Progress::of("fetching everything that is configured");
-        let (position, bytes) = client.download("/v1/backup")?;
+        let consistency = if self.stale { "?consistency=stale" } else { "" };
+        let (position, bytes) = client.download(&format!("/v1/backup{consistency}"))?;
         drop(fetching);
         // It holds everything that is configured: only its owner may read it.
         let write = || -> std::io::Result<()> {

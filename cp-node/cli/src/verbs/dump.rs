@@ -18,6 +18,9 @@ pub(crate) struct Dump {
     /// Only resources with this label: <name> or <name>=<value>.
     #[arg(long, value_name = "LABEL")]
     label: Option<Label>,
+    /// What the node that answers has, without asking the others: when too few of them are left.
+    #[arg(long)]
+    stale: bool,
     /// As APISIX's apisix.yaml, which ends in #END.
     #[arg(long)]
     apisix: bool,
@@ -28,7 +31,8 @@ impl Dump {
         let kinds: Vec<&str> =
             self.kind.iter().map(|name| document::kind(name).map(|kind| kind.name)).collect::<Result<_, _>>()?;
         let reading = Progress::of("reading everything that is configured");
-        let answer = client.get("/apisix/admin/configs")?;
+        let consistency = if self.stale { "?consistency=stale" } else { "" };
+        let answer = client.get(&format!("/apisix/admin/configs{consistency}"))?;
         drop(reading);
         let Value::Object(all) = answer.body else {
             return Err(Failure::Refused("the node has answered with something that is no configuration".to_owned()));

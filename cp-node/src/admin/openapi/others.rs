@@ -99,7 +99,7 @@ fn of_resources() -> Vec<(&'static str, Value)> {
     let file = json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } });
     let mut backup = plain("Everything that is configured, as a signed file", &[], &[400, 401, 409, 503]);
     backup["responses"]["200"] = json!({ "description": "The file", "content": file });
-    backup["parameters"] = json!([query("stale", &json!({ "type": "boolean" }))]);
+    backup["parameters"] = json!([consistency()]);
     let mut restore = write("Bring a backup back", &[200, 202], of_resource_writes(&[dry_run()]));
     restore["requestBody"] = json!({ "required": true, "content": file });
     vec![

@@ -60,8 +60,10 @@ struct Name {
     holds: Cell<Option<Duration>>,
     /// Which address is next.
     turn: Cell<usize>,
-    /// Held while it is asked for.
+    /// Held while it is asked for the first time.
     asking: Mutex<()>,
+    /// Whether it is asked for once more, beside whoever uses what is known.
+    renewing: Cell<bool>,
 }
 
 /// A name without an address.
@@ -124,12 +126,11 @@ impl Names {
         let is_known = !name.addresses.borrow().is_empty();
         match age {
             Some(age) if is_known => {
-                if age > name.holds.get().unwrap_or(self.ttl) && name.asking.try_lock().is_ok() {
+                if age > name.holds.get().unwrap_or(self.ttl) && !name.renewing.replace(true) {
                     let (names, name, text) = (self.clone(), name.clone(), text.to_owned());
                     spawn_local(async move {
-                        let asking = name.asking.lock().await;
                         let _ = names.ask(&name, &text).await;
-                        drop(asking);
+                        name.renewing.set(false);
                     });
                 }
             }
@@ -237,6 +238,19 @@ mod tests {
                 assert_eq!(first(&names).await.unwrap(), "10.0.0.2");
             }
             assert!(asked.get() >= 5);
+        });
+    }
+
+    #[test]
+    fn an_old_answer_is_asked_for_once_however_many_use_it() {
+        with_answers(vec![only(&["10.0.0.1"]), only(&["10.0.0.2"])], async |names, asked| {
+            first(&names).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            for _ in 0..100 {
+                assert_eq!(first(&names).await.unwrap(), "10.0.0.1");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!((first(&names).await.unwrap().as_str(), asked.get()), ("10.0.0.2", 2));
         });
     }
 

@@ -100,6 +100,12 @@ impl Compiler {
                     }
                 };
                 self.rejected.insert(key.clone(), Rejected { reason, last_good });
+                // What is served in its place names others' things as well.
+                if let Some(good) = self.last_good.get(key).cloned()
+                    && let Ok(ready) = self.ready(kind, key, &good)
+                {
+                    self.put(key, ready);
+                }
             }
         }
     }

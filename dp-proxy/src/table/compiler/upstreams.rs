@@ -113,7 +113,10 @@ impl Upstreams {
         }
         let scheme_port = if tls.is_some() { HTTPS_PORT } else { HTTP_PORT };
         let endpoints = &mut self.endpoints;
-        let compiled = listed.iter().map(|node| {
+        // As in APISIX: of these no port is the usual one. Listed nodes were refused without.
+        let must_have_port = matches!(model.scheme, Scheme::Tcp | Scheme::Tls);
+        let listed = listed.iter().filter(|node| node.port.is_some() || !must_have_port);
+        let compiled = listed.map(|node| {
             let take = |host: &NodeHost, port| endpoints.take((host.clone(), port));
             (node.priority, Node::compile(node, scheme_port, take))
         });
