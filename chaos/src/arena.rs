@@ -45,6 +45,8 @@ pub struct Needs {
     pub standby: bool,
     /// An archive in S3.
     pub archive: bool,
+    /// Proxies read from the archive.
+    pub archived_proxies: bool,
     /// Clocks of nodes that can be set.
     pub clocks: bool,
     /// Disks of nodes whose power can be cut.
@@ -54,7 +56,7 @@ pub struct Needs {
     /// The data directories that an earlier build has left: three nodes, of which the last is started under load, and one
     /// proxy, at the addresses that are in them. Nothing of the above goes with it.
     pub golden: bool,
-    /// Wires between nodes and what they write to: the record, the archive.
+    /// Wires between nodes and what they write to, the record and the archive, and between proxies and the archive.
     pub outside_wires: bool,
     /// Light subscribers beside the proxies.
     pub subscribers: usize,
@@ -169,10 +171,14 @@ impl Arena {
         if needs.watched_disks {
             arena.watch_disks().await?;
         }
-        let follows = if needs.feed_wires { arena.wire_feeds(layout, needs.cps).await? } else { Vec::new() };
-        let follows: Vec<&str> = follows.iter().map(String::as_str).collect();
+        let mut sources = if needs.feed_wires { arena.wire_feeds(layout, needs.cps).await? } else { Vec::new() };
+        if let Some(archive) = arena.archive.as_ref().filter(|_| needs.archived_proxies) {
+            sources.extend(archive.readers());
+            sources.extend(needs.outside_wires.then(|| archive_through_wires(layout)));
+        }
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
         for number in 1..=needs.dps {
-            arena.cluster.add_dp_with(number, &follows).await?;
+            arena.cluster.add_dp_with(number, &sources).await?;
         }
         if let Some(planted) = later {
             arena.plant(&planted).await?;
@@ -348,11 +354,15 @@ async fn wire_outside(
     let addresses = links.iter().map(|link| link.rsplit_once(':').expect("an address has a port"));
     let mut settings = outside_settings(addresses, archive);
     if let Some(archive) = archive {
-        let link = layout.archive_link();
-        wires.add(End::Archive, &link, archive.s3.address()).await?;
-        settings.push(format!("archive.s3.endpoint=http://{link}"));
+        wires.add(End::Archive, &layout.archive_link(), archive.s3.address()).await?;
+        settings.push(archive_through_wires(layout));
     }
     Ok(settings)
+}
+
+/// The setting of whoever reaches the archive through wires.
+fn archive_through_wires(layout: Layout) -> String {
+    format!("archive.s3.endpoint=http://{}", layout.archive_link())
 }
 
 /// The settings of nodes that write to these servers, and to this archive.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -14,6 +14,11 @@ use tokio::net::TcpStream;
 
 /// How long a request may take unless it is said otherwise.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// Nothing came for as long as a client waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub struct Silence(pub Duration);
 
 /// A client of one address.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ impl Client {
     ) -> Result<Reply> {
         let body = body.into();
         let sent = tokio::time::timeout(self.within, self.exchange(method, path, headers, body)).await;
-        let result = sent.unwrap_or_else(|_| Err(anyhow!("no answer within {:?}", self.within)));
+        let result = sent.unwrap_or_else(|_| Err(Silence(self.within).into()));
         if result.is_err() {
             self.connection = None;
         }
@@ -106,6 +111,12 @@ pub fn was_not_sent(error: &Error) -> bool {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
     };
     error.chain().any(refused)
+}
+
+/// Whether a request failed since nothing came.
+#[must_use]
+pub fn is_silence(error: &Error) -> bool {
+    error.chain().any(|cause| cause.is::<Silence>())
 }
 
 impl Reply {

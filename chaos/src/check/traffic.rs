@@ -3,10 +3,10 @@
 //!
 //! Excused is what the harness itself does to one proxy, as its marks say ([`Down`]): while it has that one down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Truth;
-use crate::history::{BEGUN, Down, Event, Failure, Micros, faults, rates};
+use crate::history::{BEGUN, Down, Event, Failure, Micros, Rate, faults, rates};
 
 /// The law that a machine without breath breaks as well as a bug.
 pub const SLOWED: &str = "no-request-is-slowed";
@@ -14,7 +14,7 @@ pub const SLOWED: &str = "no-request-is-slowed";
 /// A request that takes longer, from the time at which it is meant to be sent, was slowed.
 pub const SLOWED_MAX: Micros = 1_000_000;
 
-/// A second in which the harness sent a request so much too late says nothing of how long it took.
+/// While the harness sends requests so much too late, nothing is said of how long one takes: it reads answers as late.
 pub const LATE_MAX: Micros = 250_000;
 
 /// How long a second lasts.
@@ -29,23 +29,64 @@ pub(super) fn no_failure(history: &[Event], _truth: &Truth) -> Vec<String> {
         let origin = if f.reached_origin { "an origin saw it" } else { "no origin saw it" };
         format!("{} at {}: meant for {} us, failed at {} us: {}; {origin}", f.dp, f.position, f.intended, f.at, f.why)
     };
-    let excused = Excused::of(history);
+    let (excused, late) = (Excused::of(history), Late::of(history));
     failures(history)
         .filter(|failure| !failure.mixed && !failure.back && !excused.meets(&failure.dp, failure.intended, failure.at))
+        .filter(|failure| !failure.silent || late.most(failure.intended, failure.at) <= LATE_MAX)
         .map(tell)
         .collect()
 }
 
 pub(super) fn no_delay(history: &[Event], _truth: &Truth) -> Vec<String> {
-    let excused = Excused::of(history);
-    rates(history)
-        .filter(|rate| rate.slowest > SLOWED_MAX && rate.late <= LATE_MAX)
-        .filter(|rate| !excused.meets(&rate.dp, rate.at, rate.at + SECOND + rate.slowest))
-        .map(|rate| {
-            let (slowest, late) = (rate.slowest / 1000, rate.late / 1000);
-            format!("{}: of the second at {} us one took {slowest} ms; it was sent {late} ms late", rate.dp, rate.at)
+    let late = Late::of(history);
+    slowed(history)
+        .map(|rate| (rate, late.while_under_way(rate)))
+        .filter(|(_, late)| *late <= LATE_MAX)
+        .map(|(rate, late)| {
+            let (slowest, late) = (rate.slowest / 1000, late / 1000);
+            format!(
+                "{}: of the second at {} us one took {slowest} ms; {late} ms is what was sent late",
+                rate.dp, rate.at
+            )
         })
         .collect()
+}
+
+/// Seconds of which one request took too long, and no proxy was down that had it.
+pub fn slowed(history: &[Event]) -> impl Iterator<Item = &Rate> {
+    let excused = Excused::of(history);
+    let is_slow = |rate: &&Rate| rate.slowest > SLOWED_MAX;
+    rates(history)
+        .filter(is_slow)
+        .filter(move |rate| !excused.meets(&rate.dp, rate.at, rate.at + SECOND + rate.slowest))
+}
+
+/// How late the harness itself was, whichever proxy a request was for.
+pub struct Late(BTreeMap<Micros, Micros>);
+
+impl Late {
+    /// That of a history, second by second.
+    #[must_use]
+    pub fn of(history: &[Event]) -> Self {
+        let mut seconds = BTreeMap::new();
+        for rate in rates(history) {
+            let most: &mut Micros = seconds.entry(rate.at).or_default();
+            *most = rate.late.max(*most);
+        }
+        Self(seconds)
+    }
+
+    /// The most that it was late from one time to another.
+    #[must_use]
+    pub fn most(&self, from: Micros, to: Micros) -> Micros {
+        self.0.range(from.saturating_sub(SECOND - 1)..=to).map(|(_, late)| *late).max().unwrap_or_default()
+    }
+
+    /// The most that it was late while requests of this second were under way.
+    #[must_use]
+    pub fn while_under_way(&self, rate: &Rate) -> Micros {
+        self.most(rate.at, rate.at + SECOND + rate.slowest)
+    }
 }
 
 pub(super) fn no_mixture(history: &[Event], _truth: &Truth) -> Vec<String> {
@@ -124,12 +165,12 @@ pub fn took(history: &[Event]) -> (Vec<Micros>, Vec<Micros>) {
 mod tests {
     use super::super::sample::breaches;
     use super::*;
-    use crate::history::{At, FaultMark, Rate};
+    use crate::history::{At, FaultMark};
 
     /// A request through a proxy that failed.
     fn failed(dp: &str, intended: Micros, at: Micros) -> Failure {
         let (dp, why, position) = (dp.to_owned(), "503".to_owned(), At(1, 1));
-        Failure { dp, intended, at, why, reached_origin: false, position, mixed: false, back: false }
+        Failure { dp, intended, at, why, position, ..Failure::default() }
     }
 
     fn down(at: Micros, dp: &str, begins: bool, emptied: bool) -> Event {
@@ -202,6 +243,27 @@ mod tests {
             ("dp-2", 13_000_000, 1_100_000, 0, 1, "it was sent after it came back"),
         ] {
             assert_eq!(judged(rate(dp, at, slowest, late)), breach, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_an_answer_is_a_failure_unless_the_harness_was_late_while_it_waited() {
+        let second =
+            |at, late| Event::Rate(Rate { dp: "dp-2".to_owned(), at, sent: 250, slowest: 0, late, ..Rate::default() });
+        let judged = |silent: bool, seconds: &[Event]| {
+            let failure = Failure { silent, ..failed("dp-1", 10_500_000, 15_500_000) };
+            breaches(no_failure, &[seconds, &[Event::Failure(failure)]].concat())
+        };
+        for (at, late, breach, what) in [
+            (12_000_000, 200_000, 1, "it was in time"),
+            (12_000_000, 300_000, 0, "it was late meanwhile, wherever that request went"),
+            (10_000_000, 300_000, 0, "it was late when it sent it"),
+            (15_000_000, 300_000, 0, "it was late when it should have read an answer"),
+            (9_000_000, 900_000, 1, "it was late before"),
+            (16_000_000, 900_000, 1, "it was late afterwards"),
+        ] {
+            assert_eq!(judged(true, &[second(at, late)]), breach, "{what}");
+            assert_eq!(judged(false, &[second(at, late)]), 1, "an answer that is an error is one at any time");
         }
     }
 

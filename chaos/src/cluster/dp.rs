@@ -43,6 +43,8 @@ pub struct ProxyView {
     pub digest: String,
     /// The control-plane node that it follows.
     pub follows: Option<u64>,
+    /// Where it has that from: `disk`, `archive`, `control_plane`.
+    pub source: String,
     /// Whether a restart would take it back: its disk has not what it serves.
     pub volatile: bool,
 }
@@ -144,6 +146,7 @@ impl Dp {
             revision: view["revision"].as_u64().context("no revision")?,
             digest: view["digest"].as_str().context("no digest")?.to_owned(),
             follows: view["control_plane"]["node_id"].as_u64(),
+            source: view["source"].as_str().context("no source")?.to_owned(),
             volatile: view["volatile"] == true,
         })
     }

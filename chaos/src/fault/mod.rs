@@ -20,6 +20,7 @@ mod power;
 mod proxies;
 mod replace;
 mod rolling;
+mod start_proxy;
 mod stop;
 
 use anyhow::Result;
@@ -33,6 +34,7 @@ use crate::s3;
 use crate::sweep::Point;
 
 pub use corrupt::Tear;
+pub use start_proxy::Hindrance;
 
 /// On whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -139,6 +141,15 @@ pub enum Fault {
     KillProxies,
     /// No node is left, and proxies are killed and started meanwhile.
     NobodyLeft,
+    /// The last proxy dies, and starts while the archive fails it.
+    StartProxy {
+        /// Its disk is thrown away before.
+        emptied: bool,
+        /// It reaches no node.
+        alone: bool,
+        /// How the archive fails it.
+        archive: Hindrance,
+    },
     /// A proxy is stopped and goes on at the end.
     PauseProxy,
     /// More is deleted than nodes keep tombstones of, while a proxy reaches no node and a reader of a feed is away.
@@ -268,6 +279,7 @@ impl Fault {
             Self::LostLink { whom, dies } => link::start(arena, whom, dies, luck).await,
             Self::KillProxies => proxies::kill(arena).await,
             Self::NobodyLeft => proxies::nobody_left(arena).await,
+            Self::StartProxy { emptied, alone, archive } => start_proxy::start(arena, emptied, alone, archive).await,
             Self::PauseProxy => proxies::pause(arena),
             Self::Bury => bury::start(arena).await,
             Self::Lagging => network::lagging(arena, luck).await,
@@ -302,7 +314,9 @@ impl Fault {
     pub fn network(self) -> Option<Network> {
         match self {
             // Kernels without `netem` delay nothing.
-            Self::Delay { .. } | Self::VoteCut => Some(Network::Sockets),
+            Self::Delay { .. } | Self::StartProxy { archive: Hindrance::Slow, .. } | Self::VoteCut => {
+                Some(Network::Sockets)
+            }
             Self::LostLink { .. } => Some(Network::Namespaces),
             _ => None,
         }

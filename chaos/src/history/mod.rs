@@ -310,7 +310,7 @@ pub struct Rate {
 }
 
 /// A proxied request that failed, explained.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Failure {
     /// The proxy.
     pub dp: String,
@@ -320,6 +320,9 @@ pub struct Failure {
     pub at: Micros,
     /// What came, or did not.
     pub why: String,
+    /// Whether nothing came for so long that it was not waited for any more.
+    #[serde(default)]
+    pub silent: bool,
     /// Whether an origin saw it.
     pub reached_origin: bool,
     /// Where the proxy was last seen to stand.

@@ -37,7 +37,7 @@ pub enum Sometimes {
     S3Hit,
     /// A node found out by itself that its disk was changed.
     FoundOut,
-    /// Something was held, delayed or lost on a wire between nodes.
+    /// Something was held, delayed or lost on a wire that was not whole.
     WireUsed,
     /// While a fault went on, no write was acknowledged for 300 ms.
     SlowWrites,
@@ -61,6 +61,8 @@ pub enum Sometimes {
     NewId,
     /// A node came back behind the others, and came to them by what they had for it.
     CaughtUp,
+    /// A proxy that reached no node came to serve what the archive has, and followed it.
+    FromArchive,
     /// A write had the time of the clock of the node that took it, which was wrong.
     ClockOff,
 }

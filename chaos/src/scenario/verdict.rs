@@ -110,8 +110,8 @@ mod tests {
     use crate::history::{At, Found, Frame, FrameKind, Op, Rate, Stand};
     use crate::scenario::find;
 
-    /// Ten seconds in which all is well, with so many requests through each proxy and the slowest of one as given.
-    fn run(sent: [u64; 2], slowest: u64) -> Vec<Event> {
+    /// Ten seconds in which all is well, with so many requests through each proxy, and the slowest and the latest of one.
+    fn run(sent: [u64; 2], slowest: u64, late: u64) -> Vec<Event> {
         let stand = |at| {
             let (who, position) = ("cp-1".to_owned(), At(1, 1));
             Event::Stand(Stand { who, asked: at, at, position, digest: "x".into(), term: 1, follows: 1 })
@@ -127,7 +127,7 @@ mod tests {
         let (digest, state) = ("x".to_owned(), vec![("routes/k1".to_owned(), found)]);
         let frame = FrameKind::Full { position: At(1, 1), changed_at: At(1, 1), state, digest };
         let rates = sent.iter().enumerate().map(|(index, sent)| {
-            Event::Rate(Rate { dp: format!("dp-{}", index + 1), at: 0, sent: *sent, slowest, ..Rate::default() })
+            Event::Rate(Rate { dp: format!("dp-{}", index + 1), at: 0, sent: *sent, slowest, late, ..Rate::default() })
         });
         let mut history = vec![stand(0), stand(10_000_000), Event::Frame(Frame { node: 1, at: 1, kind: frame })];
         history.extend((1..=30).map(write));
@@ -143,16 +143,16 @@ mod tests {
 
     #[test]
     fn a_run_with_less_traffic_than_it_should_have_says_nothing() {
-        assert_eq!(judged(&run([2400, 2100], 0), &[], None), Verdict::Valid);
+        assert_eq!(judged(&run([2400, 2100], 0, 0), &[], None), Verdict::Valid);
         for sent in [[2400, 1900], [1900, 2400], [2400, 0]] {
-            let verdict = judged(&run(sent, 0), &[], None);
+            let verdict = judged(&run(sent, 0, 0), &[], None);
             assert!(matches!(verdict, Verdict::Invalid(SaysNothing::Idle(_))), "{sent:?}: {verdict:?}");
         }
     }
 
     #[test]
     fn trouble_of_the_harness_breaks_no_law_and_hides_none() {
-        let well = run([2400, 2400], 0);
+        let well = run([2400, 2400], 0, 0);
         let trouble = Some("strace is missing");
         assert!(matches!(judged(&well, &[], trouble), Verdict::Invalid(SaysNothing::Harness(_))));
         assert!(matches!(judged(&[], &[], trouble), Verdict::Invalid(SaysNothing::Harness(_))), "nothing began");
@@ -160,10 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_slow_on_a_machine_that_was_slow_before_any_fault_says_nothing() {
-        let (fast, slow) = (run([2400, 2400], 20_000), run([2400, 2400], 700_000));
+    fn what_is_slow_on_a_machine_that_was_slow_before_any_fault_says_nothing_and_on_a_calm_one_it_is_a_breach() {
+        let [fast, slow, slow_by_itself] = [(20_000, 0), (1_200_000, 60_000), (1_200_000, 5_000)]
+            .map(|(slowest, late)| run([2400, 2400], slowest, late));
         assert!(matches!(judged(&fast, &[SLOWED], None), Verdict::Failed(_)));
         assert!(matches!(judged(&slow, &[SLOWED], None), Verdict::Invalid(SaysNothing::Disturbed(_))));
+        assert!(matches!(judged(&slow_by_itself, &[SLOWED], None), Verdict::Failed(_)), "before any fault too");
         assert!(matches!(judged(&slow, &[SLOWED, "exactly-once"], None), Verdict::Failed(_)), "and another law");
         assert!(matches!(judged(&fast, &[GATED], None), Verdict::Failed(_)));
         assert!(matches!(judged(&slow, &[GATED, SLOWED], None), Verdict::Invalid(SaysNothing::Disturbed(_))));

@@ -18,7 +18,7 @@ use super::looks::Board;
 use super::origin::Seen;
 use crate::cluster::Api;
 use crate::history::{Event, Failure, Micros, Rate, Recorder};
-use crate::http::{Client, Reply};
+use crate::http::{self, Client, Reply};
 
 /// What the probe's paths begin with.
 pub const PROBE_PATH: &str = "/probe";
@@ -174,7 +174,9 @@ impl Probe {
         let reached_origin = self.origins.iter().any(saw);
         let position = self.board.of(&self.dp).map(|stand| stand.position).unwrap_or_default();
         let dp = self.dp.clone();
-        self.recorder.note(Event::Failure(Failure { dp, intended, at, why, reached_origin, position, mixed, back }));
+        let silent = reply.as_ref().is_err_and(http::is_silence);
+        let failure = Failure { dp, intended, at, why, silent, reached_origin, position, mixed, back };
+        self.recorder.note(Event::Failure(failure));
     }
 
     fn count(&self, intended: Micros, late: Micros, at: Micros, failed: bool) {

@@ -108,6 +108,36 @@ async fn a_proxy_with_an_empty_disk_and_no_control_plane_serves_ten_thousand_rou
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_has_nothing_but_an_s3_that_fails_serves_nothing_and_comes_on_when_it_answers() {
+    let mut setup = setup_with(4, 1, &["archive.interval=200ms"]).await;
+    setup.cluster.cp(1).api().put("routes", "r0", &route(0)).await.unwrap();
+    let revision = archived(&mut setup.cluster, ARCHIVED_MAX).await;
+    setup.cluster.cp(1).kill().await.unwrap();
+    for (number, fault) in [(1, Fault::Silence), (2, Fault::Status(503))] {
+        let hit = setup.s3.hit();
+        setup.s3.set(Some(fault));
+        setup.cluster.add_dp_with(number, &texts(&setup.dp)).await.unwrap();
+        let dp = setup.cluster.dp(number);
+        until("the proxy has asked", Duration::from_secs(10), async || anyhow_ensure(setup.s3.hit() > hit, "not yet"))
+            .await
+            .unwrap();
+        assert_eq!(config(dp).await.unwrap()["source"], "none", "{fault:?}");
+        dp.client().get("/r/0").await.expect_err("it has no configuration, and takes no traffic");
+        setup.s3.set(None);
+        let healed = Instant::now();
+        dp.ready().await.unwrap();
+        // Three attempts at a request, of 2 s each, are under way at the most.
+        assert!(healed.elapsed() < Duration::from_secs(10), "{fault:?}: {:?}", healed.elapsed());
+        let view = config(dp).await.unwrap();
+        assert_eq!(
+            (view["revision"].as_u64(), view["source"].as_str()),
+            (Some(revision), Some("archive")),
+            "{fault:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_s3_does_no_write_and_no_stream_feels_it_and_no_proxy_takes_what_is_not_good() {
     let mut setup = setup(1, 1).await;
     let mut api = setup.cluster.cp(1).api();

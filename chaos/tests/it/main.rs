@@ -22,6 +22,7 @@ mod power_cut;
 mod proxy_disk;
 mod quorum;
 mod record;
+mod record_bodies;
 mod record_embedded;
 mod record_faults;
 mod record_limits;

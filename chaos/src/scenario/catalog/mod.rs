@@ -3,8 +3,8 @@
 mod plans;
 
 use super::Sometimes::{
-    Behind, CaughtUp, ClockOff, Election, Ended, FoundOut, FullAtProxy, FullAtReader, LastGood, Lost, NewId,
-    NotBelieved, RecordLag, Refused, Resume, S3Hit, Sealed, SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
+    Behind, CaughtUp, ClockOff, Election, Ended, FoundOut, FromArchive, FullAtProxy, FullAtReader, LastGood, Lost,
+    NewId, NotBelieved, RecordLag, Refused, Resume, S3Hit, Sealed, SlowWrites, Snapshot, Unserved, Volatile, WireUsed,
 };
 use super::{Scenario, Sometimes, Step, composed};
 use crate::arena::Needs;
@@ -20,6 +20,7 @@ const PLAIN: Needs = Needs {
     postgres: false,
     standby: false,
     archive: false,
+    archived_proxies: false,
     clocks: false,
     watched_disks: false,
     feed_wires: false,
@@ -39,6 +40,8 @@ const STANDBY: Needs = Needs { standby: true, ..RECORD };
 const ARCHIVE: Needs = Needs { archive: true, ..PLAIN };
 const RECORD_WIRES: Needs = Needs { outside_wires: true, ..RECORD };
 const ARCHIVE_WIRES: Needs = Needs { outside_wires: true, ..BUSY_ARCHIVE };
+/// Proxies have the archive beside the nodes, and can be cut off from each.
+const LONE_PROXY: Needs = Needs { archived_proxies: true, feed_wires: true, ..ARCHIVE_WIRES };
 const ALL_OUTSIDE: Needs = Needs { archive: true, ..RECORD };
 /// Archived all the time, so that whoever stops is in the middle of it.
 const BUSY_ARCHIVE: Needs = Needs { settings: &["archive.interval=500ms"], ..ARCHIVE };
@@ -191,6 +194,13 @@ pub const ALL: &[Scenario] = &[
     ),
     plain("lost-link", "a node's link is lost and comes back, in namespaces alone", PLAIN, lost_link, &[Election]),
     plain("cut-archive", "nodes and the archive do not reach each other", ARCHIVE_WIRES, cut_archive, &[WireUsed]),
+    plain(
+        "lone-proxy",
+        "a proxy starts, with its disk and without, while the archive fails it and nodes are out of its reach, or are not",
+        LONE_PROXY,
+        lone_proxy,
+        &[FromArchive, S3Hit, WireUsed],
+    ),
     plain(
         "torn-files",
         "files of nodes and proxies end early, and lack pages",

@@ -1,8 +1,8 @@
 //! What goes wrong in each scenario, and when.
 
 use crate::fault::Fault::{self, *};
-use crate::fault::Tear;
 use crate::fault::Whom::{All, Follower, Leader};
+use crate::fault::{Hindrance, Tear};
 use crate::fault::{Outside, Way};
 use crate::luck::Luck;
 use crate::s3;
@@ -291,6 +291,23 @@ pub(super) fn cut_archive(luck: &mut Luck) -> Vec<Step> {
         .into_iter()
         .map(|fault| step(luck, fault, (4000, 6000)))
         .collect()
+}
+
+/// When it is refused, the archive has a newer configuration that nobody who counts has signed; in the last round it is older than
+/// what the proxy's disk has.
+pub(super) fn lone_proxy(luck: &mut Luck) -> Vec<Step> {
+    use s3::{Call, Fault as How};
+    let starts = |emptied, alone, archive| StartProxy { emptied, alone, archive };
+    vec![
+        step(luck, starts(true, false, Hindrance::Cut), (500, 1500)),
+        step(luck, starts(true, true, Hindrance::Cut), (2000, 4000)),
+        step(luck, Forge, (200, 400)),
+        step(luck, starts(true, true, Hindrance::Refused), (2000, 3000)),
+        step(luck, starts(true, true, Hindrance::Slow), (500, 1500)),
+        step(luck, starts(false, true, Hindrance::Cut), (500, 1500)),
+        step(luck, S3 { call: Some(Call::Put), how: How::Status(500) }, (1500, 2500)),
+        Step { beside: true, ..step(luck, starts(false, true, Hindrance::Slow), (2000, 3000)) },
+    ]
 }
 
 pub(super) fn lost_link(luck: &mut Luck) -> Vec<Step> {

@@ -1,18 +1,18 @@
 //! A directory as a disk with a volatile cache sees it: what is there, and what of it is safe.
 
+mod luck;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::luck::Luck;
 use super::journal::Journal;
 use super::record::{Header, Kind};
 use super::tree::{self, Node, Tree};
-
-/// What a disk writes at once.
-const SECTOR_BYTES: usize = 512;
-/// What a file system writes at once, mostly.
-const PAGE_SECTORS: usize = 8;
 
 /// What becomes of that which was not synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,11 +102,7 @@ impl Disk {
     /// What is left after a cut.
     #[must_use]
     pub fn cut(&self, cut: Cut) -> Tree {
-        let mut luck = match cut {
-            Cut::AllLost => Luck { state: None },
-            Cut::SomeLost { seed } => Luck { state: Some(seed) },
-        };
-        self.left_of(ROOT, &mut luck)
+        self.left_of(ROOT, &mut Luck::of(cut))
     }
 
     /// Cuts the power: the directory becomes what is left of it, and all of that is safe.
@@ -343,194 +339,4 @@ fn set(names: &mut BTreeMap<String, usize>, name: &str, thing: Option<usize>) {
         Some(thing) => names.insert(name.to_owned(), thing),
         None => names.remove(name),
     };
-}
-
-/// What happens to have made it to the disk.
-struct Luck {
-    /// None has.
-    state: Option<u64>,
-}
-
-impl Luck {
-    fn keeps(&mut self) -> bool {
-        self.below(2) == Some(1)
-    }
-
-    /// `None` when there is no luck at all.
-    fn below(&mut self, bound: u64) -> Option<u64> {
-        let state = self.state.as_mut()?;
-        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Some((*state >> 33) % bound)
-    }
-
-    fn keep_of(&mut self, change: &Change, bytes: &mut Vec<u8>) {
-        match change {
-            Change::Length(_) if self.keeps() => change.apply(bytes),
-            Change::Length(_) => {}
-            Change::Write(at, written) => {
-                let mut sector_at = *at;
-                let mut rest = &written[..];
-                let mut page = None;
-                let mut keeps = None;
-                while !rest.is_empty() {
-                    // Sectors and pages of the file, not of the write.
-                    let sector = sector_at / SECTOR_BYTES as u64;
-                    let until_next = usize::try_from((sector + 1) * SECTOR_BYTES as u64 - sector_at).unwrap_or(1);
-                    let (now, later) = rest.split_at(until_next.min(rest.len()));
-                    if page != Some(sector / PAGE_SECTORS as u64) {
-                        page = Some(sector / PAGE_SECTORS as u64);
-                        keeps = self.below(5);
-                    }
-                    // Of five pages two are kept, two are lost, and one is torn.
-                    let kept = match keeps {
-                        Some(0 | 1) => true,
-                        Some(2 | 3) | None => false,
-                        Some(_) => self.keeps(),
-                    };
-                    if kept {
-                        put(bytes, sector_at, now);
-                    }
-                    sector_at += now.len() as u64;
-                    rest = later;
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    /// Inodes of files in these tests.
-    const A: u64 = 1 << 60;
-    const B: u64 = A + 1;
-
-    struct Played {
-        disk: Disk,
-        root: u64,
-        _directory: tempfile::TempDir,
-    }
-
-    impl Played {
-        fn new(forgets: Forgets) -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let root = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(directory.path()).unwrap());
-            Self { disk: Disk::of(directory.path(), forgets).unwrap(), root, _directory: directory }
-        }
-
-        fn does(&mut self, kind: Kind, inode: u64, number: u64, payload: &[u8]) -> &mut Self {
-            let payload_bytes = u32::try_from(payload.len()).unwrap();
-            self.disk.apply(Header { kind, inode, number, payload_bytes }, payload).unwrap();
-            self
-        }
-
-        fn syncs_names(&mut self) -> &mut Self {
-            self.does(Kind::SyncAll, self.root, 0, b"")
-        }
-
-        /// `a` with 8 KiB of ones, all safe.
-        fn with_a(&mut self) -> &mut Self {
-            self.does(Kind::Create, A, 0, b"a").does(Kind::Write, A, 0, &[1; 8192]).does(Kind::SyncData, A, 0, b"");
-            self.syncs_names()
-        }
-
-        fn file(&self, name: &str, cut: Cut) -> Option<Vec<u8>> {
-            match self.disk.cut(cut).remove(name)? {
-                Node::File { bytes, .. } => Some(bytes),
-                Node::Directory { .. } => None,
-            }
-        }
-
-        fn seeds(&self) -> impl Iterator<Item = Cut> {
-            (0..500).map(|seed| Cut::SomeLost { seed })
-        }
-    }
-
-    #[test]
-    fn what_is_synced_is_there_whatever_the_luck() {
-        let mut played = Played::new(Forgets::default());
-        played.with_a();
-        for cut in played.seeds().chain([Cut::AllLost]) {
-            assert_eq!(played.file("a", cut).unwrap(), [1; 8192]);
-        }
-    }
-
-    #[test]
-    fn pages_of_one_write_come_alone_or_torn_and_the_rest_stays_as_it_was() {
-        let mut played = Played::new(Forgets::default());
-        played.with_a().does(Kind::Write, A, 0, &[2; 8192]);
-        let mut seen = BTreeSet::new();
-        for cut in played.seeds() {
-            let bytes = played.file("a", cut).unwrap();
-            assert_eq!(bytes.len(), 8192);
-            let sectors: Vec<u8> = bytes.chunks(SECTOR_BYTES).map(|sector| sector[0]).collect();
-            assert!(bytes.chunks(SECTOR_BYTES).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
-            let page = |sectors: &[u8]| match sectors.iter().filter(|sector| **sector == 2).count() {
-                0 => "old",
-                PAGE_SECTORS => "new",
-                _ => "torn",
-            };
-            seen.insert((page(&sectors[..PAGE_SECTORS]), page(&sectors[PAGE_SECTORS..])));
-        }
-        assert_eq!(seen.len(), 9, "each of old, new and torn beside each: {seen:?}");
-        assert_eq!(played.file("a", Cut::AllLost).unwrap(), [1; 8192]);
-    }
-
-    #[test]
-    fn a_later_write_may_be_there_without_an_earlier_one() {
-        let mut played = Played::new(Forgets::default());
-        played.with_a().does(Kind::Write, A, 0, &[2; 4096]).does(Kind::Write, A, 4096, &[3; 4096]);
-        let lone = played.seeds().any(|cut| {
-            let bytes = played.file("a", cut).unwrap();
-            bytes[..4096] == [1; 4096] && bytes[4096..] == [3; 4096]
-        });
-        assert!(lone);
-    }
-
-    #[test]
-    fn a_length_may_be_there_without_the_bytes() {
-        let mut played = Played::new(Forgets::default());
-        played.with_a().does(Kind::SetLength, A, 9000, b"").does(Kind::Write, A, 8192, &[2; 808]);
-        let lengths: BTreeSet<usize> = played.seeds().map(|cut| played.file("a", cut).unwrap().len()).collect();
-        assert!(lengths.contains(&8192) && lengths.contains(&9000), "{lengths:?}");
-        let hollow = |bytes: Vec<u8>| bytes.len() == 9000 && bytes[8192..] == [0; 808];
-        assert!(played.seeds().any(|cut| hollow(played.file("a", cut).unwrap())));
-    }
-
-    #[test]
-    fn a_file_is_replaced_wholly_or_not_at_all() {
-        let mut played = Played::new(Forgets::default());
-        played.with_a().does(Kind::Create, B, 0, b"b").does(Kind::Write, B, 0, b"new").does(Kind::SyncAll, B, 0, b"");
-        played.does(Kind::Rename, 0, 0, b"b\0a");
-        let mut seen = BTreeSet::new();
-        for cut in played.seeds() {
-            seen.insert((played.file("a", cut).unwrap().len(), played.file("b", cut).map(|bytes| bytes.len())));
-        }
-        // The new name may come without the old one's making; never both names, never none.
-        assert_eq!(seen, BTreeSet::from([(3, None), (8192, None), (8192, Some(3))]));
-        played.syncs_names();
-        assert_eq!(played.file("a", Cut::AllLost).unwrap(), b"new");
-    }
-
-    #[test]
-    fn the_same_seed_loses_the_same() {
-        let mut played = Played::new(Forgets::default());
-        played.with_a().does(Kind::Write, A, 100, &[2; 5000]).does(Kind::Create, B, 0, b"b");
-        assert!(played.seeds().all(|cut| played.disk.cut(cut) == played.disk.cut(cut)));
-    }
-
-    #[test]
-    fn a_disk_can_forget_what_it_is_told() {
-        let mut played = Played::new(Forgets { data_of: Some("a"), names: false });
-        played.with_a();
-        assert_eq!(played.file("a", Cut::AllLost).unwrap(), Vec::<u8>::new());
-        played.does(Kind::SyncAll, A, 0, b"");
-        assert_eq!(played.file("a", Cut::AllLost).unwrap(), [1; 8192], "only `fdatasync` is forgotten");
-        let mut played = Played::new(Forgets { data_of: None, names: true });
-        played.with_a();
-        assert_eq!(played.file("a", Cut::AllLost), None);
-    }
 }
