@@ -112,15 +112,7 @@ fn moved(id: usize, number: usize) -> Value {
 
 pub(crate) fn change(state: &ConfigState, kind: &str, id: &str, body: &Value) -> Change {
     let stamp = Stamp { revision: state.position().revision + 1, time: 0 };
-    let entry = Entry {
-        body: protocol::json::canonical(body).as_str().into(),
-        references: vec![],
-        claims: vec![],
-        groups: vec!["default".into()],
-        created: stamp,
-        modified: stamp,
-        ttl_seconds: None,
-    };
+    let entry = Entry::new(protocol::json::canonical(body).as_str(), "default", stamp);
     Change { key: ResourceKey::new(kind, id), entry: Some(Arc::new(entry)) }
 }
 

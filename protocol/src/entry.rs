@@ -37,6 +37,22 @@ pub struct Entry {
     pub ttl_seconds: Option<u64>,
 }
 
+impl Entry {
+    /// What came to be with this stamp in one group, refers to nothing, and stays until it is taken away.
+    #[must_use]
+    pub fn new(body: impl Into<Arc<str>>, group: &str, stamp: Stamp) -> Self {
+        Self {
+            body: body.into(),
+            references: Vec::new(),
+            claims: Vec::new(),
+            groups: vec![group.into()],
+            created: stamp,
+            modified: stamp,
+            ttl_seconds: None,
+        }
+    }
+}
+
 /// On its own, in the durable record, which keeps the body beside it.
 impl crate::codec::Record for Entry {
     const TAG: [u8; 4] = *b"entr";

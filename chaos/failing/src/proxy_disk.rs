@@ -160,15 +160,7 @@ fn key(n: u64) -> ResourceKey {
 
 fn entry(body: &str, revision: u64) -> Arc<Entry> {
     let stamp = Stamp { revision, time: 0 };
-    Arc::new(Entry {
-        body: body.into(),
-        references: vec![],
-        claims: vec![],
-        groups: vec!["default".into()],
-        created: stamp,
-        modified: stamp,
-        ttl_seconds: None,
-    })
+    Arc::new(Entry::new(body, "default", stamp))
 }
 
 /// The same seed does the same.

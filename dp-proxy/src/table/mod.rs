@@ -11,6 +11,7 @@
 
 mod access;
 mod cell;
+mod client_auth;
 mod client_tls;
 mod compiler;
 mod hosts;

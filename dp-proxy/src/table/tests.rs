@@ -29,17 +29,7 @@ impl Growing {
     fn step(&mut self, changes: Vec<(ResourceKey, Option<String>)>) {
         let revision = self.state.position().revision + 1;
         let stamp = Stamp { revision, time: 0 };
-        let entry = |body: String| {
-            Arc::new(Entry {
-                body: body.into(),
-                references: vec![],
-                claims: vec![],
-                groups: vec!["default".into()],
-                created: stamp,
-                modified: stamp,
-                ttl_seconds: None,
-            })
-        };
+        let entry = |body: String| Arc::new(Entry::new(body, "default", stamp));
         let mut changes: Vec<Change> =
             changes.into_iter().map(|(key, body)| Change { key, entry: body.map(entry) }).collect();
         changes.sort_by(|a, b| a.key.cmp(&b.key));

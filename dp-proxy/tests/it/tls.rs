@@ -175,6 +175,26 @@ fn der(pair: &Pair) -> Vec<u8> {
     CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap().to_vec()
 }
 
+/// A proxy that serves `a.com` by TLS, for an origin that echoes.
+struct Site {
+    scene: Scene,
+    authority: Authority,
+    _origin: Origin,
+    _dir: tempfile::TempDir,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let (authority, origin) = (Authority::new("root"), Origin::echo().await);
+        let pair = authority.issue(&["a.com"]);
+        let dir = tempfile::tempdir().unwrap();
+        let resources =
+            [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
+        let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
+        Self { scene, authority, _origin: origin, _dir: dir }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_chosen_by_name() {
     let (authority, origin) = (Authority::new("root"), Origin::echo().await);
@@ -254,19 +274,14 @@ async fn an_edit_changes_the_certificate_and_cuts_nobody_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_resumed_whichever_worker_takes_the_connection() {
-    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
-    let pair = authority.issue(&["a.com"]);
-    let dir = tempfile::tempdir().unwrap();
-    let resources =
-        [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
-    let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
+    let Site { scene, authority, .. } = &Site::new().await;
     for versions in [&[&rustls::version::TLS13], &[&rustls::version::TLS12]] {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let dialler = Dialler { config: config.with_root_certificates(authority.trusted()).with_no_client_auth() };
         let mut kinds = Vec::new();
         for _ in 0..16 {
-            let mut stream = dialler.dial(&scene, "a.com").await.unwrap();
+            let mut stream = dialler.dial(scene, "a.com").await.unwrap();
             // The ticket comes beside the answer.
             assert_eq!(get(&mut stream, "a.com", "/").await.unwrap().0, 200);
             kinds.push(stream.get_ref().1.handshake_kind().unwrap());
@@ -299,13 +314,8 @@ async fn the_certificate_fits_what_the_client_can_verify() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_told_within_tls_that_nothing_follows() {
-    let (authority, origin) = (Authority::new("root"), Origin::echo().await);
-    let pair = authority.issue(&["a.com"]);
-    let dir = tempfile::tempdir().unwrap();
-    let resources =
-        [("routes", "r", route("/*", origin.address)), ("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))];
-    let scene = Scene::tuned(&resources, with_keyring(&dir)).await;
-    let mut stream = Dialler::trusting(&authority).dial(&scene, "a.com").await.unwrap();
+    let Site { scene, authority, .. } = &Site::new().await;
+    let mut stream = Dialler::trusting(authority).dial(scene, "a.com").await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     // Without its alert the end of the connection is an error: it could be anybody's who cuts the answer short.
@@ -315,10 +325,7 @@ async fn a_client_is_told_within_tls_that_nothing_follows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cheaper_aes_is_spoken_and_chacha_with_whoever_would_rather_have_it() {
-    let authority = Authority::new("root");
-    let pair = authority.issue(&["a.com"]);
-    let dir = tempfile::tempdir().unwrap();
-    let scene = Scene::tuned(&[("ssls", "a", ssl("a", &["a.com"], &pair, json!({})))], with_keyring(&dir)).await;
+    let Site { scene, authority, .. } = &Site::new().await;
     let suites = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         // As this client lists them: AES with 256 bits, with 128, ChaCha20.
@@ -335,7 +342,7 @@ async fn the_cheaper_aes_is_spoken_and_chacha_with_whoever_would_rather_have_it(
             let config = ClientConfig::builder_with_provider(Arc::new(provider));
             let config = config.with_protocol_versions(&[version]).unwrap().with_root_certificates(authority.trusted());
             let dialler = Dialler { config: config.with_no_client_auth() };
-            let stream = dialler.dial(&scene, "a.com").await.unwrap();
+            let stream = dialler.dial(scene, "a.com").await.unwrap();
             assert_eq!(stream.get_ref().1.negotiated_cipher_suite(), Some(agreed));
         }
     }

@@ -10,15 +10,7 @@ use crate::state::ConfigState;
 
 fn entry(revision: u64, body: &str) -> Arc<Entry> {
     let stamp = Stamp { revision, time: 1_700_000_000_000 + revision };
-    Arc::new(Entry {
-        body: body.into(),
-        references: vec![],
-        claims: vec![],
-        groups: vec!["default".into()],
-        created: stamp,
-        modified: stamp,
-        ttl_seconds: None,
-    })
+    Arc::new(Entry::new(body, "default", stamp))
 }
 
 /// A serving state with `n` routes, of which every tenth was removed again.

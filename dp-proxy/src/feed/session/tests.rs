@@ -33,15 +33,7 @@ impl Cp {
     fn edit(&mut self, kind: &str, body: &str, group: &str) -> Option<Delta> {
         let position = self.state.position().next();
         let stamp = Stamp { revision: position.revision, time: 0 };
-        let entry = Entry {
-            body: format!("{{\"n\":\"{body}\"}}").into(),
-            references: vec![],
-            claims: vec![],
-            groups: vec![group.into()],
-            created: stamp,
-            modified: stamp,
-            ttl_seconds: None,
-        };
+        let entry = Entry::new(format!("{{\"n\":\"{body}\"}}"), group, stamp);
         let changes = vec![Change { key: ResourceKey::new(kind, body), entry: Some(Arc::new(entry)) }];
         let (prev, digest) = (self.state.changed_at(), self.state.digest_after(&changes));
         let before = self.state.clone();

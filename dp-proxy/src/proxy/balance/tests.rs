@@ -26,15 +26,7 @@ fn upstream(nodes: &[(u32, i64)]) -> Arc<Upstream> {
         .collect();
     let body = serde_json::json!({"uri": "/", "upstream": {"nodes": nodes}}).to_string();
     let stamp = Stamp { revision: 1, time: 0 };
-    let entry = Entry {
-        body: body.into(),
-        references: vec![],
-        claims: vec![],
-        groups: vec![],
-        created: stamp,
-        modified: stamp,
-        ttl_seconds: None,
-    };
+    let entry = Entry::new(body, protocol::entry::DEFAULT_GROUP, stamp);
     let position = protocol::Position::default().next();
     let entries = [(ResourceKey::new("routes", "r"), Arc::new(entry))];
     let following = ConfigState::following();

@@ -114,15 +114,7 @@ mod tests {
         let entry = |number: usize| {
             // Each hundredth cannot be read.
             let uri = if number % 100 == 7 { "7".to_owned() } else { format!("\"/{number}\"") };
-            Arc::new(Entry {
-                body: format!("{{\"uri\":{uri},\"upstream_id\":\"u\"}}").into(),
-                references: vec![],
-                claims: vec![],
-                groups: vec!["default".into()],
-                created: stamp,
-                modified: stamp,
-                ttl_seconds: None,
-            })
+            Arc::new(Entry::new(format!("{{\"uri\":{uri},\"upstream_id\":\"u\"}}"), "default", stamp))
         };
         let kind = KindInfo::find("routes").unwrap();
         for count in [0, 1, BATCH, BATCH * 7 + 3] {

@@ -60,17 +60,7 @@ impl ControlPlane {
         self.head.send_modify(|state| {
             position = state.position().next();
             let stamp = Stamp { revision: position.revision, time: 0 };
-            let entry = |body: &Value| {
-                Arc::new(Entry {
-                    body: protocol::json::canonical(body).into(),
-                    references: vec![],
-                    claims: vec![],
-                    groups: vec![group.into()],
-                    created: stamp,
-                    modified: stamp,
-                    ttl_seconds: None,
-                })
-            };
+            let entry = |body: &Value| Arc::new(Entry::new(protocol::json::canonical(body), group, stamp));
             let mut changes: Vec<Change> = changes
                 .iter()
                 .map(|(kind, id, body)| Change { key: ResourceKey::new(kind, id), entry: body.as_ref().map(entry) })

@@ -37,17 +37,7 @@ impl Cluster {
     pub(crate) fn put(&mut self, id: &str, body: Option<&str>, group: &str) {
         let position = self.config.position().next();
         let stamp = Stamp { revision: position.revision, time: 1 };
-        let entry = body.map(|body| {
-            Arc::new(Entry {
-                body: body.into(),
-                references: Vec::new(),
-                claims: Vec::new(),
-                groups: vec![group.into()],
-                created: stamp,
-                modified: stamp,
-                ttl_seconds: None,
-            })
-        });
+        let entry = body.map(|body| Arc::new(Entry::new(body, group, stamp)));
         let changes = vec![Change { key: ResourceKey::new("routes", id), entry }];
         let digest = self.config.digest_after(&changes);
         let cause = Some(Cause { author: "a".into(), request: "r".into(), time: 1 });
