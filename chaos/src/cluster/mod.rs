@@ -103,8 +103,17 @@ impl Cluster {
         }
         cp.run()?;
         cp.ready().await?;
+        let mut api = cp.api();
+        if self.cps.is_empty() && settings.iter().any(|setting| setting.starts_with("record.dsn=")) {
+            // A change from before would stand in the record as what that began with, and not as a change.
+            until("changes are kept for the record", READY_MAX, async || {
+                let record = api.call("GET", "/v1/record", &[], String::new()).await?.expect(&[200])?.json()?;
+                ensure!(record["kept"] == true, "{record}");
+                Ok(())
+            })
+            .await?;
+        }
         if !self.cps.is_empty() && cp.wants_vote() {
-            let mut api = cp.api();
             until(&format!("{} becomes a voter", cp.name()), READY_MAX, async || {
                 let own = api.status().await?;
                 let members = api.members().await?;
