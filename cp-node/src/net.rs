@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mtls::{Link, Party};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockAddr, SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::Connected;
@@ -38,6 +38,12 @@ pub trait Net: Send + Sync + 'static {
 pub trait Listener: Send + 'static {
     /// The next connection. Cancel-safe.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<Stream>>;
+
+    /// A connection that is there already, whether or not the runtime has heard of it; `None`: there is none. Whoever closes a
+    /// listener asks until then: what has come and is not taken is reset, with the request that it may have brought.
+    fn accept_waiting(&mut self) -> Option<io::Result<Stream>> {
+        None
+    }
 
     /// Where it listens: with port 0 asked for, the port that was given.
     fn address(&self) -> String;
@@ -162,6 +168,20 @@ impl Listener for TcpListening {
         })
     }
 
+    fn accept_waiting(&mut self) -> Option<io::Result<Stream>> {
+        let taken = |socket: Socket, peer: SockAddr| {
+            socket.set_nonblocking(true)?;
+            let stream = TcpStream::from_std(socket.into())?;
+            prepare(&stream)?;
+            Ok(Stream::new(stream, &peer.as_socket().map_or_else(String::new, |peer| peer.to_string())))
+        };
+        match SockRef::from(&self.listener).accept() {
+            Ok((socket, peer)) => Some(taken(socket, peer)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Err(e) => Some(Err(e)),
+        }
+    }
+
     fn address(&self) -> String {
         self.address.clone()
     }
@@ -173,4 +193,28 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(5)).with_retries(2);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_the_runtime_has_not_heard_of_is_taken() {
+        let mut listener = TcpNet.listen("127.0.0.1:0".to_owned()).await.unwrap();
+        assert!(listener.accept_waiting().is_none());
+        // The runtime looks at no socket until something here waits.
+        #[expect(clippy::disallowed_methods, reason = "a test is its own outside world")]
+        let client = std::net::TcpStream::connect(listener.address()).unwrap();
+        let mut stream = listener.accept_waiting().expect("it is there").unwrap();
+        assert_eq!(&**stream.address(), client.local_addr().unwrap().to_string());
+        assert!(listener.accept_waiting().is_none());
+        std::io::Write::write_all(&mut &client, b"asked").unwrap();
+        let mut asked = [0; 5];
+        stream.read_exact(&mut asked).await.unwrap();
+        stream.write_all(b"answered").await.unwrap();
+        assert_eq!(&asked, b"asked");
+    }
 }

@@ -61,7 +61,8 @@ impl axum::serve::Listener for Accepting {
     async fn accept(&mut self) -> (Stream, String) {
         while let Some(listener) = &mut self.listener {
             let accepted = if *self.stopping.borrow() {
-                tokio::time::timeout(LATE, listener.accept()).await.ok()
+                let late = tokio::time::timeout(LATE, listener.accept()).await.ok();
+                late.or_else(|| listener.accept_waiting())
             } else {
                 tokio::select! {
                     accepted = listener.accept() => Some(accepted),
