@@ -211,7 +211,7 @@ mod tests {
         let mut stream = listener.accept_waiting().expect("it is there").unwrap();
         assert_eq!(&**stream.address(), client.local_addr().unwrap().to_string());
         assert!(listener.accept_waiting().is_none());
-        std::io::Write::write_all(&mut &client, b"asked").unwrap();
+        io::Write::write_all(&mut &client, b"asked").unwrap();
         let mut asked = [0; 5];
         stream.read_exact(&mut asked).await.unwrap();
         stream.write_all(b"answered").await.unwrap();
