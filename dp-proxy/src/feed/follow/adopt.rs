@@ -61,8 +61,8 @@ impl Follower {
             }
             None => {
                 info!(from = %ours, position = %self.holding.state.position(), "serving what the archive has");
-                self.put_to_use(burst, arrived).await;
                 self.source = Source::Archive;
+                self.put_to_use(burst, arrived).await;
             }
         }
         self.board.archive.taken.fetch_add(1, Ordering::Relaxed);

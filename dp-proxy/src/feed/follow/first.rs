@@ -65,8 +65,8 @@ impl Follower {
         let waited = self.first.take().is_some_and(|first| first.waits);
         if waited && !self.board.has_table.load(Ordering::Relaxed) {
             info!(position = %self.holding.state.position(), "serving what the archive has");
-            self.publish();
             self.source = Source::Archive;
+            self.publish();
             self.post();
         }
     }

@@ -63,12 +63,16 @@ impl Follower {
         self.publisher.publish(self.compiler.table());
         self.served = self.holding.state.clone();
         self.board.retained_tables.store(self.publisher.retained() as u64, Ordering::Relaxed);
-        self.board.has_table.store(true, Ordering::Release);
-        self.live.send_if_modified(|live| !std::mem::replace(live, true));
         if *self.rejected != *self.compiler.rejected() {
             self.rejected = Arc::new(self.compiler.rejected().clone());
             warn!(rejected = self.rejected.len(), "the set of resources that cannot be served has changed");
         }
+        if !self.board.has_table.load(Ordering::Relaxed) {
+            // Whoever finds the proxy ready finds what it serves, too.
+            self.post();
+            self.board.has_table.store(true, Ordering::Release);
+        }
+        self.live.send_if_modified(|live| !std::mem::replace(live, true));
     }
 
     /// Keeps what is held: as frames behind the others, or (`None`) as a new base. Sets whether it is kept.
