@@ -81,7 +81,7 @@ pub(super) struct Ssls {
 }
 
 /// The one provider of cryptography. AES with 128 bits comes before AES with 256: its strength is beyond reach too, and a
-/// handshake whose hash is SHA-256 costs a tenth less.
+/// handshake whose hash is SHA-256 costs some 7 of 100 less.
 pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = aws_lc_rs::default_provider();
     // What is alike keeps its order.

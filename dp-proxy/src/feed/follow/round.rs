@@ -96,7 +96,6 @@ impl Follower {
                 continue;
             }
             span.in_scope(|| self.after(over, &mut choice));
-            self.asked_in_vain();
         }
     }
 
@@ -117,7 +116,10 @@ impl Follower {
                         self.need_full = true;
                         choice.again();
                     }
-                    _ => choice.bad(),
+                    _ => {
+                        choice.bad();
+                        self.asked_in_vain();
+                    }
                 }
             }
             Over::Wished(_) => {}
@@ -126,6 +128,7 @@ impl Follower {
                     warn!(reason = %e, "no stream from the control plane's node");
                 }
                 choice.bad();
+                self.asked_in_vain();
             }
         }
     }
